@@ -1,0 +1,33 @@
+"""Which Keras is in use. The only file that knows.
+
+Keras 3 by default; tf_keras (Keras 2) under ``TF_USE_LEGACY_KERAS=1``, for tensorflow-model-optimization, which knows
+no other. ``keras`` is the package, ``ops`` the few array functions that the layers need.
+"""
+
+from __future__ import annotations
+
+import os
+
+LEGACY = os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true")
+
+if LEGACY:
+    import tensorflow as _tf
+    import tf_keras as keras
+
+    class ops:  # noqa: N801 - stands in for the module keras.ops
+        """The functions of ``keras.ops`` that the layers use, in TensorFlow."""
+
+        cast = staticmethod(_tf.cast)
+        concatenate = staticmethod(_tf.concat)
+        convert_to_numpy = staticmethod(lambda x: x.numpy())
+        matmul = staticmethod(_tf.matmul)
+        pad = staticmethod(_tf.pad)
+        reshape = staticmethod(_tf.reshape)
+        take = staticmethod(_tf.gather)
+        tensordot = staticmethod(_tf.tensordot)
+
+else:
+    import keras
+    from keras import ops
+
+__all__ = ["LEGACY", "keras", "ops"]

@@ -1,0 +1,419 @@
+"""OVSF codes, the code grid, orders over it and their fast transforms. NumPy only.
+
+A filter has P = kh·kw·C taps, position (y, x, c), channel fastest. *Grid code* g = (u·kw + v)·C + w with
+0 ≤ u < kh, 0 ≤ v < kw, 0 ≤ w < C is the product of three short codes::
+
+    B_g[y, x, c] = h_u(y) · h_v(x) · h_w(c),    h_u(y) = (−1)^popcount(u & y)
+
+clipped to the filter's shape. Every leading block of a Sylvester matrix is invertible, so the P grid codes are always
+a basis of R^P; they are orthogonal exactly when kh, kw and C are powers of two. An *order* ranks the grid and a layer
+keeps the first n = max(1, round(ρ·P)) codes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+# The meaning of the named orders below. A saved layer states the version it was made with.
+ORDER_VERSION = 1
+SP_OVSF = "sp_ovsf"
+
+KernelShape = tuple[int, int, int]
+Selection = str | Sequence[int] | np.ndarray
+
+
+def padded(size: int) -> int:
+    """The smallest power of two that is at least ``size``."""
+    return 1 << max(0, int(size) - 1).bit_length()
+
+
+def bit_reverse(index: np.ndarray | int, bits: int) -> np.ndarray:
+    """Reverses the lowest ``bits`` bits of every index.
+
+    Args:
+        index: integers in [0, 2^bits), any shape.
+        bits: number of bits.
+
+    Returns:
+        int64 array of the same shape.
+    """
+    index = np.asarray(index, np.int64)
+    result = np.zeros_like(index)
+    for bit in range(bits):
+        result |= ((index >> bit) & 1) << (bits - 1 - bit)
+    return result
+
+
+def _parity_sign(bits: np.ndarray) -> np.ndarray:
+    """(−1)^popcount of indices below 2^32, as int8."""
+    for shift in (16, 8, 4, 2, 1):
+        bits = bits ^ (bits >> shift)
+    return (1 - 2 * (bits & 1)).astype(np.int8)
+
+
+def ovsf_tree(length: int) -> np.ndarray:
+    """All OVSF codes of a length by the recursive tree C → [C C], [C −C] (paper section 3.1).
+
+    Args:
+        length: a power of two.
+
+    Returns:
+        int8 array [length, length], one code a row in tree order.
+    """
+    _require_power_of_two(length)
+    codes = np.ones((1, 1), np.int8)
+    while len(codes) < length:
+        codes = np.stack([np.hstack([codes, codes]), np.hstack([codes, -codes])], axis=1).reshape(2 * len(codes), -1)
+    return codes
+
+
+def ovsf_codes(indices: np.ndarray | int, length: int) -> np.ndarray:
+    """OVSF codes in closed form: B_i[p] = (−1)^popcount(bitrev(i) & p).
+
+    Args:
+        indices: tree-order indices in [0, length), any shape.
+        length: a power of two.
+
+    Returns:
+        int8 array [*indices.shape, length].
+    """
+    _require_power_of_two(length)
+    indices = np.asarray(indices)
+    if indices.size and not (0 <= indices.min() and indices.max() < length):
+        raise ValueError(f"OVSF codes of length {length} have indices 0 to {length - 1}; got {indices}.")
+    natural = bit_reverse(indices, length.bit_length() - 1)
+    return _parity_sign(natural[..., None] & np.arange(length))
+
+
+def short_codes(size: int) -> np.ndarray:
+    """The leading block [h_w(c)] of a Sylvester matrix: int8 [size, size], symmetric, row w, column c."""
+    index = np.arange(size)
+    return _parity_sign(index[:, None] & index)
+
+
+def _require_power_of_two(length: int) -> None:
+    if length < 1 or length & (length - 1):
+        raise ValueError(f"OVSF codes exist for lengths that are powers of two; got {length}.")
+
+
+# ---- The grid and its orders ----------------------------------------------------------------------------------------
+
+
+def grid_indices(kernel_shape: KernelShape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The (u, v, w) of every grid code: three int64 arrays [P]."""
+    return tuple(axis.ravel() for axis in np.indices(kernel_shape, dtype=np.int64))
+
+
+def _bits(size: int) -> int:
+    return padded(size).bit_length() - 1
+
+
+def _order_natural(kernel_shape: KernelShape, seed: int) -> np.ndarray:
+    return np.arange(int(np.prod(kernel_shape)))
+
+
+def _order_ovsf(kernel_shape: KernelShape, seed: int) -> np.ndarray:
+    # The tree index is the bit reversal of the padded natural index (u, v, w), w lowest: reversed, w decides first.
+    reversed_bits = [bit_reverse(axis, _bits(size)) for axis, size in zip(grid_indices(kernel_shape), kernel_shape, strict=True)]
+    return np.lexsort(reversed_bits)
+
+
+def _order_sequency(kernel_shape: KernelShape, seed: int) -> np.ndarray:
+    # Changes of sign along each axis over its padded length, added; a sum of dyadic fractions, hence exact.
+    total = sum(
+        sequency(axis, size) / padded(size)
+        for axis, size in zip(grid_indices(kernel_shape), kernel_shape, strict=True)
+    )
+    return np.argsort(total, kind="stable")
+
+
+def _order_random(kernel_shape: KernelShape, seed: int) -> np.ndarray:
+    # RandomState's stream is frozen by NumPy's compatibility policy; Generator's is not.
+    return np.random.RandomState(seed).permutation(int(np.prod(kernel_shape)))
+
+
+_ORDERS: dict[str, Callable[[KernelShape, int], np.ndarray]] = {
+    "ovsf": _order_ovsf,
+    "natural": _order_natural,
+    "sequency": _order_sequency,
+    "random": _order_random,
+}
+
+
+def sequency(index: np.ndarray | int, size: int) -> np.ndarray:
+    """Changes of sign of the natural-order code ``index`` over the padded length of an axis of ``size`` taps."""
+    bits = _bits(size)
+    changes = bit_reverse(index, bits)
+    shift = 1
+    while shift < bits:  # Inverse Gray code of the bit reversal.
+        changes ^= changes >> shift
+        shift *= 2
+    return changes
+
+
+def order(kernel_shape: KernelShape, selection: Selection) -> np.ndarray:
+    """Ranks the code grid.
+
+    Args:
+        kernel_shape: (kh, kw, C).
+        selection: ``"ovsf"`` (tree order of the padded code), ``"natural"`` (ascending grid index), ``"sequency"``
+            (changes of sign along y, x and c, each over its padded length, added; ties by grid index), ``"random"``
+            or ``"random:SEED"`` (seed 0 by default), or a ranked list of distinct grid indices.
+
+    Returns:
+        int64 array of grid indices, best first: [P] for a name, as long as the list for a list.
+
+    Raises:
+        ValueError: the selection is no order over this grid.
+    """
+    kernel_shape = tuple(int(size) for size in kernel_shape)
+    if len(kernel_shape) != 3 or min(kernel_shape) < 1:
+        raise ValueError(f"A kernel shape is (kh, kw, C), each at least 1; got {kernel_shape}.")
+    if isinstance(selection, str):
+        name, _, seed = selection.partition(":")
+        seeded = name == "random" and seed.isdecimal() and int(seed) < 2**32
+        if name not in _ORDERS or (":" in selection and not seeded):
+            raise ValueError(
+                f"Unknown selection {selection!r}. Use one of {sorted(_ORDERS)}, 'random:SEED' or a list of grid "
+                f"indices; '{SP_OVSF}' (the paper's flat codes) is for layers only and not an order over the grid."
+            )
+        return _ORDERS[name](kernel_shape, int(seed or 0)).astype(np.int64)
+    codes = np.asarray(selection)
+    taps = int(np.prod(kernel_shape))
+    if codes.ndim != 1 or codes.size == 0 or not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(f"A selection list holds grid indices (integers); got {selection!r}.")
+    if codes.min() < 0 or codes.max() >= taps:
+        raise ValueError(
+            f"A {kernel_shape} filter has grid codes 0 to {taps - 1}; the list has {codes.min()} to {codes.max()}."
+        )
+    if len(np.unique(codes)) != len(codes):
+        raise ValueError("A selection list must not name a code twice.")
+    return codes.astype(np.int64)
+
+
+def count(taps: int, ratio: float) -> int:
+    """Codes kept of ``taps``: n = max(1, round(ρ·P))."""
+    if not 0 < ratio <= 1:
+        raise ValueError(f"`ratio` is the share of codes kept, 0 < ratio <= 1; got {ratio}.")
+    return max(1, round(ratio * taps))
+
+
+def select(kernel_shape: KernelShape, ratio: float, selection: Selection = "ovsf") -> np.ndarray:
+    """The codes that a layer keeps: the first n of an order.
+
+    Args:
+        kernel_shape: (kh, kw, C).
+        ratio: ρ, 0 < ρ ≤ 1.
+        selection: see `order`.
+
+    Returns:
+        int64 array [n] of grid indices in ranked order.
+
+    Raises:
+        ValueError: a ratio or selection that does not fit.
+    """
+    kept = count(int(np.prod(kernel_shape)), ratio)
+    ranked = order(kernel_shape, selection)
+    if len(ranked) < kept:
+        raise ValueError(
+            f"ratio={ratio} keeps {kept} codes of a {tuple(kernel_shape)} filter, but the selection lists only "
+            f"{len(ranked)}. List more codes or lower the ratio."
+        )
+    return ranked[:kept]
+
+
+def separable_channels(codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray | None:
+    """The channel codes W if ``codes`` is the set "all spatial codes × W".
+
+    Args:
+        codes: [n] grid indices, any order.
+        kernel_shape: (kh, kw, C).
+
+    Returns:
+        int64 array [|W|], ascending, or None if the set is not separable.
+    """
+    spatial, channels = int(np.prod(kernel_shape[:2])), int(kernel_shape[2])
+    per_channel = np.bincount(np.asarray(codes) % channels, minlength=channels)
+    return np.flatnonzero(per_channel) if set(per_channel) <= {0, spatial} else None
+
+
+# ---- Transforms -----------------------------------------------------------------------------------------------------
+
+
+def fwht(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Walsh–Hadamard transform in natural order, un-normalised, O(L log L).
+
+    Args:
+        x: real array whose length along ``axis`` is a power of two.
+        axis: the axis to transform.
+
+    Returns:
+        A new floating array of the same shape.
+    """
+    x = np.moveaxis(np.array(x, np.result_type(x, np.float32)), axis, -1)
+    length = x.shape[-1]
+    _require_power_of_two(length)
+    half = 1
+    while half < length:
+        x = x.reshape(*x.shape[:-1], -1, 2, half)
+        x = np.stack([x[..., 0, :] + x[..., 1, :], x[..., 0, :] - x[..., 1, :]], axis=-2)
+        x = x.reshape(*x.shape[:-3], length)
+        half *= 2
+    return np.moveaxis(x, -1, axis)
+
+
+def _short_forward(x: np.ndarray) -> np.ndarray:
+    """Multiplies the last axis by its leading Sylvester block: pad, transform, clip."""
+    size = x.shape[-1]
+    full = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padded(size) - size)])
+    return fwht(full)[..., :size]
+
+
+def _short_inverse(x: np.ndarray) -> np.ndarray:
+    """Multiplies the last axis by the inverse of its leading Sylvester block, O(L log L).
+
+    The block of size m + r, m a power of two and 0 < r ≤ m, is [[H_m, H_m·E], [Eᵀ·H_m, −H_r]] with E the first r
+    columns of the identity. Eliminating the first m unknowns leaves H_r·b = (y₁[:r] − y₂) / 2: the same, smaller.
+    """
+    size = x.shape[-1]
+    if size == padded(size):
+        return fwht(x) / size
+    m = padded(size) // 2
+    top, bottom = x[..., :m], x[..., m:]
+    b = _short_inverse((top[..., : size - m] - bottom) / 2)
+    a = fwht(top) / m
+    a[..., : size - m] -= b
+    return np.concatenate([a, b], axis=-1)
+
+
+def _along_kernel(x: np.ndarray, kernel_shape: KernelShape, transform: Callable) -> np.ndarray:
+    x = np.asarray(x)
+    if x.shape[-3:] != tuple(kernel_shape):
+        raise ValueError(f"Expected an array [..., kh, kw, C] with {tuple(kernel_shape)} last; got shape {x.shape}.")
+    x = x.astype(np.result_type(x, np.float32))
+    for axis in (-3, -2, -1):
+        x = np.moveaxis(transform(np.moveaxis(x, axis, -1)), -1, axis)
+    return x
+
+
+def forward(grid: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
+    """Filters from coefficients of all grid codes: f = Σ_g α_g·B_g. The map is symmetric, so it is its own adjoint.
+
+    Args:
+        grid: [..., kh, kw, C] coefficients.
+        kernel_shape: (kh, kw, C).
+
+    Returns:
+        [..., kh, kw, C] filter taps.
+    """
+    return _along_kernel(grid, kernel_shape, _short_forward)
+
+
+def inverse(filters: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
+    """Coefficients of all grid codes from filters; the exact inverse of `forward`, for any kh, kw, C."""
+    return _along_kernel(filters, kernel_shape, _short_inverse)
+
+
+def synthesize(coefficients: np.ndarray, codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
+    """Filters from the coefficients of the kept codes (paper Eq. 1): f = Σ_j α_j·B_(codes[j]).
+
+    Args:
+        coefficients: [..., n].
+        codes: [n] grid indices.
+        kernel_shape: (kh, kw, C).
+
+    Returns:
+        [..., kh, kw, C] filter taps.
+    """
+    coefficients = np.asarray(coefficients)
+    grid = np.zeros((*coefficients.shape[:-1], int(np.prod(kernel_shape))), coefficients.dtype)
+    grid[..., codes] = coefficients
+    return forward(grid.reshape(*coefficients.shape[:-1], *kernel_shape), kernel_shape)
+
+
+def analyze(filters: np.ndarray, codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
+    """The adjoint of `synthesize`: inner products of filters [..., kh, kw, C] with the kept codes, [..., n]."""
+    products = forward(filters, kernel_shape)
+    return products.reshape(*products.shape[:-3], -1)[..., codes]
+
+
+def fit(filters: np.ndarray, codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
+    """Least-squares coefficients of given filters on the kept codes (paper Eq. 2).
+
+    Exact when all codes are kept. Otherwise conjugate gradients on the normal equations, whose operator is two fast
+    transforms; on an orthogonal grid the first step is already the solution.
+
+    Args:
+        filters: [..., kh, kw, C].
+        codes: [n] grid indices.
+        kernel_shape: (kh, kw, C).
+
+    Returns:
+        [..., n] float64 coefficients.
+    """
+    filters = np.asarray(filters, np.float64)
+    if len(codes) == int(np.prod(kernel_shape)):
+        exact = inverse(filters, kernel_shape)
+        return exact.reshape(*exact.shape[:-3], -1)[..., codes]
+    return _conjugate_gradients(
+        lambda x: analyze(synthesize(x, codes, kernel_shape), codes, kernel_shape),
+        analyze(filters, codes, kernel_shape),
+    )
+
+
+def _conjugate_gradients(operator: Callable, target: np.ndarray) -> np.ndarray:
+    """Solves operator(x) = target along the last axis for every leading index at once; operator is positive."""
+    x = np.zeros_like(target)
+    residual = target.copy()
+    direction = residual.copy()
+    energy = start = np.sum(residual**2, -1, keepdims=True)
+    for _ in range(4 * target.shape[-1]):
+        if np.all(energy <= 1e-30 * start):
+            break
+        moved = operator(direction)
+        # A solved system has direction 0; the guards leave it where it is.
+        step = energy / np.maximum(np.sum(direction * moved, -1, keepdims=True), np.finfo(np.float64).tiny)
+        x += step * direction
+        residual -= step * moved
+        previous, energy = energy, np.sum(residual**2, -1, keepdims=True)
+        direction = residual + energy / np.maximum(previous, np.finfo(np.float64).tiny) * direction
+    return x
+
+
+# ---- The paper's sp-OVSF --------------------------------------------------------------------------------------------
+
+
+def sp_ovsf_synthesize(coefficients: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
+    """Filters of the paper's sp-OVSF: the first n flat OVSF codes of the next power of two, clipped to P taps.
+
+    Unlike the code grid, clipped flat codes can be dependent (for 3×3 they are), which is why the paper loses accuracy
+    there. Kept to reproduce its Table 1.
+
+    Args:
+        coefficients: [..., n], in tree order.
+        kernel_shape: (kh, kw, C).
+
+    Returns:
+        [..., kh, kw, C] filter taps.
+    """
+    coefficients = np.asarray(coefficients)
+    taps = int(np.prod(kernel_shape))
+    length = padded(taps)
+    flat = np.zeros((*coefficients.shape[:-1], length), coefficients.dtype)
+    flat[..., bit_reverse(np.arange(coefficients.shape[-1]), length.bit_length() - 1)] = coefficients
+    return fwht(flat)[..., :taps].reshape(*coefficients.shape[:-1], *kernel_shape)
+
+
+def sp_ovsf_fit(filters: np.ndarray, n: int, kernel_shape: KernelShape) -> np.ndarray:
+    """Least-squares coefficients [..., n] of filters [..., kh, kw, C] on the first n flat clipped codes."""
+    filters = np.asarray(filters, np.float64)
+    length = padded(int(np.prod(kernel_shape)))
+    natural = bit_reverse(np.arange(n), length.bit_length() - 1)
+
+    def adjoint(taps):
+        flat = taps.reshape(*taps.shape[:-3], -1)
+        return fwht(np.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(0, length - flat.shape[-1])]))[..., natural]
+
+    return _conjugate_gradients(lambda x: adjoint(sp_ovsf_synthesize(x, kernel_shape)), adjoint(filters))

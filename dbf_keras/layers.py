@@ -1,0 +1,420 @@
+"""Layers whose filters are learnt combinations of fixed binary codes: `DBFConv2D` and `DBFDense`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dbf_keras import codes as dbf_codes
+from dbf_keras.backend import keras, ops
+
+_ARGUMENTS = """
+        ratio: ρ, the share of the grid's codes that is kept, 0 < ratio <= 1. The layer stores ρ times the numbers of
+            its plain twin.
+        selection: which codes are kept: the name of an order (``"ovsf"``, ``"natural"``, ``"sequency"``, ``"random"``,
+            ``"random:SEED"``), a ranked list of grid indices, or ``"sp_ovsf"`` for the paper's flat, clipped codes.
+            See `dbf_keras.codes.order`.
+        alpha_initializer: initialiser of α; by default a normal distribution that gives the filters He variance,
+            var α = 2 / (P·n). Cannot be combined with ``kernel_initializer``.
+        alpha_regularizer: regulariser of α.
+        alpha_constraint: constraint on α.
+        kernel_initializer: if given, filters are drawn from it and α fitted to them.
+        kernel_regularizer: regulariser of the generated filters (of α: ``alpha_regularizer``).
+        kernel_constraint: not possible for generated filters; must be None (of α: ``alpha_constraint``)."""
+
+
+class _DBFMixin:
+    """What the layers share: α, the code set, the generated kernel and the folded form.
+
+    Attributes:
+        coefficients: α, the variable [n, filters].
+        codes: the kept grid indices [n] in the order of α's rows; None for ``"sp_ovsf"``, which has no grid form.
+        kernel: the generated filters, in the shape of the plain twin's kernel.
+    """
+
+    _ALPHA_OPTIONS = {
+        "initializer": keras.initializers,
+        "regularizer": keras.regularizers,
+        "constraint": keras.constraints,
+    }
+
+    def _init_codes(self, ratio, selection, alpha_initializer, alpha_regularizer, alpha_constraint):
+        dbf_codes.count(1, ratio)  # Raises for a ratio outside (0, 1].
+        if self.kernel_constraint is not None:
+            raise ValueError(
+                f"{type(self).__name__} generates its filters, so `kernel_constraint` cannot act on them; use "
+                f"`alpha_constraint`. Got kernel_constraint={self.kernel_constraint}."
+            )
+        if self.kernel_initializer is not None and alpha_initializer is not None:
+            raise ValueError("Give `kernel_initializer` or `alpha_initializer`, not both.")
+        self.ratio = float(ratio)
+        self.selection = selection if isinstance(selection, str) else [int(code) for code in np.asarray(selection)]
+        self.alpha_initializer = keras.initializers.get(alpha_initializer)
+        self.alpha_regularizer = keras.regularizers.get(alpha_regularizer)
+        self.alpha_constraint = keras.constraints.get(alpha_constraint)
+
+    def _build_codes(self, taps: tuple[int, int, int], filters: int) -> None:
+        """Creates α and bias.
+
+        Args:
+            taps: (kh, kw, C); a dense layer is (1, 1, C).
+            filters: K.
+        """
+        self._taps = taps
+        count = dbf_codes.count(int(np.prod(taps)), self.ratio)
+        if self.selection == dbf_codes.SP_OVSF:
+            self.codes = None
+        else:
+            self.codes = dbf_codes.select(taps, self.ratio, self.selection)
+            self._prepare_folded(taps, filters)
+        self.coefficients = self.add_weight(
+            name="alpha",
+            shape=(count, filters),
+            initializer=self._initial_alpha(count),
+            regularizer=self.alpha_regularizer,
+            constraint=self.alpha_constraint,
+            trainable=True,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(filters,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                trainable=True,
+            )
+
+    def _initial_alpha(self, count: int):
+        if self.alpha_initializer is not None:
+            return self.alpha_initializer
+        if self.kernel_initializer is None:
+            return keras.initializers.RandomNormal(stddev=float(np.sqrt(2 / (np.prod(self._taps) * count))))
+
+        def fitted(shape, dtype=None, **kwargs):
+            kernel = self.kernel_initializer((*self._taps, shape[-1]), dtype)
+            return ops.cast(self._fit(ops.convert_to_numpy(kernel)), dtype or "float32")
+
+        return fitted
+
+    def _fit(self, kernel: np.ndarray) -> np.ndarray:
+        """Least-squares α [n, K] of a kernel whose size is that of [kh, kw, C, K] (paper Eq. 2)."""
+        filters = np.moveaxis(np.reshape(kernel, (*self._taps, -1)), -1, 0)
+        if self.codes is None:
+            count = dbf_codes.count(int(np.prod(self._taps)), self.ratio)
+            return dbf_codes.sp_ovsf_fit(filters, count, self._taps).T
+        return dbf_codes.fit(filters, self.codes, self._taps).T
+
+    def fit_kernel(self, kernel: np.ndarray) -> float:
+        """Sets α so that the generated filters come closest to given ones (paper Eq. 2); exact at ρ = 1.
+
+        Args:
+            kernel: filters in the shape of the plain twin's kernel.
+
+        Returns:
+            The relative error ‖generated − given‖ / ‖given‖.
+
+        Raises:
+            ValueError: the layer is not built or the shapes differ.
+        """
+        if not self.built:
+            raise ValueError(f"Build layer '{self.name}' before fitting it.")
+        kernel = np.asarray(kernel, np.float64)
+        if kernel.shape != tuple(self.kernel.shape):
+            raise ValueError(
+                f"Layer '{self.name}' has filters of shape {tuple(self.kernel.shape)}; got {kernel.shape}."
+            )
+        self.coefficients.assign(self._fit(kernel).astype(np.float32))
+        error = np.linalg.norm(ops.convert_to_numpy(self.kernel) - kernel)
+        return float(error / max(np.linalg.norm(kernel), np.finfo(np.float64).tiny))
+
+    # The kernel as products with small Hadamard blocks, never with a P×P matrix.
+
+    def _spatial_transform(self, grid):
+        """Applies the two spatial blocks to [kh, kw, channels, K]."""
+        kh, kw, channels, filters = grid.shape
+        vertical = ops.matmul(self._block(kh), ops.reshape(grid, (kh, kw * channels * filters)))
+        horizontal = ops.matmul(self._block(kw), ops.reshape(vertical, (kh, kw, channels * filters)))
+        return ops.reshape(horizontal, (kh, kw, channels, filters))
+
+    def _block(self, size: int):
+        return ops.cast(dbf_codes.short_codes(size), self.compute_dtype)
+
+    @property
+    def kernel(self):
+        """The generated filters (paper Eq. 1), in the shape of the plain twin's kernel."""
+        if not self.built:
+            raise AttributeError(f"Layer '{self.name}' has no kernel before it is built.")
+        return self._twin_shape(self._sp_ovsf_kernel() if self.codes is None else self._grid_kernel())
+
+    def _grid_kernel(self):
+        kh, kw, channels = self._taps
+        # Row n of the extended α is zero: the coefficient of every code that is not kept.
+        row = np.full(kh * kw * channels, len(self.codes), np.int32)
+        row[self.codes] = np.arange(len(self.codes))
+        alpha = ops.cast(self.coefficients, self.compute_dtype)
+        grid = ops.take(ops.pad(alpha, [[0, 1], [0, 0]]), row, axis=0)
+        spatial = self._spatial_transform(ops.reshape(grid, (kh, kw, channels, alpha.shape[-1])))
+        return ops.matmul(self._block(channels), spatial)
+
+    def _sp_ovsf_kernel(self):
+        taps = int(np.prod(self._taps))
+        length = dbf_codes.padded(taps)
+        bits = length.bit_length() - 1
+        alpha = ops.cast(self.coefficients, self.compute_dtype)
+        count, filters = alpha.shape
+        row = dbf_codes.bit_reverse(np.arange(length), bits)  # Tree index of every natural index.
+        flat = ops.take(ops.pad(alpha, [[0, 1], [0, 0]]), np.minimum(row, count).astype(np.int32), axis=0)
+        # H_L = H_a ⊗ H_b with a·b = L: two products with matrices of about √L.
+        high = 1 << (bits // 2)
+        low = length // high
+        rows = ops.matmul(self._block(high), ops.reshape(flat, (high, low * filters)))
+        flat = ops.reshape(ops.matmul(self._block(low), ops.reshape(rows, (high, low, filters))), (length, filters))
+        return ops.reshape(flat[:taps], (*self._taps, filters))
+
+    # The folded form: a separable set is a fixed ±1 projection to |W| channels and a dense convolution on them.
+
+    def _prepare_folded(self, taps: tuple[int, int, int], filters: int) -> None:
+        self._projection = None
+        kh, kw, channels = taps
+        kept = dbf_codes.separable_channels(self.codes, taps)
+        if kept is None:
+            return
+        plain = kh * kw * channels * filters
+        folded = channels * len(kept) * int(np.prod(getattr(self, "strides", 1))) + kh * kw * len(kept) * filters
+        if folded >= plain:  # Multiply-adds for one output pixel.
+            return
+        self._projection = dbf_codes.short_codes(channels)[:, kept]
+        # Rows of α sorted into [kh, kw, |W|].
+        self._folded_rows = np.argsort(self.codes).astype(np.int32)
+
+    def _folded_kernel(self):
+        kh, kw, _ = self._taps
+        alpha = ops.take(ops.cast(self.coefficients, self.compute_dtype), self._folded_rows, axis=0)
+        return self._twin_shape(self._spatial_transform(ops.reshape(alpha, (kh, kw, -1, alpha.shape[-1]))))
+
+    def call(self, inputs):
+        """The plain twin's computation with the generated filters, in folded form where that is less work."""
+        if getattr(self, "_projection", None) is None:
+            outputs = self._product(inputs, self.kernel)
+        else:
+            projection = ops.cast(self._projection, self.compute_dtype)
+            outputs = self._product(ops.tensordot(inputs, projection, axes=1), self._folded_kernel())
+        if self.kernel_regularizer is not None:
+            self.add_loss(self.kernel_regularizer(self.kernel))
+        if self.bias is not None:
+            outputs = outputs + ops.cast(self.bias, self.compute_dtype)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    # Saving: α and bias, and the version of the orders that α's rows depend on.
+
+    def save_own_variables(self, store):
+        """Saves α and bias."""
+        keras.layers.Layer.save_own_variables(self, store)
+
+    def load_own_variables(self, store):
+        """Loads α and bias."""
+        keras.layers.Layer.load_own_variables(self, store)
+
+    def get_config(self):
+        """The constructor's arguments and the version of the orders."""
+        config = super().get_config()
+        for gone in ("lora_rank", "lora_alpha", "quantization_config"):
+            config.pop(gone, None)
+        config.update(ratio=self.ratio, selection=self.selection, order_version=dbf_codes.ORDER_VERSION)
+        for option, module in self._ALPHA_OPTIONS.items():
+            config[f"alpha_{option}"] = module.serialize(getattr(self, f"alpha_{option}"))
+        # None cannot pass through `initializers.serialize` of every Keras.
+        for name in ("alpha_initializer", "kernel_initializer"):
+            if getattr(self, name) is None:
+                config[name] = None
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        """A layer from `get_config`'s dictionary.
+
+        Raises:
+            ValueError: the layer was saved with a version of the orders that this package does not know.
+        """
+        config = dict(config)
+        version = config.pop("order_version", dbf_codes.ORDER_VERSION)
+        if version != dbf_codes.ORDER_VERSION:
+            raise ValueError(
+                f"Layer '{config.get('name')}' was saved with code orders of version {version}; this dbf_keras knows "
+                f"version {dbf_codes.ORDER_VERSION}. Use the dbf_keras that saved it."
+            )
+        return super().from_config(config)
+
+    def enable_lora(self, *args, **kwargs):
+        """Not available: a generated kernel has no low-rank update to train."""
+        raise ValueError(f"{type(self).__name__} generates its kernel and does not support LoRA.")
+
+    def quantize(self, *args, **kwargs):
+        """Not available in Keras; quantise at export, with `dbf_keras.export`."""
+        raise ValueError(f"{type(self).__name__} is quantised at export: python -m dbf_keras.export --quantize weights")
+
+    # What tensorflow-model-optimization asks of a layer that it prunes or clusters.
+
+    def get_prunable_weights(self):
+        """α: what tfmot.sparsity prunes."""
+        return [self.coefficients]
+
+    def get_clusterable_weights(self):
+        """α: what tfmot.clustering clusters."""
+        return [("coefficients", self.coefficients)]
+
+
+@keras.saving.register_keras_serializable(package="dbf_keras")
+class DBFConv2D(_DBFMixin, keras.layers.Conv2D):
+    __doc__ = f"""2-D convolution with deterministic binary filters (Tseng et al., IJCAI 2018, Eq. 1 and 4).
+
+    Takes the arguments of ``keras.layers.Conv2D`` and those below; the differences are that ``data_format`` must be
+    ``"channels_last"`` and ``groups`` must be 1.
+
+    Args:{_ARGUMENTS}
+
+    Input: [batch, height, width, channels]. Output: [batch, height', width', filters].
+
+    Raises:
+        ValueError: an argument outside its range; says what would work.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=(1, 1),
+        padding="valid",
+        data_format=None,
+        dilation_rate=(1, 1),
+        groups=1,
+        activation=None,
+        use_bias=True,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        ratio=1.0,
+        selection="ovsf",
+        alpha_initializer=None,
+        alpha_regularizer=None,
+        alpha_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            groups=groups,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+        if self.data_format != "channels_last":
+            raise ValueError(
+                f"DBFConv2D works on channels_last data, as TensorFlow Lite does; got data_format={self.data_format!r}."
+            )
+        if self.groups != 1:
+            raise ValueError(f"DBFConv2D has no grouped form: `groups` must be 1; got {groups}.")
+        self._init_codes(ratio, selection, alpha_initializer, alpha_regularizer, alpha_constraint)
+
+    def build(self, input_shape):
+        """Creates α [n, filters] and bias [filters] for inputs [batch, height, width, channels]."""
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(f"DBFConv2D needs a known number of channels; got input shape {tuple(input_shape)}.")
+        self.compute_output_shape(input_shape)  # Raises if the kernel does not fit into the input.
+        self._build_codes((*self.kernel_size, int(channels)), self.filters)
+        self.input_spec = keras.layers.InputSpec(min_ndim=4, axes={-1: int(channels)})
+        self.built = True
+
+    def _product(self, inputs, kernel):
+        return self.convolution_op(inputs, kernel)
+
+    def _twin_shape(self, kernel):
+        return kernel
+
+
+@keras.saving.register_keras_serializable(package="dbf_keras")
+class DBFDense(_DBFMixin, keras.layers.Dense):
+    __doc__ = f"""Dense layer whose weight vectors are combinations of binary codes: a 1×1 filter of C taps.
+
+    Takes the arguments of ``keras.layers.Dense`` and those below.
+
+    Args:{_ARGUMENTS}
+
+    Input: [batch, ..., channels]. Output: [batch, ..., units].
+
+    Raises:
+        ValueError: an argument outside its range; says what would work.
+    """
+
+    def __init__(
+        self,
+        units,
+        activation=None,
+        use_bias=True,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        ratio=1.0,
+        selection="ovsf",
+        alpha_initializer=None,
+        alpha_regularizer=None,
+        alpha_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(
+            units,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+        self._init_codes(ratio, selection, alpha_initializer, alpha_regularizer, alpha_constraint)
+
+    def build(self, input_shape):
+        """Creates α [n, units] and bias [units] for inputs [batch, ..., channels]."""
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(f"DBFDense needs a known number of channels; got input shape {tuple(input_shape)}.")
+        self._build_codes((1, 1, int(channels)), self.units)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: int(channels)})
+        self.built = True
+
+    def _product(self, inputs, kernel):
+        return ops.tensordot(inputs, kernel, axes=1)
+
+    def _twin_shape(self, kernel):
+        return ops.reshape(kernel, kernel.shape[-2:])
+
+
+def custom_objects() -> dict[str, type]:
+    """What ``tf.keras.models.load_model(path, custom_objects=...)`` needs to load a DBF model."""
+    return {layer.__name__: layer for layer in (DBFConv2D, DBFDense)}
+
+
