@@ -1,0 +1,35 @@
+"""The paper's networks and their plain twins, in the manner of ``keras.applications``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dbf_keras.networks.dbfnet import DBFNet, DBFNetMicro
+from dbf_keras.networks.resnet import ResNet18, ResNet34
+from dbf_keras.networks.squeezenet import SqueezeNet
+
+NETWORKS: dict[str, Callable] = {
+    "dbfnet": DBFNet,
+    "dbfnet_micro": DBFNetMicro,
+    "resnet18": ResNet18,
+    "resnet34": ResNet34,
+    "squeezenet": SqueezeNet,
+}
+
+
+def build(name: str, **arguments):
+    """Builds a network by its name in `NETWORKS`.
+
+    Args:
+        name: for example ``"resnet18"``.
+        **arguments: those of the network's function.
+
+    Raises:
+        ValueError: no such network.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"Unknown network {name!r}. Known networks: {', '.join(sorted(NETWORKS))}.")
+    return NETWORKS[name](**arguments)
+
+
+__all__ = ["NETWORKS", "DBFNet", "DBFNetMicro", "ResNet18", "ResNet34", "SqueezeNet", "build"]
