@@ -1,0 +1,145 @@
+"""What the benchmark found, as a web page."""
+
+import string
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from dbf_keras.benchmark.report import Result, to_rows
+
+_DOTS = 250  # runs drawn per model
+_COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#eeca3b")
+
+
+def to_html(results: Sequence[Result], settings: dict[str, Any]) -> str:
+    """Draws the results as one page that needs no other file.
+
+    Args:
+        results: The results; speed-ups are against the first.
+        settings: How they were measured, listed at the page's end.
+
+    Returns:
+        The HTML.
+    """
+    first = results[0]
+    charts = [
+        _bars(results, "File size", "kB, less is better", lambda r: (r.size, f"{r.size / 1e3:,.1f}")),
+        _bars(results, "Peak memory", "MB, less is better", lambda r: (r.peak_memory, f"{r.peak_memory / 1e6:.2f}")),
+        _bars(
+            results,
+            "Latency",
+            "median ms, less is better",
+            lambda r: (r.median, f"{r.median * 1e3:.3f} ({first.median / r.median:.2f}×)"),
+        ),
+    ]
+    if first.accuracy is not None:
+        unit = f"on {settings['dataset']}, more is better"
+        charts.append(_bars(results, "Accuracy", unit, lambda r: (r.accuracy, f"{r.accuracy:.2%}")))
+    facts = "".join(
+        f"<dt>{escape(key.replace('_', ' '))}</dt><dd>{escape(str(value))}</dd>"
+        for key, value in settings.items()
+        if value is not None
+    )
+    colours = "\n".join(f".c{number} {{ --colour: {colour}; }}" for number, colour in enumerate(_COLOURS))
+    return string.Template(_PAGE).substitute(
+        colours=colours, table=_table(to_rows(results)), charts="".join(charts), strips=_strips(results), facts=facts
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table; the first row is its heading."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _bars(results: Sequence[Result], title: str, unit: str, pick: Callable[[Result], tuple[float, str]]) -> str:
+    """Returns a chart with one bar a model; `pick` takes a bar's length and text from a result."""
+    longest = max(pick(result)[0] for result in results) or 1
+    bars = []
+    for number, result in enumerate(results):
+        length, text = pick(result)
+        bars.append(
+            f'<div class="name">{escape(result.name)}</div>'
+            f'<div class="track"><i class="{_colour(number)}" style="width:{100 * length / longest:.2f}%"></i></div>'
+            f'<div class="value">{escape(text)}</div>'
+        )
+    return f'<section><h2>{title} <small>{escape(unit)}</small></h2><div class="bars">{"".join(bars)}</div></section>'
+
+
+def _strips(results: Sequence[Result]) -> str:
+    """Returns a chart of all runs as dots over one axis in ms, a strip for each model, with a line at its median."""
+    left = 20 + 8 * max(len(result.name) for result in results)
+    width, pitch = 1000 - left, 36
+    height = pitch * len(results)
+    top = 1.05e3 * max(float(np.percentile(result.times, 98)) for result in results)
+    power = 10.0 ** np.floor(np.log10(top / 6))
+    step = power * min((1, 2, 5, 10), key=lambda factor: abs(factor * power - top / 6))
+    parts = []
+    for tick in np.arange(0, top, step):
+        x = left + width * tick / top
+        parts.append(f'<line class="grid" x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{height}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{height + 20}" text-anchor="middle">{tick:.6g}</text>')
+    rng = np.random.default_rng(0)
+    for number, result in enumerate(results):
+        middle = pitch * (number + 0.5)
+        parts.append(f'<text x="{left - 14}" y="{middle + 5:.1f}" text-anchor="end">{escape(result.name)}</text>')
+        shown = result.times[:: -(-len(result.times) // _DOTS)] * 1e3
+        shown = shown[shown < top]
+        for x, y in zip(left + width * shown / top, middle + rng.uniform(-10, 10, len(shown)), strict=True):
+            parts.append(f'<circle class="{_colour(number)}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>')
+        x = left + width * result.median * 1e3 / top
+        parts.append(f'<line class="median" x1="{x:.1f}" y1="{middle - 14:.1f}" x2="{x:.1f}" y2="{middle + 14:.1f}"/>')
+    return f'<svg viewBox="0 0 1020 {height + 28}" role="img">{"".join(parts)}</svg>'
+
+
+def _colour(number: int) -> str:
+    """Returns the CSS class that colours a model's marks."""
+    return f"c{number % len(_COLOURS)}"
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>dbf_keras.benchmark</title>
+<style>
+:root { color-scheme: light dark; --text: #1d2329; --soft: #66707a; --line: #e0e4e9; --back: #fff; --card: #f7f8fa; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e8ebee; --soft: #98a2ad; --line: #333b44; --back: #14181c; --card: #1c2126; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 1040px;
+  margin: 2.5rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.5rem; margin: 0 0 1.2rem; }
+h2 { font-size: 1.02rem; margin: 0 0 .7rem; }
+small { color: var(--soft); font-weight: normal; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(430px, 100%), 1fr)); gap: 1rem;
+  margin: 1.4rem 0 1rem; }
+.bars { display: grid; grid-template-columns: fit-content(50%) 1fr auto; gap: .35rem .8rem; align-items: center;
+  font-size: .88rem; }
+.name { overflow-wrap: anywhere; }
+.track { height: 15px; background: var(--line); border-radius: 3px; overflow: hidden; }
+.track i { display: block; height: 100%; min-width: 2px; border-radius: 3px; background: var(--colour); }
+.value { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+svg { width: 100%; height: auto; display: block; font-size: 14px; fill: var(--text); }
+circle { fill: var(--colour); opacity: .45; }
+.grid { stroke: var(--line); }
+.median { stroke: var(--text); stroke-width: 2; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
+th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
+th { color: var(--soft); font-weight: 600; }
+th:first-child, td:first-child { text-align: left; }
+dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem 1.2rem; color: var(--soft); font-size: .88rem; }
+dd { margin: 0; }
+$colours
+</style>
+<h1>dbf_keras.benchmark</h1>
+$table
+<div class="charts">$charts</div>
+<section><h2>Every run <small>ms; the line is the median</small></h2>$strips</section>
+<dl>$facts</dl>
+</html>
+"""

@@ -1,0 +1,101 @@
+"""What the benchmark found: as a table or JSON."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Result:
+    """What was measured of one file.
+
+    Attributes:
+        name: What to call it.
+        path: Path of the file.
+        size: Bytes of the file.
+        peak_memory: Bytes by which loading and running it raises peak resident memory.
+        times: Seconds of each timed run, float [runs].
+        accuracy: Share of test images classified correctly, or None if no data set was given.
+    """
+
+    name: str
+    path: str
+    size: int
+    peak_memory: int
+    times: np.ndarray
+    accuracy: float | None = None
+
+    @property
+    def median(self) -> float:
+        """Median latency in seconds."""
+        return float(np.median(self.times))
+
+    @property
+    def p90(self) -> float:
+        """The latency that nine runs of ten stay within, in seconds."""
+        return float(np.percentile(self.times, 90))
+
+
+def to_rows(results: Sequence[Result]) -> list[list[str]]:
+    """Returns the results as a table of text, its heading first; speed-ups are against the first model."""
+    rows = [["model", "file kB", "peak memory MB", "median ms", "p90 ms", "speed-up", "accuracy"]]
+    for result in results:
+        rows.append(
+            [
+                result.name,
+                f"{result.size / 1e3:,.1f}",
+                f"{result.peak_memory / 1e6:.2f}",
+                f"{result.median * 1e3:.3f}",
+                f"{result.p90 * 1e3:.3f}",
+                f"{results[0].median / result.median:.2f}×",
+                "" if result.accuracy is None else f"{result.accuracy:.2%}",
+            ]
+        )
+    return rows if results[0].accuracy is not None else [row[:-1] for row in rows]
+
+
+def to_json(results: Sequence[Result], settings: dict[str, Any]) -> str:
+    """Returns the results and how they were measured as JSON; sizes in bytes, times in milliseconds."""
+    models = [
+        {
+            "name": result.name,
+            "path": result.path,
+            "file_bytes": result.size,
+            "peak_memory_bytes": result.peak_memory,
+            "median_ms": result.median * 1e3,
+            "p90_ms": result.p90 * 1e3,
+            "runs": len(result.times),
+            "speedup": results[0].median / result.median,
+            "accuracy": result.accuracy,
+        }
+        for result in results
+    ]
+    return json.dumps({"settings": settings, "models": models}, indent=2) + "\n"
+
+
+def write_atomically(path: str, text: str) -> None:
+    """Writes a UTF-8 file that at no time is seen half written.
+
+    Args:
+        path: Where to; an older file there is replaced.
+        text: What to.
+
+    Raises:
+        OSError: If it cannot be written; an older file then stays as it was.
+    """
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), suffix=".tmp")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise

@@ -1,0 +1,68 @@
+"""Latency, the sides taken in turn."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.random import default_rng  # loads what numpy would load late, which memory.py must not count
+
+from dbf_keras.runtime import Interpreter
+
+_BURST = 3  # timed runs of a side in a row, after one untimed run that brings its weights back into the caches
+_MIN_ROUNDS = 4
+
+
+def prepare(interpreter: Interpreter, seed: int = 0) -> Callable[[], None]:
+    """Makes an interpreter ready to be timed.
+
+    Args:
+        interpreter: An interpreter, allocated or not.
+        seed: Seed of the random pixels its inputs are filled with: 0 to 255 in float inputs, the type's whole range in
+            integer ones.
+
+    Returns:
+        The call that runs one inference.
+    """
+    interpreter.allocate_tensors()
+    rng = default_rng(seed)
+    for detail in interpreter.get_input_details():
+        dtype = np.dtype(detail["dtype"])
+        drawn = dtype if np.issubdtype(dtype, np.integer) else np.dtype(np.uint8)
+        limits = np.iinfo(drawn)
+        values = rng.integers(limits.min, limits.max, detail["shape"], drawn, endpoint=True)
+        interpreter.set_tensor(detail["index"], values.astype(dtype))
+    return interpreter.invoke
+
+
+def time_interleaved(
+    sides: Sequence[Callable[[], object]],
+    seconds: float = 3.0,
+    runs: int = 1000,
+    tick: Callable[[float], None] = lambda done: None,
+) -> list[np.ndarray]:
+    """Times several calls in one process, a few runs of each in turn, so that noise from outside meets all alike.
+
+    Args:
+        sides: The calls to time.
+        seconds: Time to spend per side, of all runs together.
+        runs: Timed runs per side at which to stop earlier. At least a few are made, however long they take.
+        tick: Called between rounds with the share done, from 0 to 1.
+
+    Returns:
+        For each side the time of every timed run, in seconds. All sides have equally many.
+    """
+    times = [[] for _ in sides]
+    started = time.monotonic()
+    rounds = max(1, -(-runs // _BURST))
+    for number in range(1, rounds + 1):
+        for side, row in zip(sides, times, strict=True):
+            side()
+            for _ in range(min(_BURST, runs - len(row))):
+                before = time.perf_counter_ns()
+                side()
+                row.append((time.perf_counter_ns() - before) * 1e-9)
+        spent = (time.monotonic() - started) / (seconds * len(sides))
+        tick(min(1.0, max(spent, number / rounds)))
+        if spent >= 1 and number >= _MIN_ROUNDS:
+            break
+    return [np.array(row) for row in times]
