@@ -1,0 +1,26 @@
+"""Export Keras models with DBF layers to TensorFlow Lite.
+
+    data = dbf_keras.export.to_tflite(model, mode="onthefly")
+
+or, with a check against the Keras model and a table, `python -m dbf_keras.export`. The modes are
+
+- ``explicit``: filters baked into standard ops; runs on every TFLite runtime;
+- ``folded``: separable layers as a ±1 channel projection and a smaller convolution; standard ops too;
+- ``onthefly``: the ops of `export/FORMAT.md`, which hold the coefficients α only and need our C library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_MODULES = {"convert": "pipeline", "to_tflite": "pipeline", "ExportResult": "report", "LayerReport": "report"}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that the command line can say --help or complain without importing TensorFlow.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,140 @@
+"""TFLite files as objects: read, change, and write without leftovers."""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+
+@functools.cache
+def schema() -> ModuleType:
+    """The classes of the TFLite schema, those that match the installed converter."""
+    from tensorflow.lite.python import schema_py_generated
+
+    return schema_py_generated
+
+
+def load(data: bytes) -> Any:
+    """Reads a TFLite file into the schema's ``ModelT``. Buffers are views of ``data``."""
+    return schema().ModelT.InitFromObj(schema().Model.GetRootAs(data, 0))
+
+
+def dump(model: Any) -> bytes:
+    """Writes a ``ModelT``, dropping the tensors, buffers and operator codes that nothing uses. Changes ``model``."""
+    import flatbuffers
+
+    _drop_unused(model)
+    for buffer in model.buffers:
+        buffer.__class__ = _aligned_buffer()
+    builder = flatbuffers.Builder(sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None) + 65536)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def code_of(model: Any, operator: Any) -> int:
+    """The builtin code of an operator; ``BuiltinOperator.CUSTOM`` for a custom one."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    return max(code.builtinCode, code.deprecatedBuiltinCode)  # Old files fill only the second.
+
+
+def constant(model: Any, tensor: Any) -> np.ndarray | None:
+    """The values of a constant float32 tensor in its shape, or None if it is no such tensor."""
+    data = model.buffers[tensor.buffer].data
+    if data is None or tensor.type != schema().TensorType.FLOAT32:
+        return None
+    return np.asarray(data).view(np.float32).reshape(tensor.shape)
+
+
+def add_constant(model: Any, subgraph: Any, name: str, values: np.ndarray) -> int:
+    """Adds a constant float32 or int8 tensor to a subgraph and returns the tensor's index."""
+    buffer = schema().BufferT()
+    buffer.data = np.ascontiguousarray(values).ravel().view(np.uint8)
+    model.buffers.append(buffer)
+    tensor = schema().TensorT()
+    tensor.name = name
+    tensor.shape = list(values.shape)
+    tensor.type = {np.float32: schema().TensorType.FLOAT32, np.int8: schema().TensorType.INT8}[values.dtype.type]
+    tensor.buffer = len(model.buffers) - 1
+    subgraph.tensors.append(tensor)
+    return len(subgraph.tensors) - 1
+
+
+def operator_code(model: Any, builtin: int, version: int, custom: str | None = None) -> int:
+    """The index of an operator code, added if the model does not have it."""
+    name = custom and custom.encode()
+    for index, code in enumerate(model.operatorCodes):
+        if (code.builtinCode, code.version, code.customCode) == (builtin, version, name):
+            return index
+    code = schema().OperatorCodeT()
+    # The old field is a byte and has a placeholder for codes that do not fit.
+    code.deprecatedBuiltinCode = min(builtin, schema().BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES)
+    code.builtinCode = builtin
+    code.version = version
+    code.customCode = name
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+@functools.cache
+def _aligned_buffer() -> type:
+    class AlignedBuffer(schema().BufferT):
+        """A buffer whose data begins at a multiple of 16 bytes, as the schema demands and Python's writer forgets."""
+
+        def Pack(self, builder):  # noqa: N802
+            if self.data is not None:
+                builder.Prep(16, len(self.data))
+            return super().Pack(builder)
+
+    return AlignedBuffer
+
+
+def _drop_unused(model: Any) -> None:
+    used_codes, used_buffers = set(), {0}  # Buffer 0 is the empty one, by convention.
+    used_buffers.update(entry.buffer for entry in model.metadata or [])
+    for index, subgraph in enumerate(model.subgraphs):
+        signatures = [entry for entry in model.signatureDefs or [] if entry.subgraphIndex == index]
+        _drop_unused_tensors(subgraph, signatures)
+        for tensor in subgraph.tensors:
+            if model.buffers[tensor.buffer].data is None:
+                tensor.buffer = 0
+            used_buffers.add(tensor.buffer)
+        used_codes.update(operator.opcodeIndex for operator in subgraph.operators)
+
+    codes = _renumber(used_codes)
+    model.operatorCodes = [model.operatorCodes[old] for old in codes]
+    buffers = _renumber(used_buffers)
+    model.buffers = [model.buffers[old] for old in buffers]
+    for entry in model.metadata or []:
+        entry.buffer = buffers[entry.buffer]
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            tensor.buffer = buffers[tensor.buffer]
+        for operator in subgraph.operators:
+            operator.opcodeIndex = codes[operator.opcodeIndex]
+
+
+def _drop_unused_tensors(subgraph: Any, signatures: list[Any]) -> None:
+    lists = [(subgraph, "inputs"), (subgraph, "outputs")]
+    lists += [(op, field) for op in subgraph.operators for field in ("inputs", "outputs", "intermediates")]
+    maps = [entry for signature in signatures for entry in [*(signature.inputs or []), *(signature.outputs or [])]]
+    used = {int(index) for owner, field in lists for index in _indices(owner, field)}
+    used |= {entry.tensorIndex for entry in maps}
+    tensors = _renumber(used - {-1})
+    subgraph.tensors = [subgraph.tensors[old] for old in tensors]
+    tensors[-1] = -1  # An optional input that is absent.
+    for owner, field in lists:
+        setattr(owner, field, [tensors[int(index)] for index in _indices(owner, field)])
+    for entry in maps:
+        entry.tensorIndex = tensors[entry.tensorIndex]
+
+
+def _indices(owner: Any, field: str) -> list[int]:
+    indices = getattr(owner, field)
+    return [] if indices is None else indices
+
+
+def _renumber(used: set[int]) -> dict[int, int]:
+    return {old: new for new, old in enumerate(sorted(used))}

@@ -1,0 +1,134 @@
+"""On-the-fly files: replaces convolutions and dense layers of an explicit file by the ops of ``export/FORMAT.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from dbf_keras.export import flatfile
+from dbf_keras.export.filters import Filters
+
+VERSION = 1  # Of the format.
+_ACTIVATIONS = 4  # NONE, RELU, RELU_N1_TO_1 and RELU6: what the ops know.
+
+# The converter multiplies float32 filters by the scale of a BatchNorm: a rounding or two for each tap.
+_TOLERANCE = 1e-6
+
+
+def to_ops(model: Any, layers: Iterable[Filters]) -> set[int]:
+    """Replaces every op whose filters are those of a given layer, each scaled by any number (a folded BatchNorm).
+
+    Ops are found by their numbers and not by their names, so a match cannot be wrong: whatever matches computes what
+    was there before.
+
+    Args:
+        model: ``ModelT`` of an explicit float32 file; changed in place.
+        layers: layers on the code grid (``codes`` is not None).
+
+    Returns:
+        The positions in ``layers`` of those that were found.
+    """
+    layers = list(layers)
+    # Weights of one layer used in several places stay one tensor.
+    candidates = [(index, layer, layer.explicit().astype(np.float32)) for index, layer in enumerate(layers)]
+    found = set()
+    for subgraph in model.subgraphs:
+        written = {}
+        for operator in subgraph.operators:
+            weights = _weights(model, subgraph, operator)
+            if weights is None:
+                continue
+            source = int(operator.inputs[1])
+            if source not in written:
+                match = _match(weights, subgraph.tensors[source].name.decode(), candidates)
+                if match is None:
+                    continue
+                index, scales = match
+                alpha = (layers[index].alpha * scales[:, None]).astype(np.float32)
+                written[source] = index, flatfile.add_constant(model, subgraph, f"{layers[index].name}/alpha", alpha)
+            index, alpha_index = written[source]
+            _replace(model, operator, alpha_index, layers[index])
+            found.add(index)
+    return found
+
+
+def _weights(model: Any, subgraph: Any, operator: Any) -> np.ndarray | None:
+    """The constant filters [K, kh, kw, C] of an op that ours can stand in for, or None."""
+    builtin = flatfile.schema().BuiltinOperator
+    code = flatfile.code_of(model, operator)
+    if code not in (builtin.CONV_2D, builtin.FULLY_CONNECTED):
+        return None
+    if operator.builtinOptions.fusedActivationFunction >= _ACTIVATIONS:
+        return None
+    weights = flatfile.constant(model, subgraph.tensors[operator.inputs[1]])
+    # [..., C] with the filters' C: a grouped convolution and a flattening FULLY_CONNECTED have other inputs.
+    if weights is None or subgraph.tensors[operator.inputs[0]].shape[-1] != weights.shape[-1]:
+        return None
+    return weights if weights.ndim == 4 else weights[:, None, None, :]
+
+
+def _match(
+    weights: np.ndarray, name: str, candidates: list[tuple[int, Filters, np.ndarray]]
+) -> tuple[int, np.ndarray] | None:
+    """The candidate whose filters times one scale [K] each are ``weights``, and the scales."""
+    # Names are only a hint of where to look first.
+    for index, _, filters in sorted(candidates, key=lambda candidate: candidate[1].name not in name):
+        if filters.shape != weights.shape:
+            continue
+        flat, target = (array.reshape(len(array), -1) for array in (filters, weights))
+        energy = np.einsum("kp,kp->k", flat, flat, dtype=np.float64)
+        products = np.einsum("kp,kp->k", flat, target, dtype=np.float64)
+        scales = products / np.maximum(energy, np.finfo(np.float64).tiny)
+        error = np.abs(flat * scales[:, None] - target).max(1)
+        if np.all(error <= _TOLERANCE * np.abs(target).max(1)):
+            return index, scales
+    return None
+
+
+def _replace(model: Any, operator: Any, alpha: int, layer: Filters) -> None:
+    schema = flatfile.schema()
+    options = {
+        "version": VERSION,
+        "channels": layer.shape[2],
+        "activation": int(operator.builtinOptions.fusedActivationFunction),
+        "codes": bitmap(layer.codes, layer.taps),
+    }
+    old = operator.builtinOptions
+    if isinstance(old, schema.Conv2DOptionsT):
+        custom = "DBFConv2D"
+        options.update(
+            kernel_h=layer.shape[0],
+            kernel_w=layer.shape[1],
+            stride_h=int(old.strideH),
+            stride_w=int(old.strideW),
+            dilation_h=int(old.dilationHFactor),
+            dilation_w=int(old.dilationWFactor),
+            padding=int(old.padding),
+        )
+    else:
+        custom = "DBFDense"
+        options["keep_num_dims"] = int(old.keepNumDims)
+    operator.opcodeIndex = flatfile.operator_code(model, schema.BuiltinOperator.CUSTOM, VERSION, custom)
+    operator.inputs = [operator.inputs[0], alpha, *operator.inputs[2:]]
+    operator.builtinOptions, operator.builtinOptionsType = None, schema.BuiltinOptions.NONE
+    operator.customOptions = np.frombuffer(_flexbuffer(options), np.uint8)
+    operator.customOptionsFormat = schema.CustomOptionsFormat.FLEXBUFFERS
+
+
+def bitmap(codes: np.ndarray, taps: int) -> bytes:
+    """The set of codes as ⌈P / 8⌉ bytes: bit g & 7 of byte g >> 3 says whether code g is kept."""
+    kept = np.zeros(taps, np.uint8)
+    kept[codes] = 1
+    return np.packbits(kept, bitorder="little").tobytes()
+
+
+def _flexbuffer(options: dict[str, int | bytes]) -> bytes:
+    from flatbuffers import flexbuffers
+
+    builder = flexbuffers.Builder()
+    with builder.Map():
+        for key in sorted(options):  # As the format of a map demands.
+            (builder.Blob if isinstance(options[key], bytes) else builder.Int)(key, options[key])
+    return bytes(builder.Finish())

@@ -1,0 +1,147 @@
+"""From a Keras model to a TFLite file by the standard converter, with chosen layers computed in a chosen way."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from dbf_keras.backend import keras
+
+SIGNATURE = "serving_default"
+
+
+def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Every layer of a model once, those of nested models and wrappers included."""
+    return list({id(layer): layer for layer in model._flatten_layers(include_self=False)}.values())
+
+
+def plain_call(layer: keras.layers.Layer, kernel: Any, projection: np.ndarray | None = None) -> Callable:
+    """A layer's computation with a given kernel, in the ops that the converter folds and fuses best.
+
+    Keras computes a dilated convolution between SPACE_TO_BATCH_ND and BATCH_TO_SPACE_ND, and a dense layer on more than
+    two axes as a chain of shape ops; both then keep BatchNorm and activation out of the op.
+
+    Args:
+        layer: a channels-last Conv2D or a Dense layer, or a subclass.
+        kernel: [kh, kw, C, K] or [C, K].
+        projection: [C', C], applied to the channels first.
+
+    Returns:
+        A replacement of ``layer.call``.
+    """
+    import tensorflow as tf
+
+    def call(inputs):
+        if isinstance(layer, keras.layers.Dense):
+            if projection is not None:
+                inputs = tf.linalg.matmul(inputs, tf.cast(projection, inputs.dtype))
+            outputs = tf.linalg.matmul(inputs, tf.cast(kernel, inputs.dtype))
+        else:
+            if projection is not None:
+                inputs = tf.nn.conv2d(inputs, tf.cast(projection[None, None], inputs.dtype), 1, "SAME")
+            outputs = tf.nn.conv2d(
+                inputs,
+                tf.cast(kernel, inputs.dtype),
+                layer.strides,
+                layer.padding.upper(),
+                dilations=layer.dilation_rate,
+            )
+        if layer.use_bias:
+            outputs = tf.nn.bias_add(outputs, tf.cast(layer.bias, inputs.dtype))
+        return outputs if layer.activation is None else layer.activation(outputs)
+
+    return call
+
+
+def _needs_plain_call(layer: keras.layers.Layer) -> bool:
+    """Whether an ordinary layer is one that Keras computes in many ops and `plain_call` in one."""
+    if type(layer) is keras.layers.Dense:
+        return getattr(layer, "quantization_mode", None) is None and getattr(layer, "lora_rank", None) is None
+    if type(layer) is keras.layers.Conv2D:
+        return layer.groups == 1 and layer.data_format == "channels_last" and max(layer.dilation_rate) > 1
+    return False
+
+
+@contextlib.contextmanager
+def _calls_replaced(layers: list[keras.layers.Layer], calls: Mapping[int, Callable]) -> Iterator[None]:
+    """Replaces ``call`` of the layers with these ids, and half precision by float32, while the context lasts."""
+    policies = []
+    try:
+        for layer in layers:
+            if id(layer) in calls:
+                layer.call = calls[id(layer)]
+            if layer.compute_dtype != layer.variable_dtype:
+                policies.append((layer, layer.dtype_policy))
+                _set_policy(layer, "float32")
+        yield
+    finally:
+        for layer in layers:
+            if id(layer) in calls:
+                del layer.call
+        for layer, policy in policies:
+            _set_policy(layer, policy)
+
+
+def _set_policy(layer: keras.layers.Layer, policy: Any) -> None:
+    if hasattr(layer, "_set_dtype_policy"):  # Keras 2
+        layer._set_dtype_policy(policy)
+    else:
+        layer.dtype_policy = policy
+
+
+def to_flatbuffer(model: keras.Model, calls: Mapping[int, Callable]) -> bytes:
+    """Converts a model, with some layers computed by given functions. The model itself stays as it is.
+
+    Args:
+        model: a model whose input shapes are known. A batch size of None stays dynamic.
+        calls: replacements of ``call`` by id of the layer.
+
+    Returns:
+        The TFLite file: float32, BatchNorm folded, activations fused. Its signature `SIGNATURE` takes the model's
+        inputs under the names of `input_names` and returns ``output_0``, ``output_1``, …
+
+    Raises:
+        ValueError: the inputs are not known, or Keras does not run on TensorFlow.
+    """
+    import tensorflow as tf
+
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"Export needs Keras on TensorFlow, this process runs it on {keras.backend.backend()!r}. Save the model as "
+            "a .keras file and export that with KERAS_BACKEND=tensorflow."
+        )
+    if not getattr(model, "inputs", None):
+        raise ValueError(
+            f"Model {model.name!r} does not know the shape of its inputs. Build it as a functional or sequential model "
+            "from keras.Input."
+        )
+    layers = all_layers(model)
+    calls = {id(layer): plain_call(layer, layer.kernel) for layer in layers if _needs_plain_call(layer)} | dict(calls)
+    names = input_names(model)
+    specs = {
+        name: tf.TensorSpec(tuple(tensor.shape), tensor.dtype, name)
+        for name, tensor in zip(names, model.inputs, strict=True)
+    }
+
+    @tf.function(autograph=False)
+    def serve(**inputs):
+        flat = [inputs[name] for name in names]
+        outputs = model(flat if len(flat) > 1 else flat[0], training=False)
+        return {f"output_{index}": output for index, output in enumerate(tf.nest.flatten(outputs))}
+
+    with _calls_replaced(layers, calls), tempfile.TemporaryDirectory() as folder:
+        signature = serve.get_concrete_function(**specs)
+        module = tf.Module()
+        module.kept = list(signature.graph.variables)  # What the module does not own could not be saved.
+        tf.saved_model.save(module, folder, signatures={SIGNATURE: signature})
+        return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+
+
+def input_names(model: keras.Model) -> list[str]:
+    """The names of a model's inputs in the file's signature: those of Keras, made identifiers."""
+    return [re.sub(r"\W", "_", str(tensor.name)) for tensor in model.inputs]
