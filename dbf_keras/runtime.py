@@ -144,7 +144,7 @@ class Interpreter:
         """Plans memory; call it once before `invoke`, and after every resize of an input.
 
         Raises:
-            RuntimeError: If the runtime lacks an op of the model, with what to do about it; or if preparing an op fails.
+            RuntimeError: If the runtime lacks an op of the model (with what to do about it), or preparing one fails.
         """
         try:
             self._interpreter.allocate_tensors()

@@ -6,15 +6,11 @@ Speed-ups are against the first file. With no file it compares all exports of th
 """
 
 import contextlib
-import datetime
-import importlib.metadata
 import os
-import platform
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
@@ -26,7 +22,7 @@ from dbf_keras import runtime as runtime_lib
 from dbf_keras.benchmark.accuracy import accuracy
 from dbf_keras.benchmark.memory import peak_memory
 from dbf_keras.benchmark.page import to_html
-from dbf_keras.benchmark.report import Result, to_json, to_rows, write_atomically
+from dbf_keras.benchmark.report import Result, describe_machine, to_json, to_rows, write_atomically
 from dbf_keras.benchmark.timing import prepare, time_interleaved
 
 FLAGS = flags.FLAGS
@@ -59,7 +55,7 @@ def _run(paths: Sequence[str], folder: str) -> None:
     _check_models(paths)
     images = _load_images(dataset, FLAGS.data_dir) if dataset else None
     results = _measure(paths, runtime, images)
-    settings = {**_describe_machine(runtime), "num_threads": FLAGS.num_threads, "dataset": dataset}
+    settings = {**describe_machine(runtime), "num_threads": FLAGS.num_threads, "dataset": dataset}
     if FLAGS.json:
         write_atomically(FLAGS.json, to_json(results, settings))
     if FLAGS.html:
@@ -134,18 +130,6 @@ def _name(paths: Sequence[str]) -> list[str]:
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
     counts = Counter(stems)
     return [stem if counts[stem] == 1 else path for stem, path in zip(stems, paths, strict=True)]
-
-
-def _describe_machine(runtime: str) -> dict[str, Any]:
-    """Returns what a reader needs to know of where results come from."""
-    version = ""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        version = importlib.metadata.version(runtime_lib.RUNTIMES[runtime][1].split()[0])
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        cpu = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), cpu)
-    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    return {"date": now, "runtime": f"{runtime} {version}".strip(), "cpu": cpu, "system": platform.platform()}
 
 
 @contextlib.contextmanager

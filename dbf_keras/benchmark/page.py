@@ -124,10 +124,11 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .track { height: 15px; background: var(--line); border-radius: 3px; overflow: hidden; }
 .track i { display: block; height: 100%; min-width: 2px; border-radius: 3px; background: var(--colour); }
 .value { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-svg { width: 100%; height: auto; display: block; font-size: 14px; fill: var(--text); }
+svg { width: 100%; min-width: 700px; height: auto; display: block; font-size: 14px; fill: var(--text); }
 circle { fill: var(--colour); opacity: .45; }
 .grid { stroke: var(--line); }
 .median { stroke: var(--text); stroke-width: 2; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
 th { color: var(--soft); font-weight: 600; }
@@ -137,9 +138,9 @@ dd { margin: 0; }
 $colours
 </style>
 <h1>dbf_keras.benchmark</h1>
-$table
+<div class="wide">$table</div>
 <div class="charts">$charts</div>
-<section><h2>Every run <small>ms; the line is the median</small></h2>$strips</section>
+<section><h2>Every run <small>ms; the line is the median</small></h2><div class="wide">$strips</div></section>
 <dl>$facts</dl>
 </html>
 """

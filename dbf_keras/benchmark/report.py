@@ -1,14 +1,19 @@
-"""What the benchmark found: as a table or JSON."""
+"""What a benchmark found, where, and how to write it down: as a table or JSON."""
 
 import contextlib
 import dataclasses
+import datetime
+import importlib.metadata
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from dbf_keras.runtime import RUNTIMES
 
 
 @dataclasses.dataclass
@@ -77,6 +82,25 @@ def to_json(results: Sequence[Result], settings: dict[str, Any]) -> str:
         for result in results
     ]
     return json.dumps({"settings": settings, "models": models}, indent=2) + "\n"
+
+
+def describe_machine(runtime: str) -> dict[str, Any]:
+    """Describes where results come from.
+
+    Args:
+        runtime: The runtime's name, as in `dbf_keras.runtime.RUNTIMES`.
+
+    Returns:
+        The date, the runtime with its version, the processor and the system.
+    """
+    version = ""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version(RUNTIMES[runtime][1].split()[0])
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        cpu = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), cpu)
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    return {"date": now, "runtime": f"{runtime} {version}".strip(), "cpu": cpu, "system": platform.platform()}
 
 
 def write_atomically(path: str, text: str) -> None:
