@@ -116,15 +116,16 @@ def _order_natural(kernel_shape: KernelShape, seed: int) -> np.ndarray:
 
 def _order_ovsf(kernel_shape: KernelShape, seed: int) -> np.ndarray:
     # The tree index is the bit reversal of the padded natural index (u, v, w), w lowest: reversed, w decides first.
-    reversed_bits = [bit_reverse(axis, _bits(size)) for axis, size in zip(grid_indices(kernel_shape), kernel_shape, strict=True)]
+    reversed_bits = [
+        bit_reverse(axis, _bits(size)) for axis, size in zip(grid_indices(kernel_shape), kernel_shape, strict=True)
+    ]
     return np.lexsort(reversed_bits)
 
 
 def _order_sequency(kernel_shape: KernelShape, seed: int) -> np.ndarray:
     # Changes of sign along each axis over its padded length, added; a sum of dyadic fractions, hence exact.
     total = sum(
-        sequency(axis, size) / padded(size)
-        for axis, size in zip(grid_indices(kernel_shape), kernel_shape, strict=True)
+        sequency(axis, size) / padded(size) for axis, size in zip(grid_indices(kernel_shape), kernel_shape, strict=True)
     )
     return np.argsort(total, kind="stable")
 

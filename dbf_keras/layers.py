@@ -74,6 +74,7 @@ class _DBFMixin:
             constraint=self.alpha_constraint,
             trainable=True,
         )
+        self.coefficients.code_length = int(np.prod(taps))  # What `dbf_keras.optimizers.CodeSGD` divides by.
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
@@ -416,5 +417,3 @@ class DBFDense(_DBFMixin, keras.layers.Dense):
 def custom_objects() -> dict[str, type]:
     """What ``tf.keras.models.load_model(path, custom_objects=...)`` needs to load a DBF model."""
     return {layer.__name__: layer for layer in (DBFConv2D, DBFDense)}
-
-

@@ -121,7 +121,8 @@ class Blocks:
 
 def normalized(x, name: str, relu: bool = True):
     """BatchNorm and, if asked, ReLU."""
-    x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)
+    # Keras's momentum of 0.99 lags behind the weights for whole epochs of small data sets.
+    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
     return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
