@@ -2,52 +2,49 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
-import sys
-from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-_MODEL = flags.DEFINE_string("model", None, "A model of the zoo or a .keras file. By default the zoo's default model.")
-_MODE = flags.DEFINE_enum(
-    "mode",
-    "onthefly",
-    ["explicit", "onthefly", "folded"],
-    "explicit: filters in standard ops. folded: separable layers as a projection and a smaller convolution, in "
-    "standard ops. onthefly: coefficients only, in ops of our C library.",
-)
-_QUANTIZE = flags.DEFINE_enum("quantize", "none", ["none", "weights"], "weights: int8 weights, one scale a filter.")
-_OUTPUT = flags.DEFINE_string("output", None, "The file to write. By default MODEL_MODE.tflite in this folder.")
-_STRICT = flags.DEFINE_bool("strict", False, "Fail if a layer cannot be written as asked.")
+from dbf_keras import command
+
+_FLAGS = flags.FLAGS
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs the command line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}. Did you mean --model={argv[1]}?")
-    try:
-        _export()
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        sys.exit(f"error: {error}")
+def _define_flags() -> None:
+    flags.DEFINE_string("model", None, "A model of the zoo or a .keras file. By default the zoo's default model.")
+    flags.DEFINE_enum(
+        "mode",
+        "onthefly",
+        ["explicit", "onthefly", "folded"],
+        "explicit: filters in standard ops. folded: separable layers as a projection and a smaller convolution, in "
+        "standard ops. onthefly: coefficients only, in ops of our C library.",
+    )
+    flags.DEFINE_enum("quantize", "none", ["none", "weights"], "weights: int8 weights, one scale a filter.")
+    flags.DEFINE_string("output", None, "The file to write. By default MODEL_MODE.tflite in this folder.")
+    flags.DEFINE_bool("strict", False, "Fail if a layer cannot be written as asked.")
 
 
-def _export() -> None:
-    quantize = None if _QUANTIZE.value == "none" else _QUANTIZE.value
-    if _MODEL.value is not None and _is_path(_MODEL.value):
-        _check_keras_file(_MODEL.value)
-    if _OUTPUT.value is not None:
-        _check_folder(pathlib.Path(_OUTPUT.value))
+def main(_: list[str]) -> None:
+    """Exports as the flags say and prints the table of layers."""
+    quantize = None if _FLAGS.quantize == "none" else _FLAGS.quantize
+    if _FLAGS.model is not None and _is_path(_FLAGS.model):
+        _check_keras_file(_FLAGS.model)
+    if _FLAGS.output is not None:
+        _check_writable(pathlib.Path(_FLAGS.output))
 
     # After the checks that need no TensorFlow, which takes seconds to import.
     from dbf_keras.export import convert
 
-    name, model = _load(_MODEL.value)
-    output = pathlib.Path(_OUTPUT.value or f"{name}_{_MODE.value}{'_int8' if quantize else ''}.tflite")
-    _check_folder(output)
-    result = convert(model, _MODE.value, quantize, strict=_STRICT.value)
-    _write(output, result.data)
+    name, model = _load(_FLAGS.model)
+    output = pathlib.Path(_FLAGS.output or f"{name}_{_FLAGS.mode}{'_int8' if quantize else ''}.tflite")
+    _check_writable(output)
+    try:
+        result = convert(model, _FLAGS.mode, quantize, strict=_FLAGS.strict)
+    except (RuntimeError, ImportError) as error:  # No C library or no runtime to check with; says what to do.
+        raise ValueError(error) from error
+    command.write_atomically(output, lambda path: path.write_bytes(result.data))
     result.print()
     print(f"written to {output}")
 
@@ -58,16 +55,18 @@ def _is_path(model: str) -> bool:
 
 def _check_keras_file(path: str) -> None:
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no model file at {path!r}. Give a .keras file or the name of a zoo model.")
+        raise FileNotFoundError(f"There is no model file {path!r}. Give a .keras file or the name of a zoo model.")
     if not path.endswith(".keras"):
         raise ValueError(f"{path!r} is not a .keras file. Save the model with model.save('NAME.keras').")
 
 
-def _check_folder(output: pathlib.Path) -> None:
+def _check_writable(output: pathlib.Path) -> None:
     if output.is_dir():
         raise IsADirectoryError(f"--output names the file to write; {str(output)!r} is a folder.")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {str(output.parent)!r} to write {output.name!r} into.")
+    if not os.access(output.parent, os.W_OK):
+        raise PermissionError(f"The folder {str(output.parent)!r} is not writable; choose another --output.")
 
 
 def _load(model: str | None) -> tuple:
@@ -88,16 +87,6 @@ def _load(model: str | None) -> tuple:
     return pathlib.Path(model).stem, loaded
 
 
-def _write(output: pathlib.Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, output)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
-
-
 if __name__ == "__main__":
-    app.run(main)
+    _define_flags()
+    command.run(main)

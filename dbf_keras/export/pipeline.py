@@ -106,7 +106,8 @@ def convert(
     if not check:
         return result
     inputs = verify.random_inputs(model) if inputs is None else inputs
-    absolute, relative = verify.difference(verify.run_keras(model, inputs), verify.run_file(model, data, inputs))
+    reference = [np.asarray(output) for output in trace.run(model, inputs)]
+    absolute, relative = verify.difference(reference, verify.run_file(model, data, inputs))
     return dataclasses.replace(result, bytes_explicit=bytes_explicit, difference=absolute, relative_difference=relative)
 
 

@@ -36,7 +36,7 @@ def plain_call(layer: keras.layers.Layer, kernel: Any, projection: np.ndarray | 
     """
     import tensorflow as tf
 
-    def call(inputs):
+    def call(inputs, **_):  # Keras may pass `training`.
         if isinstance(layer, keras.layers.Dense):
             if projection is not None:
                 inputs = tf.linalg.matmul(inputs, tf.cast(projection, inputs.dtype))
@@ -130,9 +130,8 @@ def to_flatbuffer(model: keras.Model, calls: Mapping[int, Callable]) -> bytes:
 
     @tf.function(autograph=False)
     def serve(**inputs):
-        flat = [inputs[name] for name in names]
-        outputs = model(flat if len(flat) > 1 else flat[0], training=False)
-        return {f"output_{index}": output for index, output in enumerate(tf.nest.flatten(outputs))}
+        outputs = run(model, [inputs[name] for name in names])
+        return {f"output_{index}": output for index, output in enumerate(outputs)}
 
     with _calls_replaced(layers, calls), tempfile.TemporaryDirectory() as folder:
         signature = serve.get_concrete_function(**specs)
@@ -140,6 +139,21 @@ def to_flatbuffer(model: keras.Model, calls: Mapping[int, Callable]) -> bytes:
         module.kept = list(signature.graph.variables)  # What the module does not own could not be saved.
         tf.saved_model.save(module, folder, signatures={SIGNATURE: signature})
         return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+
+
+def run(model: keras.Model, inputs: list[Any]) -> list[Any]:
+    """Calls a model for inference.
+
+    Args:
+        model: a model with inputs of any structure.
+        inputs: one tensor or array for each of ``model.inputs``.
+
+    Returns:
+        The outputs, flattened; dictionaries in the order of their keys.
+    """
+    import tensorflow as tf
+
+    return tf.nest.flatten(model(tf.nest.pack_sequence_as(model.input, inputs), training=False))
 
 
 def input_names(model: keras.Model) -> list[str]:

@@ -42,14 +42,6 @@ def random_inputs(model: keras.Model, batch: int = 2, seed: int = 0, pixels: boo
     return inputs
 
 
-def run_keras(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    """The outputs of a Keras model, flattened into a list."""
-    import tensorflow as tf
-
-    outputs = model(inputs if len(inputs) > 1 else inputs[0], training=False)
-    return [np.asarray(output) for output in tf.nest.flatten(outputs)]
-
-
 def run_file(model: keras.Model, data: bytes, inputs: list[np.ndarray], **interpreter: object) -> list[np.ndarray]:
     """The outputs of a file that `trace.to_flatbuffer` made of a model, in the order of the model's.
 
