@@ -12,19 +12,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from dbf_keras import command
 from dbf_keras.backend import keras
 from dbf_keras.benchmark import prepare, time_interleaved
-from dbf_keras.benchmark.report import describe_machine, write_atomically
+from dbf_keras.benchmark.progress import progress
+from dbf_keras.benchmark.report import describe_machine
 from dbf_keras.export import to_tflite
 from dbf_keras.layers import DBFConv2D
 from dbf_keras.runtime import RUNTIMES, Interpreter, resolve_runtime
 
-MODES = ("explicit", "onthefly", "folded")  # speed-ups are against the first
 _SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)-(\d+)@(\d+)(?:/(\d+))?")
 
 FLAGS = flags.FLAGS
@@ -36,6 +36,7 @@ flags.DEFINE_list(
 )
 flags.DEFINE_list("ratios", ["0.25"], "Shares of the codes that are kept, each in (0, 1].")
 flags.DEFINE_list("selections", ["ovsf"], "Which codes are kept; see DBFConv2D.")
+flags.DEFINE_list("modes", ["explicit", "onthefly", "folded"], "Export modes; speed-ups are against the first.")
 flags.DEFINE_enum("quantize", None, ["weights"], "Quantise weights and coefficients (default: float32).")
 flags.DEFINE_integer("num_threads", 1, "Threads of each interpreter.", lower_bound=1)
 flags.DEFINE_enum("runtime", None, list(RUNTIMES), "TFLite runtime (default: the first installed).")
@@ -71,7 +72,8 @@ def build(shape: str, ratio: float, selection: str) -> "keras.Model":
         bias_initializer="random_normal",
         name="layer",
     )
-    return keras.Sequential([keras.Input((size, size, channels)), layer])
+    image = keras.Input((size, size, channels))
+    return keras.Model(image, layer(image))
 
 
 def measure(shape: str, ratio: float, selection: str) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def measure(shape: str, ratio: float, selection: str) -> dict[str, Any]:
         The arguments, and for every mode the file's bytes and latency.
     """
     model = build(shape, ratio, selection)
-    files = [to_tflite(model, mode=mode, quantize=FLAGS.quantize) for mode in MODES]
+    files = [to_tflite(model, mode=mode, quantize=FLAGS.quantize) for mode in FLAGS.modes]
     calls = [
         prepare(Interpreter(model_content=file, num_threads=FLAGS.num_threads, runtime=FLAGS.runtime)) for file in files
     ]
@@ -98,15 +100,14 @@ def measure(shape: str, ratio: float, selection: str) -> dict[str, Any]:
             "p90_ms": 1e3 * float(np.percentile(row, 90)),
             "speedup": float(np.median(times[0]) / np.median(row)),
         }
-        for mode, file, row in zip(MODES, files, times, strict=True)
+        for mode, file, row in zip(FLAGS.modes, files, times, strict=True)
     }
     return {"shape": shape, "ratio": ratio, "selection": selection, "runs": len(times[0]), "modes": modes}
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
-    if argv[1:]:
-        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
+    del argv  # flags only
     runtime = resolve_runtime(FLAGS.runtime)
     cases = [
         (shape, float(ratio), selection)
@@ -114,12 +115,17 @@ def main(argv: Sequence[str]) -> None:
         for selection in FLAGS.selections
         for ratio in FLAGS.ratios
     ]
-    results = [measure(*case) for case in track(cases, "layers", console=Console(stderr=True), transient=True)]
+    with progress("layers") as tick:
+        results = []
+        for case in cases:
+            results.append(measure(*case))
+            tick(len(results) / len(cases))
     settings = {**describe_machine(runtime), "num_threads": FLAGS.num_threads, "quantize": FLAGS.quantize}
     if FLAGS.json:
-        write_atomically(FLAGS.json, json.dumps({"settings": settings, "layers": results}, indent=2) + "\n")
+        text = json.dumps({"settings": settings, "layers": results}, indent=2) + "\n"
+        command.write_atomically(FLAGS.json, lambda temporary: temporary.write_text(text))
     grid = Table("layer", "selection", "ratio", title=f"{settings['runtime']}, threads: {FLAGS.num_threads}; ms")
-    for mode in MODES:
+    for mode in FLAGS.modes:
         grid.add_column(mode, justify="right")
     for result in results:
         cells = [f"{mode['median_ms']:.3f} ({mode['speedup']:.2f}×)" for mode in result["modes"].values()]
@@ -128,4 +134,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

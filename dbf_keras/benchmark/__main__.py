@@ -5,29 +5,29 @@
 Speed-ups are against the first file. With no file it compares all exports of the default zoo model.
 """
 
-import contextlib
 import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from dbf_keras import command
 from dbf_keras import runtime as runtime_lib
 from dbf_keras.benchmark.accuracy import accuracy
 from dbf_keras.benchmark.memory import peak_memory
 from dbf_keras.benchmark.page import to_html
-from dbf_keras.benchmark.report import Result, describe_machine, to_json, to_rows, write_atomically
+from dbf_keras.benchmark.progress import progress
+from dbf_keras.benchmark.report import Result, describe_machine, to_json, to_rows
 from dbf_keras.benchmark.timing import prepare, time_interleaved
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("dataset", None, "Data set to measure accuracy on: digits, mnist, cifar10, or a folder of images.")
-flags.DEFINE_string("data_dir", None, "Folder of the data sets (default: the environment's DBF_DATA_DIR).")
+flags.DEFINE_string("dataset", None, "Data set to measure accuracy on: digits, mnist, cifar10 or folder.")
+flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or the folder's train/ and test/, are.")
 flags.DEFINE_integer("num_threads", 1, "Threads of each interpreter.", lower_bound=1)
 flags.DEFINE_enum("runtime", None, list(runtime_lib.RUNTIMES), "TFLite runtime (default: the first installed).")
 flags.DEFINE_integer("runs", 1000, "Most timed runs per file.", lower_bound=1)
@@ -41,8 +41,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             _run(argv[1:], folder)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        logging.debug("Where the error came from:", exc_info=True)  # shown with --verbosity=1
+    except (ImportError, RuntimeError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -53,13 +52,12 @@ def _run(paths: Sequence[str], folder: str) -> None:
     if not paths:
         paths, dataset = _export_default(folder), dataset or "digits"
     _check_models(paths)
-    images = _load_images(dataset, FLAGS.data_dir) if dataset else None
-    results = _measure(paths, runtime, images)
+    results = _measure(paths, runtime, dataset)
     settings = {**describe_machine(runtime), "num_threads": FLAGS.num_threads, "dataset": dataset}
-    if FLAGS.json:
-        write_atomically(FLAGS.json, to_json(results, settings))
-    if FLAGS.html:
-        write_atomically(FLAGS.html, to_html(results, settings))
+    for path, form in ((FLAGS.json, to_json), (FLAGS.html, to_html)):
+        if path:
+            text = form(results, settings)
+            command.write_atomically(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
     heading, *rows = to_rows(results)
     grid = Table(heading[0], title=f"{settings['runtime']}, threads: {FLAGS.num_threads}")
     for title in heading[1:]:
@@ -69,21 +67,21 @@ def _run(paths: Sequence[str], folder: str) -> None:
     Console().print(grid)
 
 
-def _measure(paths: Sequence[str], runtime: str, images: tuple[np.ndarray, np.ndarray] | None) -> list[Result]:
-    """Measures files; `images` are uint8 [N, H, W, C] and labels [N], or None for no accuracy."""
+def _measure(paths: Sequence[str], runtime: str, dataset: str | None) -> list[Result]:
+    """Measures files; accuracy only if a data set is named."""
     interpreters = [runtime_lib.Interpreter(path, num_threads=FLAGS.num_threads, runtime=runtime) for path in paths]
     calls = [prepare(interpreter) for interpreter in interpreters]
-    with _progress("latency") as tick:
+    names, shares = _name(paths), [None] * len(paths)
+    if dataset:
+        images, labels = _load_images(dataset, interpreters[0].get_input_details()[0]["shape"][1])
+        for number, interpreter in enumerate(interpreters):
+            with progress(f"accuracy of {names[number]}") as tick:
+                shares[number] = accuracy(interpreter, images, labels, tick)
+    with progress("latency") as tick:
         times = time_interleaved(calls, FLAGS.seconds, FLAGS.runs, tick)
-    results = []
-    for name, path, interpreter, row in zip(_name(paths), paths, interpreters, times, strict=True):
-        share = None
-        if images is not None:
-            with _progress(f"accuracy of {name}") as tick:
-                share = accuracy(interpreter, *images, tick)
-        memory = peak_memory(path, runtime, FLAGS.num_threads)
-        results.append(Result(name, path, os.path.getsize(path), memory, row, share))
-    return results
+    memories = [peak_memory(path, runtime, FLAGS.num_threads) for path in paths]
+    sizes = [os.path.getsize(path) for path in paths]
+    return [Result(*values) for values in zip(names, paths, sizes, memories, times, shares, strict=True)]
 
 
 def _export_default(folder: str) -> list[str]:
@@ -100,12 +98,12 @@ def _export_default(folder: str) -> list[str]:
     return paths
 
 
-def _load_images(dataset: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the test images, uint8 [N, H, W, C], and labels, int [N], of a data set."""
+def _load_images(dataset: str, height: int) -> tuple[Sequence[np.ndarray], np.ndarray]:
+    """Returns test images, uint8 [N, H, W, C], and labels, int [N]; those of a folder are scaled to `height` pixels."""
     from dbf_keras import data
 
-    _, _, images, labels = data.load(dataset, data_dir)
-    return images, labels
+    loaded = data.load(dataset, FLAGS.data_dir, int(height))
+    return loaded.x_test, loaded.y_test
 
 
 def _check_models(paths: Sequence[str]) -> None:
@@ -132,13 +130,6 @@ def _name(paths: Sequence[str]) -> list[str]:
     return [stem if counts[stem] == 1 else path for stem, path in zip(stems, paths, strict=True)]
 
 
-@contextlib.contextmanager
-def _progress(title: str) -> Iterator[Callable[[float], None]]:
-    """Shows a progress bar, drawn only when it is told of progress so that it never runs beside what is timed."""
-    with Progress(console=Console(stderr=True), auto_refresh=False, transient=True) as bars:
-        task = bars.add_task(title, total=1.0)
-        yield lambda done: bars.update(task, completed=done, refresh=True)
-
-
 if __name__ == "__main__":
-    app.run(main)
+    main.takes_arguments = True
+    command.run(main)

@@ -15,7 +15,7 @@ def accuracy(
     Args:
         interpreter: An allocated interpreter with one image [1, H, W, C] in (raw pixels; quantised as its input says if
             that is an integer type) and class scores [1, classes] out.
-        images: uint8 [N, H, W, C].
+        images: uint8 [N, H, W, C]; an array, or what yields images and has its `shape`.
         labels: int [N].
         tick: Called now and then with the share done, from 0 to 1.
 

@@ -5,9 +5,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
-import os
 import platform
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,25 +99,3 @@ def describe_machine(runtime: str) -> dict[str, Any]:
         cpu = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), cpu)
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     return {"date": now, "runtime": f"{runtime} {version}".strip(), "cpu": cpu, "system": platform.platform()}
-
-
-def write_atomically(path: str, text: str) -> None:
-    """Writes a UTF-8 file that at no time is seen half written.
-
-    Args:
-        path: Where to; an older file there is replaced.
-        text: What to.
-
-    Raises:
-        OSError: If it cannot be written; an older file then stays as it was.
-    """
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), suffix=".tmp")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise

@@ -1,0 +1,22 @@
+"""A progress bar that stays out of the way of what is timed."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import Progress
+
+
+@contextlib.contextmanager
+def progress(title: str) -> Iterator[Callable[[float], None]]:
+    """Shows a bar on stderr, drawn only when it is told of progress: no thread of its own runs beside what is timed.
+
+    Args:
+        title: What is in progress.
+
+    Yields:
+        The function to call with the share done, from 0 to 1.
+    """
+    with Progress(console=Console(stderr=True), auto_refresh=False, transient=True) as bars:
+        task = bars.add_task(title, total=1.0)
+        yield lambda done: bars.update(task, completed=done, refresh=True)

@@ -1,0 +1,283 @@
+import html.parser
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dbf_keras.backend import keras
+from dbf_keras.benchmark import prepare, time_interleaved
+from dbf_keras.benchmark.accuracy import accuracy, quantize
+from dbf_keras.benchmark.memory import peak_memory
+from dbf_keras.benchmark.page import to_html
+from dbf_keras.benchmark.report import Result, to_json, to_rows
+from dbf_keras.export import to_tflite
+from dbf_keras.layers import DBFConv2D
+from dbf_keras.runtime import Interpreter
+
+SCRIPTS = pathlib.Path(__file__).parent.parent / "benchmarks"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model():
+    image = keras.Input((8, 8, 1))
+    features = DBFConv2D(8, 4, padding="same", activation="relu", ratio=0.5)(image)
+    return keras.Model(image, keras.layers.Dense(10)(keras.layers.Flatten()(features)))
+
+
+@pytest.fixture(scope="module")
+def files(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    for mode in ("explicit", "onthefly"):
+        (folder / f"{mode}.tflite").write_bytes(to_tflite(model, mode=mode))
+    return folder
+
+
+class FakeInterpreter:
+    """Takes [1, 2, 2, 1] int8 pixels with scale 2 and zero point -100, and scores class 1 if the first is bright."""
+
+    tensors = {}
+
+    def allocate_tensors(self):
+        pass
+
+    def get_input_details(self):
+        return [{"index": 0, "shape": np.array([1, 2, 2, 1]), "dtype": np.int8, "quantization": (2.0, -100)}]
+
+    def get_output_details(self):
+        return [{"index": 1}]
+
+    def set_tensor(self, index, values):
+        assert values.dtype == np.int8 and values.shape == (1, 2, 2, 1)
+        self.tensors[index] = values
+
+    def invoke(self):
+        self.tensors[1] = np.array([[0.0, float(self.tensors[0][0, 0, 0, 0]) + 50]])
+
+    def get_tensor(self, index):
+        return self.tensors[index]
+
+
+class TestTiming:
+    def test_sides_take_turns(self):
+        calls, shares = [], []
+        sides = [lambda side=side: calls.append(side) for side in "ab"]
+        times = time_interleaved(sides, seconds=60, runs=7, tick=shares.append)
+        assert "".join(calls) == "aaaabbbb" * 2 + "aabb"  # one untimed run, then three timed ones, 7 in all
+        assert [row.shape for row in times] == [(7,), (7,)]
+        assert all((row > 0).all() for row in times)
+        assert shares == pytest.approx([1 / 3, 2 / 3, 1])
+
+    def test_seconds_stop_it_but_not_at_once(self):
+        times = time_interleaved([lambda: None], seconds=1e-9, runs=1000)
+        assert len(times[0]) == 12
+
+    def test_prepare_fills_inputs(self, files):
+        interpreter = Interpreter(files / "explicit.tflite")
+        run = prepare(interpreter)
+        pixels = interpreter.get_tensor(interpreter.get_input_details()[0]["index"])
+        assert pixels.min() >= 0 and 200 < pixels.max() <= 255 and (pixels == np.rint(pixels)).all()
+        run()
+        assert interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).any()
+
+    def test_prepare_fills_integer_inputs(self):
+        interpreter = FakeInterpreter()
+        prepare(interpreter, seed=1)
+        assert len(np.unique(interpreter.tensors[0])) > 1
+
+
+class TestAccuracy:
+    def test_counts_what_is_right(self):
+        images = np.zeros((4, 2, 2, 1), np.uint8)
+        images[:, 0, 0, 0] = [10, 90, 110, 255]  # int8: -95, -55, -45, 28
+        assert accuracy(FakeInterpreter(), images, np.array([0, 0, 1, 0])) == 0.75
+
+    def test_agrees_with_keras(self, model, files):
+        interpreter = Interpreter(files / "onthefly.tflite")
+        interpreter.allocate_tensors()
+        images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), np.uint8)
+        labels = np.argmax(model(images.astype(np.float32)), axis=1)
+        labels[:8] = (labels[:8] + 1) % 10
+        assert accuracy(interpreter, images, labels) == 0.75
+
+    def test_wrong_shape(self):
+        with pytest.raises(ValueError, match=r"\(2, 2, 1\).*\(8, 8, 1\)"):
+            accuracy(FakeInterpreter(), np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1))
+
+    @pytest.mark.parametrize(
+        ("dtype", "quantization", "expected"),
+        [
+            (np.float32, (0.0, 0), [0.0, 100.0, 255.0]),
+            (np.uint8, (1.0, 0), [0, 100, 255]),
+            (np.int8, (1.0, -128), [-128, -28, 127]),
+            (np.int8, (0.5, -128), [-128, 72, 127]),
+            (np.uint8, (0.0, 0), [0, 100, 255]),
+        ],
+    )
+    def test_quantize(self, dtype, quantization, expected):
+        got = quantize(np.array([0, 100, 255], np.uint8), {"dtype": dtype, "quantization": quantization})
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_peak_memory_grows_with_the_model(tmp_path):
+    megabytes = {}
+    for units in (8, 4096):
+        pixels = keras.Input((1024,))
+        path = tmp_path / f"{units}.tflite"
+        path.write_bytes(to_tflite(keras.Model(pixels, keras.layers.Dense(units)(pixels)), mode="explicit"))
+        megabytes[units] = peak_memory(str(path), repeats=1) / 1e6
+    assert 0 < megabytes[8] < 20
+    assert 16 < megabytes[4096] - megabytes[8] < 60  # 4096·1024 floats, and XNNPACK's packed copy of them
+
+
+def test_peak_memory_of_no_model(tmp_path):
+    path = tmp_path / "bad.tflite"
+    path.write_bytes(b"not a model")
+    with pytest.raises(RuntimeError, match="(?s)bad.tflite could not be measured.*ValueError"):
+        peak_memory(str(path), repeats=1)
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that tags are balanced and notes the text."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text = [], []
+
+    def handle_starttag(self, tag, attrs):
+        assert not {"src", "href"} & dict(attrs).keys(), "refers to another file"
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+class TestReport:
+    FIRST = Result("explicit", "a/explicit.tflite", 400_000, 5_100_000, np.array([4e-3, 2e-3, 3e-3]), 0.987)
+    SECOND = Result("<b>&", "b.tflite", 100_000, 4_000_000, np.full(11, 1e-3), 0.98)
+
+    def test_rows(self):
+        assert to_rows([self.FIRST, self.SECOND])[1:] == [
+            ["explicit", "400.0", "5.10", "3.000", "3.800", "1.00×", "98.70%"],
+            ["<b>&", "100.0", "4.00", "1.000", "1.000", "3.00×", "98.00%"],
+        ]
+
+    def test_rows_without_accuracy(self):
+        heading, row = to_rows([Result("a", "a", 1, 1, np.ones(3))])
+        assert heading[-1] == "speed-up" and len(row) == len(heading)
+
+    def test_json(self):
+        read = json.loads(to_json([self.FIRST, self.SECOND], {"num_threads": 1}))
+        assert read["settings"] == {"num_threads": 1}
+        second = read["models"][1]
+        assert (second["file_bytes"], second["peak_memory_bytes"], second["runs"]) == (100_000, 4_000_000, 11)
+        assert (second["median_ms"], second["speedup"], second["accuracy"]) == pytest.approx((1, 3, 0.98))
+
+    @pytest.mark.parametrize("accuracies", [(0.987, 0.98), (None, None), (0.0, 0.0)])
+    def test_html(self, accuracies):
+        results = [self.FIRST, self.SECOND]
+        results = [Result(*list(vars(r).values())[:-1], a) for r, a in zip(results, accuracies, strict=True)]
+        page = Page()
+        page.feed(to_html(results, {"dataset": "digits", "cpu": "<fast>"}))
+        assert not page.open
+        assert page.text.count("<b>&") >= 4 and "<fast>" in page.text and "3.00×" in page.text
+        assert ("Accuracy " in page.text) == (accuracies[0] is not None)
+
+
+def benchmark(*arguments, cwd=None):
+    command = [sys.executable, "-m", "dbf_keras.benchmark", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+class TestCommandLine:
+    def test_two_files(self, files):
+        done = benchmark(
+            "explicit.tflite",
+            "onthefly.tflite",
+            "--runs=6",
+            "--dataset=digits",
+            "--json=o.json",
+            "--html=o.html",
+            cwd=files,
+        )
+        assert done.returncode == 0, done.stderr
+        first, second = json.loads((files / "o.json").read_text())["models"]
+        assert (first["name"], second["name"]) == ("explicit", "onthefly")
+        assert first["file_bytes"] == (files / "explicit.tflite").stat().st_size
+        assert first["speedup"] == 1 and second["runs"] == 6
+        assert first["accuracy"] == second["accuracy"]
+        assert min(first["peak_memory_bytes"], second["peak_memory_bytes"]) > 0
+        assert (files / "o.html").read_text().startswith("<!doctype html>")
+        assert "explicit" in done.stdout and "onthefly" in done.stdout and "accuracy" in done.stdout
+
+    def test_default_model(self, tmp_path):
+        done = benchmark("--runs=1", f"--json={tmp_path / 'o.json'}")
+        assert done.returncode == 0, done.stderr
+        models = {model["name"]: model for model in json.loads((tmp_path / "o.json").read_text())["models"]}
+        assert list(models) == [
+            mode + suffix for suffix in ("", "_int8_weights") for mode in ("explicit", "onthefly", "folded")
+        ]
+        assert models["onthefly"]["file_bytes"] < models["explicit"]["file_bytes"]
+        assert models["onthefly_int8_weights"]["file_bytes"] < models["onthefly"]["file_bytes"]
+        assert all(model["accuracy"] > 0.9 for model in models.values())
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["no_such.tflite"], "no model file at 'no_such.tflite'. Export one"),
+            (["notes.txt"], "'notes.txt' is not a TFLite model"),
+            (["explicit.tflite", "--json=no/such/folder.json"], "a folder that exists"),
+            (["explicit.tflite", "--dataset=imagenet"], "digits, mnist, cifar10, folder"),
+            (["explicit.tflite", "--nonsense"], "Unknown command line flag 'nonsense'"),
+            (["explicit.tflite", "--runtime=onnx"], "litert|tflite_runtime|tf"),
+        ],
+    )
+    def test_errors(self, files, arguments, message):
+        (files / "notes.txt").write_text("not a model")
+        done = benchmark(*arguments, cwd=files)
+        assert done.returncode != 0
+        assert message in done.stderr and "Traceback" not in done.stderr
+
+
+class TestScripts:
+    def test_layers_build(self):
+        built = script("layers").build("3x2x8-16@12/2", 0.25, "ovsf")
+        assert built.input_shape == (None, 12, 12, 8) and built.output_shape == (None, 6, 6, 16)
+        assert built.layers[1].coefficients.shape == (12, 16)
+
+    def test_layers_error(self):
+        with pytest.raises(ValueError, match="'3x3x64'.*3x3x64-64@32"):
+            script("layers").build("3x3x64", 0.25, "ovsf")
+
+    def test_agreement(self, files, tmp_path, model):
+        agreement = script("agreement")
+        inputs = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype(np.float32)
+        outputs = np.asarray(model(inputs))
+        (tmp_path / "case.tflite").write_bytes((files / "onthefly.tflite").read_bytes())
+        np.savez(tmp_path / "case.npz", inputs=inputs, outputs=outputs, tolerance=1e-4)
+        assert agreement.check(tmp_path, None) == []
+        outputs[2, 3] += 1e-3 * np.abs(outputs).max()
+        np.savez(tmp_path / "case.npz", inputs=inputs, outputs=outputs, tolerance=1e-4)
+        assert len(agreement.check(tmp_path, None)) == 1
+
+    def test_agreement_of_nothing(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="--write"):
+            script("agreement").check(tmp_path, None)
