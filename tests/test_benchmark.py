@@ -1,3 +1,4 @@
+import functools
 import html.parser
 import importlib.util
 import json
@@ -21,6 +22,7 @@ from dbf_keras.runtime import Interpreter
 SCRIPTS = pathlib.Path(__file__).parent.parent / "benchmarks"
 
 
+@functools.cache
 def script(name):
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

@@ -50,7 +50,8 @@ def _run(paths: Sequence[str], folder: str) -> None:
     runtime = runtime_lib.resolve_runtime(FLAGS.runtime)
     dataset = FLAGS.dataset
     if not paths:
-        paths, dataset = _export_default(folder), dataset or "digits"
+        paths, own_dataset = _export_default(folder)
+        dataset = dataset or own_dataset
     _check_models(paths)
     results = _measure(paths, runtime, dataset)
     settings = {**describe_machine(runtime), "num_threads": FLAGS.num_threads, "dataset": dataset}
@@ -84,8 +85,15 @@ def _measure(paths: Sequence[str], runtime: str, dataset: str | None) -> list[Re
     return [Result(*values) for values in zip(names, paths, sizes, memories, times, shares, strict=True)]
 
 
-def _export_default(folder: str) -> list[str]:
-    """Exports the default zoo model in every mode to a folder and returns the files, the explicit one first."""
+def _export_default(folder: str) -> tuple[list[str], str]:
+    """Exports the default zoo model in every mode to a folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The files, the explicit one first, and the data set that the model was trained on.
+    """
     from dbf_keras import export, zoo  # TensorFlow: needed only here
 
     model = zoo.load_zoo()
@@ -95,7 +103,7 @@ def _export_default(folder: str) -> list[str]:
             paths.append(os.path.join(folder, f"{mode}{suffix}.tflite"))
             with open(paths[-1], "wb") as file:
                 file.write(export.to_tflite(model, mode=mode, quantize=quantize))
-    return paths
+    return paths, zoo.entry()["dataset"]
 
 
 def _load_images(dataset: str, height: int) -> tuple[Sequence[np.ndarray], np.ndarray]:
