@@ -153,7 +153,10 @@ def run(model: keras.Model, inputs: list[Any]) -> list[Any]:
     """
     import tensorflow as tf
 
-    return tf.nest.flatten(model(tf.nest.pack_sequence_as(model.input, inputs), training=False))
+    # A sequential model has one input, and no `input` before its first call.
+    sequential = isinstance(model, keras.Sequential)
+    arguments = inputs[0] if sequential else tf.nest.pack_sequence_as(model.input, inputs)
+    return tf.nest.flatten(model(arguments, training=False))
 
 
 def input_names(model: keras.Model) -> list[str]:

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from dbf_keras.export.filters import Filters
+from dbf_keras.layers import DBFConv2D, DBFDense
+
+
+def built(layer, channels):
+    layer.build((None, 9, 9, channels) if isinstance(layer, DBFConv2D) else (None, channels))
+    return layer, Filters.of(layer)
+
+
+@pytest.mark.parametrize("selection", ["ovsf", "natural", "sequency", "random:3", "sp_ovsf"])
+@pytest.mark.parametrize("kernel_size, channels", [(3, 5), ((2, 4), 8), (1, 7)])
+def test_explicit_filters_are_the_layers_kernel(selection, kernel_size, channels):
+    layer, filters = built(DBFConv2D(6, kernel_size, ratio=0.4, selection=selection), channels)
+    expected = np.asarray(layer.kernel)
+    assert filters.shape == expected.shape[:3]
+    np.testing.assert_allclose(np.moveaxis(filters.explicit(), 0, -1), expected, rtol=0, atol=1e-6)
+
+
+def test_a_dense_layer_is_a_filter_of_one_pixel():
+    layer, filters = built(DBFDense(6, ratio=0.4), 10)
+    assert filters.shape == (1, 1, 10)
+    assert filters.strides == (1, 1)
+    np.testing.assert_allclose(filters.explicit()[:, 0, 0].T, np.asarray(layer.kernel), rtol=0, atol=1e-6)
+
+
+def test_codes_ascend_and_coefficients_follow_them():
+    layer, filters = built(DBFConv2D(2, 2, ratio=1, selection=[5, 1, 7, 0, 2, 6, 3, 4]), 2)
+    layer.coefficients.assign(np.stack([layer.codes, layer.codes + 100], axis=1))
+    filters = Filters.of(layer)
+    np.testing.assert_array_equal(filters.codes, range(8))
+    np.testing.assert_array_equal(filters.alpha, [np.arange(8), np.arange(8) + 100])
+
+
+@pytest.mark.parametrize("channels, ratio", [(16, 0.25), (64, 0.125), (12, 1 / 3)])
+def test_folded_factors_multiply_to_the_explicit_filters(channels, ratio):
+    # All spatial codes × the channel codes of an ovsf prefix: separable for any number of channels.
+    kept = round(ratio * channels)
+    codes = [s * channels + w for s in range(9) for w in range(channels - kept, channels)]
+    _, filters = built(DBFConv2D(32, 3, ratio=ratio, selection=codes), channels)
+    assert filters.not_folded() is None
+    np.testing.assert_array_equal(filters.channel_codes(), range(channels - kept, channels))
+    projection, smaller = filters.folded()
+    assert projection.shape == (channels, kept) and smaller.shape == (32, 3, 3, kept)
+    assert set(np.unique(projection)) == {-1, 1}
+    np.testing.assert_allclose(np.einsum("kyxw,cw->kyxc", smaller, projection), filters.explicit(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "layer, channels, reason, impossible",
+    [
+        (DBFConv2D(8, 3, ratio=0.25, selection="sequency"), 16, "not all spatial codes", True),
+        (DBFConv2D(8, 3, ratio=0.25, selection="sp_ovsf"), 16, "flat codes", True),
+        (DBFConv2D(8, 3), 16, "every channel code", False),
+        (DBFConv2D(2, 1, ratio=0.5), 16, "would take 144 multiply-adds an output pixel, explicit takes 32", False),
+        (DBFConv2D(2, 3, strides=2, ratio=0.5), 16, "would take 656 multiply-adds an output pixel", False),
+        (DBFDense(4, ratio=0.5), 16, "would take 160 multiply-adds", False),
+    ],
+)
+def test_reasons_not_to_fold(layer, channels, reason, impossible):
+    _, filters = built(layer, channels)
+    text, failed = filters.not_folded()
+    assert reason in text
+    assert failed == impossible
