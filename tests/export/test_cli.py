@@ -1,0 +1,101 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dbf_keras.backend import keras
+from dbf_keras.layers import DBFConv2D
+
+from .tools import ops
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+COMMAND = [sys.executable, "-m", "dbf_keras.export"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": ROOT, "COLUMNS": "160"}
+
+
+def export(*arguments, folder):
+    return subprocess.run([*COMMAND, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    inputs = keras.Input((8, 8, 16))
+    x = DBFConv2D(32, 3, ratio=0.25, name="separable")(inputs)
+    x = DBFConv2D(32, 3, ratio=0.25, selection="sp_ovsf", name="flat")(x)
+    path = tmp_path_factory.mktemp("model") / "net.keras"
+    keras.Model(inputs, x).save(path)
+    return str(path)
+
+
+def test_it_writes_the_file_and_prints_the_table(model, tmp_path):
+    done = export("--model", model, "--mode", "folded", "--quantize", "weights", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for expected in (
+        "separable",
+        "36/144",
+        "flat",
+        "explicit: sp_ovsf",
+        "largest difference",
+        "net_folded_int8.tflite",
+    ):
+        assert expected in done.stdout
+    assert os.listdir(tmp_path) == ["net_folded_int8.tflite"]
+    assert ops((tmp_path / "net_folded_int8.tflite").read_bytes()).count("CONV_2D") == 3
+
+
+def test_output_names_the_file(model, tmp_path):
+    (tmp_path / "mine.tflite").write_text("older")
+    done = export("--model", model, "--mode=explicit", "--output", "mine.tflite", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(tmp_path) == ["mine.tflite"]
+    assert ops((tmp_path / "mine.tflite").read_bytes()) == ["CONV_2D", "CONV_2D"]
+
+
+def test_strict_fails_and_writes_nothing(model, tmp_path):
+    done = export("--model", model, "--mode=folded", "--strict", folder=tmp_path)
+    assert done.returncode != 0
+    assert "flat: sp_ovsf keeps flat codes" in done.stderr and "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model=missing.keras"], "There is no model file 'missing.keras'. Give a .keras file or the name of a zoo"),
+        (["--model=text.h5"], "'text.h5' is not a .keras file. Save the model with model.save('NAME.keras')."),
+        (["--model=broken.keras"], "Keras cannot load 'broken.keras'"),
+        (["--mode=fast"], "<explicit|onthefly|folded>"),
+        (["--quantize=all"], "<none|weights>"),
+        (["--output=nowhere/a.tflite"], "There is no folder 'nowhere' to write 'a.tflite' into."),
+        (["--output=."], "'.' is a folder"),
+        (["model.keras"], "unexpected argument 'model.keras'"),
+    ],
+)
+def test_bad_input_is_told_what_would_work(arguments, message, tmp_path):
+    (tmp_path / "text.h5").write_text("no model")
+    (tmp_path / "broken.keras").write_text("no model")
+    before = sorted(os.listdir(tmp_path))
+    done = export(*arguments, folder=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_killed_export_leaves_the_older_file(model, tmp_path):
+    (tmp_path / "mine.tflite").write_text("older")
+    process = subprocess.Popen(
+        [*COMMAND, "--model", model, "--output=mine.tflite"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert os.listdir(tmp_path) == ["mine.tflite"]
+    assert (tmp_path / "mine.tflite").read_text() == "older"

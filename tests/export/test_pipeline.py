@@ -1,0 +1,118 @@
+import io
+import warnings
+
+import pytest
+import rich.console
+
+import dbf_keras.export
+from dbf_keras import networks
+from dbf_keras.backend import keras
+from dbf_keras.export import rewrite
+from dbf_keras.layers import DBFConv2D
+
+from .tools import TOLERANCE, layers, needs_library, ops
+
+
+@pytest.fixture(scope="module")
+def model():
+    inputs = keras.Input((8, 8, 16))
+    x = DBFConv2D(32, 3, ratio=0.25, name="separable")(inputs)
+    x = DBFConv2D(32, 3, ratio=0.25, selection="sequency", name="scattered")(x)
+    x = DBFConv2D(32, 2, ratio=0.25, selection="sp_ovsf", name="flat")(x)
+    x = DBFConv2D(8, 1, name="whole")(x)
+    return keras.Model(inputs, layers.Conv2D(8, 1, name="ordinary")(x))
+
+
+def forms(result):
+    return {layer.name: layer.form for layer in result.layers}
+
+
+def test_a_layer_that_cannot_be_written_as_asked_is_explicit_with_the_reason(model):
+    result = dbf_keras.export.convert(model, "folded")
+    assert forms(result) == {"separable": "folded", "scattered": "explicit", "flat": "explicit", "whole": "explicit"}
+    reasons = {layer.name: (layer.reason, layer.failed) for layer in result.layers}
+    assert reasons["separable"] == ("", False)
+    assert "spatial codes" in reasons["scattered"][0] and reasons["scattered"][1]
+    assert "sp_ovsf" in reasons["flat"][0] and reasons["flat"][1]
+    assert "plain layer" in reasons["whole"][0] and not reasons["whole"][1]
+    assert result.relative_difference < TOLERANCE
+
+    result = dbf_keras.export.convert(model, "onthefly", check=False)
+    assert forms(result) == {"separable": "onthefly", "scattered": "onthefly", "flat": "explicit", "whole": "onthefly"}
+    assert ops(result.data) == ["DBFConv2D", "DBFConv2D", "CONV_2D", "DBFConv2D", "CONV_2D"]
+
+
+def test_the_report_counts_codes_and_bytes(model):
+    [separable, *_, whole] = dbf_keras.export.convert(model, "folded", check=False).layers
+    assert (separable.kept, separable.codes) == (36, 144)
+    assert separable.bytes_explicit == 4 * 144 * 32
+    assert separable.bytes_file == 4 * (16 * 4 + 36 * 32)
+    assert (whole.kept, whole.codes, whole.bytes_file) == (32, 32, 4 * 32 * 8)
+    onthefly = dbf_keras.export.convert(model, "onthefly", "weights", check=False).layers[0]
+    assert onthefly.bytes_file == 36 * 32 + 12 * 32
+
+
+def test_the_table_names_layers_reasons_and_sizes(model):
+    result = dbf_keras.export.convert(model, "folded", "weights")
+    text = io.StringIO()
+    result.print(rich.console.Console(file=text, width=200))
+    text = text.getvalue()
+    for expected in ("separable", "36/144", "18,432", "scattered", "explicit: its codes are not all spatial codes"):
+        assert expected in text
+    assert f"file: {len(result.data):,} bytes" in text
+    assert f"the explicit float32 file's {result.bytes_explicit:,}" in text
+    assert "largest difference to Keras" in text
+
+
+@pytest.mark.parametrize("mode", ["folded", "onthefly"])
+def test_strict_makes_it_an_error(model, mode):
+    with pytest.raises(ValueError, match=f"(?s)written as {mode}:.*flat: .*sp_ovsf"):
+        dbf_keras.export.convert(model, mode, strict=True)
+
+
+def test_strict_lets_pass_what_is_just_no_gain():
+    inputs = keras.Input((8, 8, 16))
+    model = keras.Model(inputs, DBFConv2D(8, 3, name="whole")(inputs))
+    assert forms(dbf_keras.export.convert(model, "folded", strict=True)) == {"whole": "explicit"}
+
+
+def test_a_layer_that_is_not_found_is_reported(model, monkeypatch):
+    monkeypatch.setattr(rewrite, "to_ops", lambda file, layers: {0})
+    reports = dbf_keras.export.convert(model, "onthefly", check=False).layers
+    assert [report.form for report in reports] == ["onthefly", "explicit", "explicit", "explicit"]
+    assert reports[1].reason.startswith("no op of the converted file") and reports[1].failed
+
+
+def test_to_tflite_returns_the_file_and_warns(model):
+    with pytest.warns(UserWarning, match="Layer 'flat' is written as explicit: sp_ovsf"):
+        data = dbf_keras.export.to_tflite(model)
+    assert data == dbf_keras.export.convert(model, check=False).data
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        dbf_keras.export.to_tflite(model, "explicit")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"mode": "fast"}, "`mode` is one of explicit, folded, onthefly; got 'fast'"),
+        ({"quantize": "none"}, "`quantize` is None or 'weights'; got 'none'"),
+    ],
+)
+def test_wrong_arguments(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        dbf_keras.export.to_tflite(model, **arguments)
+
+
+def test_a_quarter_of_the_codes_is_a_quarter_of_the_file():
+    model = networks.build("resnet18", ratio=0.25)
+    explicit = len(dbf_keras.export.to_tflite(model, "explicit"))
+    assert len(dbf_keras.export.to_tflite(model, "onthefly")) <= 0.27 * explicit
+    assert len(dbf_keras.export.to_tflite(model, "onthefly", "weights")) <= 0.085 * explicit
+
+
+@needs_library
+def test_on_the_fly_files_are_checked(model):
+    result = dbf_keras.export.convert(model, "onthefly")
+    assert result.relative_difference < TOLERANCE
+    assert result.bytes_explicit == len(dbf_keras.export.to_tflite(model, "explicit"))

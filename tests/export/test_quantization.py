@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from dbf_keras.backend import keras
+from dbf_keras.export import flatfile, quantization, verify
+from dbf_keras.export.pipeline import to_tflite
+from dbf_keras.layers import DBFConv2D, DBFDense
+
+from .tools import TOLERANCE, expand, layers, load, needs_library, ops, randomize, values
+
+
+def network():
+    inputs = keras.Input((8, 8, 16))
+    x = DBFConv2D(32, 3, ratio=0.25, name="first")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=4)(x)
+    x = layers.Conv2D(24, 1)(x)
+    x = DBFDense(16, ratio=0.5)(layers.GlobalAveragePooling2D()(x))
+    return randomize(keras.Model(inputs, layers.Dense(64)(x)))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return network()
+
+
+def dequantized(data):
+    """The same file in float32: int8 constants times their scales, and no DEQUANTIZE."""
+    model = flatfile.load(data)
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            if tensor.type == schema.TensorType.INT8:
+                axis, scales = tensor.quantization.quantizedDimension, np.float32(tensor.quantization.scale)
+                stored = model.buffers[tensor.buffer].data.view(np.int8).reshape(tensor.shape)
+                shape = [-1 if index == axis else 1 for index in range(stored.ndim)]
+                model.buffers[tensor.buffer].data = (stored * scales.reshape(shape)).ravel().view(np.uint8)
+                tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
+        renamed = {}
+        kept = []
+        for operator in graph.operators:
+            if flatfile.code_of(model, operator) == schema.BuiltinOperator.DEQUANTIZE:
+                renamed[int(operator.outputs[0])] = int(operator.inputs[0])
+            else:
+                operator.inputs = [renamed.get(int(index), int(index)) for index in operator.inputs]
+                kept.append(operator)
+        graph.operators = kept
+    return flatfile.dump(model)
+
+
+@pytest.mark.parametrize("axis", [0, 3])
+def test_int8_is_symmetric_with_one_scale_a_filter(axis):
+    weights = np.random.default_rng(0).standard_normal((4, 3, 3, 5)).astype(np.float32)
+    values, scales = quantization.to_int8(weights, axis)
+    assert values.dtype == np.int8 and scales.dtype == np.float32 and scales.shape == (weights.shape[axis],)
+    moved, restored = np.moveaxis(weights, axis, 0), np.moveaxis(values, axis, 0)
+    assert all(np.abs(filters).max() == 127 for filters in restored)
+    error = np.abs(restored * scales[:, None, None, None] - moved).reshape(len(scales), -1).max(1)
+    assert np.all(error <= scales * 0.5001)
+
+
+def test_int8_of_zeros_and_of_signs_is_exact():
+    values, scales = quantization.to_int8(np.array([[0, 0], [2.5, -1]], np.float32), 0)
+    assert values.tolist() == [[0, 0], [127, -51]] and scales[0] == 1
+    values, scales = quantization.to_int8(np.array([[1, -1], [-1, -1]], np.float32), 0)
+    assert values.tolist() == [[1, -1], [-1, -1]] and scales.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("mode", ["explicit", "folded", "onthefly"])
+def test_files_compute_what_their_int8_weights_say(model, mode):
+    data = to_tflite(model, mode, "weights")
+    standard = expand(data)
+    inputs = verify.random_inputs(model)
+    reference = verify.run_file(model, expand(dequantized(data)), inputs)
+    for runtime in ("litert", "tf"):
+        _, relative = verify.difference(reference, verify.run_file(model, standard, inputs, runtime=runtime))
+        assert relative < TOLERANCE
+
+
+@needs_library
+def test_the_library_reads_int8_coefficients(model):
+    data = to_tflite(model, "onthefly", "weights")
+    inputs = verify.random_inputs(model)
+    reference = verify.run_file(model, expand(data), inputs)
+    _, relative = verify.difference(reference, verify.run_file(model, data, inputs))
+    assert relative < TOLERANCE
+
+
+def test_standard_ops_dequantize_and_ours_read_int8(model):
+    data = to_tflite(model, "onthefly", "weights")
+    assert ops(data) == [
+        *["DEQUANTIZE"] * 3,  # DEPTHWISE_CONV_2D, CONV_2D and the last FULLY_CONNECTED.
+        "DBFConv2D",
+        "DEPTHWISE_CONV_2D",
+        "CONV_2D",
+        "MEAN",
+        "DBFDense",
+        "FULLY_CONNECTED",
+    ]
+    file = load(data)
+    graph = file.subgraphs[0]
+    alphas = [graph.tensors[op.inputs[1]] for op in graph.operators if op.customOptions is not None]
+    assert [alpha.type for alpha in alphas] == [schema.TensorType.INT8, schema.TensorType.FLOAT32]
+    assert alphas[0].name == b"first/alpha" and len(alphas[0].quantization.scale) == 32
+
+
+def test_the_folded_projection_stays_exact():
+    inputs = keras.Input((8, 8, 64))
+    model = keras.Model(inputs, DBFConv2D(32, 3, ratio=0.25)(inputs))
+    file = load(to_tflite(model, "folded", "weights"))
+    graph = file.subgraphs[0]
+    projection = next(t for t in graph.tensors if t.type == schema.TensorType.INT8 and list(t.shape) == [16, 1, 1, 64])
+    assert np.all(np.float32(projection.quantization.scale) == 1)
+    stored = file.buffers[projection.buffer].data.view(np.int8)
+    assert set(stored.tolist()) == {-1, 1}
+
+
+def test_weights_that_would_not_get_smaller_stay_float():
+    inputs = keras.Input((8, 8, 2))
+    model = keras.Model(inputs, layers.Conv2D(16, 3)(inputs))
+    assert to_tflite(model, "explicit", "weights") == flatfile.dump(flatfile.load(to_tflite(model, "explicit")))
+
+
+def test_weights_used_twice_are_dequantized_once():
+    inputs = keras.Input((8, 8, 16))
+    layer = layers.Conv2D(16, 3, padding="same")
+    data = to_tflite(keras.Model(inputs, layer(layer(inputs))), "explicit", "weights")
+    assert ops(data) == ["DEQUANTIZE", "CONV_2D", "CONV_2D"]
+
+
+@pytest.mark.parametrize("form", ["direct", "standard"])
+def test_stored_bytes_is_what_a_tensor_takes(form):
+    inputs = keras.Input((8, 8, 32))
+    model = keras.Model(inputs, DBFConv2D(32, 3, ratio=1 if form == "standard" else 0.5, use_bias=False)(inputs))
+    file = load(to_tflite(model, "explicit" if form == "standard" else "onthefly", "weights"))
+    tensor = next(t for t in file.subgraphs[0].tensors if t.type == schema.TensorType.INT8)
+    scales = np.asarray(tensor.quantization.scale, np.float32)
+    held = len(file.buffers[tensor.buffer].data) + scales.nbytes + np.asarray(tensor.quantization.zeroPoint).nbytes
+    size = int(np.prod(tensor.shape))
+    assert held == quantization.stored_bytes(size, 32, True, form == "direct")
+    assert quantization.stored_bytes(size, 32, False, True) == 4 * size
+    if form == "direct":
+        assert values(file, tensor).shape == (32, 144)
