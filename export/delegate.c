@@ -1,0 +1,135 @@
+// The library as a TFLite external delegate: claims every DBFConv2D and DBFDense node.
+//
+// Each node is claimed by a call of its own, so that each becomes a delegate node of its own and all tensors between
+// them stay where the runtime plans memory. (Claimed in one call, neighbours would be merged into one node, whose
+// inner tensors get no memory.)
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+#include "op.h"
+#include "tflite_abi.h"
+
+typedef struct DbfDelegate {
+  TfLiteDelegate base;  // first, so that a pointer to it is a pointer to this
+  const DbfKernels* kernels;
+} DbfDelegate;
+
+// The op of a claimed node and the tensors of the original node, in its order.
+typedef struct Claimed {
+  DbfOp* op;
+  TfLiteIntArray* inputs;
+  TfLiteIntArray* outputs;
+} Claimed;
+
+static TfLiteIntArray* Copy(const TfLiteIntArray* list) {
+  const size_t bytes = sizeof(*list) + (size_t)list->size * sizeof(list->data[0]);
+  TfLiteIntArray* copy = malloc(bytes);
+  if (copy != NULL) memcpy(copy, list, bytes);
+  return copy;
+}
+
+static void FreeClaimed(TfLiteContext* context, void* user_data) {
+  (void)context;
+  Claimed* claimed = user_data;
+  if (claimed == NULL) return;
+  DbfOpFree(claimed->op);
+  free(claimed->inputs);
+  free(claimed->outputs);
+  free(claimed);
+}
+
+// NULL if there is no memory or the runtime does not do as documented; preparing then fails.
+static void* InitClaimed(TfLiteContext* context, const char* buffer, size_t length) {
+  (void)length;
+  const TfLiteDelegateParams* params = (const TfLiteDelegateParams*)buffer;
+  const DbfDelegate* delegate = (const DbfDelegate*)params->delegate;
+  TfLiteNode* node;
+  TfLiteRegistration* registration;
+  DbfOpType type;
+  if (params->nodes_to_replace->size != 1 ||
+      context->GetNodeAndRegistration(context, params->nodes_to_replace->data[0], &node, &registration) != kTfLiteOk ||
+      !DbfOpTypeOf(registration->custom_name, &type)) {
+    return NULL;
+  }
+  Claimed* claimed = DbfAllocate(1, sizeof(*claimed));
+  if (claimed == NULL) return NULL;
+  const size_t size = node->custom_initial_data_size > 0 ? (size_t)node->custom_initial_data_size : 0;
+  claimed->op = DbfOpCreate(type, node->custom_initial_data, size, delegate->kernels);
+  claimed->inputs = Copy(node->inputs);
+  claimed->outputs = Copy(node->outputs);
+  if (claimed->op != NULL && claimed->inputs != NULL && claimed->outputs != NULL) return claimed;
+  FreeClaimed(context, claimed);
+  return NULL;
+}
+
+static TfLiteStatus PrepareClaimed(TfLiteContext* context, TfLiteNode* node) {
+  const Claimed* claimed = node->user_data;
+  if (claimed == NULL) return DbfOpPrepare(NULL, context, NULL, NULL);
+  return DbfOpPrepare(claimed->op, context, claimed->inputs, claimed->outputs);
+}
+
+static TfLiteStatus InvokeClaimed(TfLiteContext* context, TfLiteNode* node) {
+  const Claimed* claimed = node->user_data;
+  return DbfOpInvoke(claimed->op, context);
+}
+
+static TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* delegate) {
+  const TfLiteRegistration registration = {
+      .init = InitClaimed,
+      .free = FreeClaimed,
+      .prepare = PrepareClaimed,
+      .invoke = InvokeClaimed,
+      .custom_name = "DBFDelegate",
+      .version = 1,
+  };
+  TfLiteIntArray* plan;
+  if (context->GetExecutionPlan(context, &plan) != kTfLiteOk) return kTfLiteError;
+  plan = Copy(plan);  // the runtime changes its own while nodes are claimed
+  TfLiteIntArray* one = malloc(sizeof(*one) + sizeof(one->data[0]));
+  TfLiteStatus status = plan != NULL && one != NULL ? kTfLiteOk : kTfLiteError;
+  for (int i = 0; status == kTfLiteOk && i < plan->size; ++i) {
+    TfLiteNode* node;
+    TfLiteRegistration* node_registration;
+    DbfOpType type;
+    status = context->GetNodeAndRegistration(context, plan->data[i], &node, &node_registration);
+    if (status != kTfLiteOk || !DbfOpTypeOf(node_registration->custom_name, &type)) continue;
+    one->size = 1;
+    one->data[0] = plan->data[i];
+    status = context->ReplaceNodeSubsetsWithDelegateKernels(context, registration, one, delegate);
+  }
+  free(plan);
+  free(one);
+  return status;
+}
+
+// Makes a delegate. The one option is "isa": the instruction set to use, see dbf_set_isa. Returns NULL, after
+// report_error (if not NULL), for other options or an instruction set that this processor lacks.
+DBF_EXPORT TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t num_options,
+                                                         void (*report_error)(const char*));
+DBF_EXPORT void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate);
+
+TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t num_options,
+                                              void (*report_error)(const char*)) {
+  const char* error = NULL;
+  const DbfKernels* kernels = DbfKernelsBest();
+  for (size_t i = 0; i < num_options; ++i) {
+    if (strcmp(keys[i], "isa") != 0) {
+      error = "unknown option: the DBF delegate knows only isa";
+    } else if ((kernels = DbfKernelsFind(values[i])) == NULL) {
+      error = "isa is unknown or this processor lacks it: use avx512, avx2, neon or baseline";
+    }
+  }
+  DbfDelegate* delegate = error == NULL ? DbfAllocate(1, sizeof(*delegate)) : NULL;
+  if (delegate == NULL) {
+    if (report_error != NULL) report_error(error != NULL ? error : "out of memory");
+    return NULL;
+  }
+  delegate->base.Prepare = PrepareDelegate;
+  delegate->base.flags = kTfLiteDelegateFlagsAllowDynamicTensors;
+  delegate->kernels = kernels;
+  return &delegate->base;
+}
+
+void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate) { free(delegate); }

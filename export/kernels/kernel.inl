@@ -1,0 +1,315 @@
+// The inner loops, in C with the vector extensions of GCC and Clang. A file kernel_<name>.c defines
+//   DBF_VARIANT, DBF_NAME   the name, as an identifier and as users write it
+//   DBF_SUPPORTED           whether this processor runs it; left undefined on other architectures
+//   DBF_TARGET              target attributes to compile for, if not those of the command line
+//   DBF_LOG2_VECTOR         log2 of the floats in a vector: 2, 3 or 4
+//   DBF_ROWS                pixels in a tile of the matrix product: at most 14, so that DBF_ROWS x 2 accumulators,
+//                           2 vectors of B and one of A fit the registers
+// and includes this.
+
+#include <string.h>
+
+#define DBF_CONCAT2(a, b) a##b
+#define DBF_CONCAT(a, b) DBF_CONCAT2(a, b)
+#define DBF_KERNELS DBF_CONCAT(kDbfKernels, DBF_VARIANT)
+
+#ifndef DBF_SUPPORTED
+
+static bool Supported(void) { return false; }
+
+const DbfKernels DBF_KERNELS = {.name = DBF_NAME, .supported = Supported};
+
+#else
+
+static bool Supported(void) { return DBF_SUPPORTED; }
+
+#ifdef DBF_TARGET
+#define DBF_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define DBF_PUSH_TARGET(t) \
+  DBF_PRAGMA(clang attribute push(__attribute__((target(t))), apply_to = function))
+#define DBF_POP_TARGET DBF_PRAGMA(clang attribute pop)
+#else
+#define DBF_PUSH_TARGET(t) DBF_PRAGMA(GCC push_options) DBF_PRAGMA(GCC target(t))
+#define DBF_POP_TARGET DBF_PRAGMA(GCC pop_options)
+#endif
+#else
+#define DBF_PUSH_TARGET(t)
+#define DBF_POP_TARGET
+#endif
+
+#define VL (1 << DBF_LOG2_VECTOR)
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+// F(h, 0), F(h, 1), ... for each lane of a vector.
+#define LANES4(F, h) F(h, 0), F(h, 1), F(h, 2), F(h, 3)
+#define LANES8(F, h) LANES4(F, h), F(h, 4), F(h, 5), F(h, 6), F(h, 7)
+#define LANES16(F, h) \
+  LANES8(F, h), F(h, 8), F(h, 9), F(h, 10), F(h, 11), F(h, 12), F(h, 13), F(h, 14), F(h, 15)
+#if DBF_LOG2_VECTOR == 4
+#define LANES LANES16
+#elif DBF_LOG2_VECTOR == 3
+#define LANES LANES8
+#else
+#define LANES LANES4
+#endif
+
+DBF_PUSH_TARGET(DBF_TARGET)
+
+typedef float V __attribute__((vector_size(4 * VL)));
+typedef int32_t M __attribute__((vector_size(4 * VL)));
+
+INLINE V Load(const float* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+INLINE void Store(float* p, V v) { __builtin_memcpy(p, &v, sizeof(v)); }
+
+#define SAME(x, lane) x
+INLINE V Splat(float x) { return (V){LANES(SAME, x)}; }
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (M){__VA_ARGS__})
+#endif
+
+// Exchange of bit `h` of the row index with bit `h` of the lane index, for rows a (bit clear) and b (bit set).
+#define LOWER(h, lane) (((lane) & (h)) ? VL + ((lane) ^ (h)) : (lane))
+#define UPPER(h, lane) (((lane) & (h)) ? VL + (lane) : ((lane) ^ (h)))
+
+// One stage of the transposition network on rows r[0 ... VL-1], and what to do with the two halves of each pair:
+// nothing, a butterfly, or their sum. Rows whose index has a bit of `dead` hold nothing any more.
+#define STAGE(r, h, dead, add, hadamard)                \
+  UNROLL for (int i = 0; i < VL; ++i) {                 \
+    if ((i & (h)) || (i & (dead))) continue;            \
+    const V lower = SHUFFLE(r[i], r[i + (h)], LANES(LOWER, h)); \
+    const V upper = SHUFFLE(r[i], r[i + (h)], LANES(UPPER, h)); \
+    if (add) {                                          \
+      r[i] = lower + upper;                             \
+    } else if (hadamard) {                              \
+      r[i] = lower + upper;                             \
+      r[i + (h)] = lower - upper;                       \
+    } else {                                            \
+      r[i] = lower;                                     \
+      r[i + (h)] = upper;                               \
+    }                                                   \
+  }
+
+// `low` = min(shift, log2 VL) and `hadamard` are compile-time constants.
+INLINE void Transpose(const float* const* pixels, size_t channels, int shift, float* dst, size_t pitch,
+                      const int low, const bool hadamard) {
+  const int sums = (1 << low) - 1;
+  const size_t groups = hadamard ? (size_t)-1 : ((channels - 1) >> shift) + 1;
+  for (size_t c = 0; c < channels; c += VL) {
+    V r[VL];
+    if (channels - c >= VL) {
+      UNROLL for (int i = 0; i < VL; ++i) r[i] = Load(pixels[i] + c);
+    } else {
+      float rest[VL][VL] = {{0}};
+      for (int i = 0; i < VL; ++i) {
+        for (size_t j = 0; j < channels - c; ++j) rest[i][j] = pixels[i][c + j];
+      }
+      UNROLL for (int i = 0; i < VL; ++i) r[i] = Load(rest[i]);
+    }
+    STAGE(r, 1, 0, low > 0, hadamard)
+    STAGE(r, 2, sums & 1, low > 1, hadamard)
+#if DBF_LOG2_VECTOR > 2
+    STAGE(r, 4, sums & 3, low > 2, hadamard)
+#endif
+#if DBF_LOG2_VECTOR > 3
+    STAGE(r, 8, sums & 7, low > 3, hadamard)
+#endif
+    const size_t group = c >> shift;
+    float* row = dst + group * pitch;
+    if (c & (((size_t)1 << shift) - 1)) {  // a group of more than VL channels goes on
+      Store(row, Load(row) + r[0]);
+      continue;
+    }
+    UNROLL for (int i = 0; i < VL; ++i) {
+      if ((i & sums) == 0 && group + (i >> low) < groups) Store(row + (i >> low) * pitch, r[i]);
+    }
+  }
+}
+
+#define TRANSPOSE(low)                                                     \
+  case low:                                                                \
+    if (hadamard) {                                                        \
+      Transpose(pixels, channels, shift, dst, pitch, low, true);           \
+    } else {                                                               \
+      Transpose(pixels, channels, shift, dst, pitch, low, false);          \
+    }                                                                      \
+    break;
+
+static void TransposeAny(const float* const* pixels, size_t channels, int shift, bool hadamard, float* dst,
+                         size_t pitch) {
+  switch (shift < DBF_LOG2_VECTOR ? shift : DBF_LOG2_VECTOR) {
+    TRANSPOSE(0)
+    TRANSPOSE(1)
+    TRANSPOSE(2)
+#if DBF_LOG2_VECTOR > 2
+    TRANSPOSE(3)
+#endif
+#if DBF_LOG2_VECTOR > 3
+    TRANSPOSE(4)
+#endif
+  }
+}
+
+static void Hadamard(float* data, size_t first, size_t rows) {
+  size_t h = first;
+  for (; 4 * h <= rows; h *= 4) {  // two distances in one pass
+    for (size_t i = 0; i < rows; i += 4 * h) {
+      for (size_t j = i; j < i + h; ++j) {
+        float* p = data + j * VL;
+        const V a = Load(p), b = Load(p + h * VL), c = Load(p + 2 * h * VL), d = Load(p + 3 * h * VL);
+        const V ab = a + b, ba = a - b, cd = c + d, dc = c - d;
+        Store(p, ab + cd);
+        Store(p + h * VL, ba + dc);
+        Store(p + 2 * h * VL, ab - cd);
+        Store(p + 3 * h * VL, ba - dc);
+      }
+    }
+  }
+  if (h < rows) {
+    for (size_t j = 0; j < h; ++j) {
+      float* p = data + j * VL;
+      const V a = Load(p), b = Load(p + h * VL);
+      Store(p, a + b);
+      Store(p + h * VL, a - b);
+    }
+  }
+}
+
+// `taps` is a compile-time constant up to 4, where the signs stay in registers.
+INLINE void Combine(const DbfCombine* args, const int taps) {
+  for (size_t i = 0; i < args->num_ops; ++i) {
+    const float* signs = args->signs + (size_t)args->ops[i].code * taps;
+    const float* src = args->src + (size_t)args->ops[i].source * args->src_pitch;
+    const float* first = src + args->offsets[0];
+    float* dst = args->dst + i * args->dst_pitch;
+    for (size_t x = 0; x < args->width; x += VL) {
+      V sum = Load(first + x);
+      for (int t = 1; t < taps; ++t) sum += Splat(signs[t]) * Load(src + args->offsets[t] + x);
+      Store(dst + x, sum);
+    }
+  }
+}
+
+static void CombineAny(const DbfCombine* args) {
+  switch (args->taps) {
+    case 1:
+      return Combine(args, 1);
+    case 2:
+      return Combine(args, 2);
+    case 3:
+      return Combine(args, 3);
+    case 4:
+      return Combine(args, 4);
+    default:
+      return Combine(args, args->taps);
+  }
+}
+
+// One tile of the matrix product. `rows` and `vectors` are compile-time constants, so that `sum` lives in registers.
+INLINE void Tile(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch, const int rows,
+                 const int vectors) {
+  V sum[DBF_ROWS][2];
+  if (g->first) {
+    UNROLL for (int j = 0; j < vectors; ++j) {
+      const V bias = Load(g->bias + j * VL);
+      UNROLL for (int i = 0; i < rows; ++i) sum[i][j] = bias;
+    }
+  } else {
+    UNROLL for (int i = 0; i < rows; ++i) {
+      UNROLL for (int j = 0; j < vectors; ++j) sum[i][j] = Load(out + i * out_pitch + j * VL);
+    }
+  }
+  const float* b = g->b;
+  for (size_t s = 0; s < g->num_segments; ++s) {
+    const float* a = pixels + g->segments[s];
+    for (size_t d = g->segment_depth; d > 0; --d) {
+      const V b0 = Load(b), b1 = vectors > 1 ? Load(b + VL) : b0;
+      UNROLL for (int i = 0; i < rows; ++i) {
+        const V x = Splat(a[i]);
+        sum[i][0] += x * b0;
+        if (vectors > 1) sum[i][1] += x * b1;
+      }
+      a += g->a_pitch;
+      b += vectors * VL;
+    }
+  }
+  if (g->last) {
+    // Written so that NaN passes through.
+    const V low = Splat(g->low), high = Splat(g->high);
+    UNROLL for (int i = 0; i < rows; ++i) {
+      UNROLL for (int j = 0; j < vectors; ++j) {
+        const M below = sum[i][j] < low, above = sum[i][j] > high;
+        sum[i][j] = (V)((below & (M)low) | (above & (M)high) | (~(below | above) & (M)sum[i][j]));
+      }
+    }
+  }
+  UNROLL for (int i = 0; i < rows; ++i) {
+    UNROLL for (int j = 0; j < vectors; ++j) Store(out + i * out_pitch + j * VL, sum[i][j]);
+  }
+}
+
+#define TILE(rows)                                                                                         \
+  static void Tile##rows##x1(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch) {        \
+    Tile(g, pixels, out, out_pitch, rows, 1);                                                              \
+  }                                                                                                        \
+  static void Tile##rows##x2(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch) {        \
+    Tile(g, pixels, out, out_pitch, rows, 2);                                                              \
+  }
+#define TILE_ENTRY(rows) {Tile##rows##x1, Tile##rows##x2},
+
+#define TILES6(X) X(1) X(2) X(3) X(4) X(5) X(6)
+#define TILES12(X) TILES6(X) X(7) X(8) X(9) X(10) X(11) X(12)
+#define TILES14(X) TILES12(X) X(13) X(14)
+#define TILES DBF_CONCAT(TILES, DBF_ROWS)
+
+TILES(TILE)
+
+typedef void TileFunction(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch);
+static TileFunction* const kTiles[DBF_ROWS][2] = {TILES(TILE_ENTRY)};
+
+static void Gemm(const DbfGemm* g) {
+  const size_t tiles = (g->pixels + DBF_ROWS - 1) / DBF_ROWS;
+  size_t p = 0;
+  for (size_t left = tiles; left > 0; --left) {  // as even as possible: 64 = 13 + 13 + 13 + 13 + 12
+    const size_t rows = (g->pixels - p + left - 1) / left;
+    TileFunction* tile = kTiles[rows - 1][g->vectors - 1];
+    float* out = g->out + p * g->out_pitch;
+    if (g->columns == (size_t)g->vectors * VL) {
+      tile(g, g->a + p, out, g->out_pitch);
+    } else {  // the last panel goes through a buffer of whole vectors
+      float buffer[DBF_ROWS][2 * VL] = {{0}};
+      const size_t bytes = g->columns * sizeof(float);
+      for (size_t i = 0; !g->first && i < rows; ++i) memcpy(buffer[i], out + i * g->out_pitch, bytes);
+      tile(g, g->a + p, buffer[0], 2 * VL);
+      for (size_t i = 0; i < rows; ++i) memcpy(out + i * g->out_pitch, buffer[i], bytes);
+    }
+    p += rows;
+  }
+}
+
+DBF_POP_TARGET
+
+const DbfKernels DBF_KERNELS = {
+    .name = DBF_NAME,
+    .supported = Supported,
+    .vector = VL,
+    .transpose = TransposeAny,
+    .hadamard = Hadamard,
+    .combine = CombineAny,
+    .gemm = Gemm,
+};
+
+#endif  // DBF_SUPPORTED

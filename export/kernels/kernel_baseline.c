@@ -1,0 +1,11 @@
+// Any processor: 4 floats a vector, whatever the compiler makes of that (SSE2 on x86-64).
+
+#include "kernels.h"
+
+#define DBF_VARIANT Baseline
+#define DBF_NAME "baseline"
+#define DBF_SUPPORTED 1
+#define DBF_LOG2_VECTOR 2
+#define DBF_ROWS 6
+
+#include "kernel.inl"

@@ -1,0 +1,329 @@
+#include "plan.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+
+// Deepest block of the matrix product: a block's panel of B and rows of A stay in the caches.
+enum { kMaxDepth = 384 };
+
+// Longest side of a kernel: bounds the tables of signs.
+enum { kMaxSide = 1024 };
+
+// (−1)^popcount(i & j): entry of a Hadamard matrix in natural order.
+static int Sign(uint32_t i, uint32_t j) { return __builtin_parity(i & j) ? -1 : 1; }
+
+static bool HasCode(const DbfLayer* layer, size_t g) { return layer->codes[g >> 3] >> (g & 7) & 1; }
+
+// Checks all numbers of `layer` against each other, so that P = kh·kw·C and all indices of the code grid are bounded
+// by the blob of codes. Returns a message, or NULL.
+static const char* CheckLayer(const DbfLayer* layer) {
+  if (layer->kernel_h < 1 || layer->kernel_w < 1) return "kernel size below 1";
+  if (layer->kernel_h > kMaxSide || layer->kernel_w > kMaxSide) return "kernel size above 1024";
+  if (layer->stride_h < 1 || layer->stride_w < 1) return "stride below 1";
+  if (layer->dilation_h < 1 || layer->dilation_w < 1) return "dilation below 1";
+  if ((int64_t)(layer->kernel_h - 1) * layer->dilation_h >= INT32_MAX ||
+      (int64_t)(layer->kernel_w - 1) * layer->dilation_w >= INT32_MAX) {
+    return "dilation too large";
+  }
+  if (layer->channels < 1) return "channels below 1";
+  if (layer->filters < 1) return "filters below 1";
+  if (layer->activation < kDbfNone || layer->activation > kDbfRelu6) return "unknown activation";
+  const size_t grid = DbfMul(DbfMul(layer->kernel_h, layer->kernel_w), layer->channels);
+  if (grid > INT32_MAX) return "code grid too large";
+  if (layer->codes_bytes != (grid + 7) / 8) return "codes has the wrong length";
+  size_t kept = 0;
+  for (size_t i = 0; i < layer->codes_bytes; ++i) kept += __builtin_popcount(layer->codes[i]);
+  for (size_t g = grid; g < 8 * layer->codes_bytes; ++g) {
+    if (HasCode(layer, g)) return "a code lies past the code grid";
+  }
+  if (kept == 0) return "no code is kept";
+  if (kept != layer->num_codes) return "the number of codes differs from the columns of alpha";
+  if (layer->alpha_float == NULL) {
+    if (layer->alpha_int8 == NULL || layer->alpha_scales == NULL) return "no coefficients";
+    if (layer->num_scales != 1 && layer->num_scales != (size_t)layer->filters) {
+      return "alpha has neither one scale nor one per filter";
+    }
+  }
+  return NULL;
+}
+
+static float Alpha(const DbfLayer* layer, size_t filter, size_t column) {
+  const size_t i = filter * layer->num_codes + column;
+  if (layer->alpha_float != NULL) return layer->alpha_float[i];
+  return layer->alpha_int8[i] * layer->alpha_scales[layer->num_scales > 1 ? filter : 0];
+}
+
+// Where the coefficients of the kept codes go, found while planning and needed while packing.
+typedef struct Columns {
+  size_t* full;     // [kh·kw, plan->full] column of alpha of (spatial code, full channel code)
+  size_t* partial;  // [plan->num_features]
+} Columns;
+
+// The channel stage of the rule above. count[w] is the number of spatial codes kept with channel code w. channel[w]
+// becomes the projected channel of w: full ones first.
+static bool PlanChannels(DbfPlan* plan, const uint32_t* count, int32_t* channel) {
+  const uint32_t spatial = (uint32_t)plan->kernel_h * plan->kernel_w;
+  uint32_t any = 0;
+  for (int32_t w = 0; w < plan->channels; ++w) {
+    if (count[w] == 0) continue;
+    any |= w;
+    if (count[w] == spatial) {
+      ++plan->full;
+    } else {
+      ++plan->partial;
+    }
+  }
+  size_t padded = 1;
+  int log2_padded = 0;
+  for (; padded < (size_t)plan->channels; padded *= 2) ++log2_padded;
+  plan->shift = any == 0 ? log2_padded : __builtin_ctz(any);
+  plan->runs = ((size_t)(plan->channels - 1) >> plan->shift) + 1;
+  plan->hadamard = plan->partial > 0 || plan->full < plan->runs;
+  if (padded < (size_t)plan->kernels->vector) padded = plan->kernels->vector;
+  plan->rows = padded >> plan->shift;
+  if (plan->rows == 0) plan->rows = 1;
+
+  plan->source = DbfAllocate(plan->full + plan->partial, sizeof(*plan->source));
+  if (plan->source == NULL) return false;
+  size_t next_full = 0, next_partial = plan->full;
+  for (int32_t w = 0; w < plan->channels; ++w) {
+    if (count[w] == 0) continue;
+    channel[w] = (int32_t)(count[w] == spatial ? next_full++ : next_partial++);
+    plan->source[channel[w]] = w >> plan->shift;
+  }
+  return true;
+}
+
+static float* SignTable(int32_t size) {
+  float* signs = DbfAllocate(DbfMul(size, size), sizeof(*signs));
+  for (int32_t i = 0; signs != NULL && i < size; ++i) {
+    for (int32_t j = 0; j < size; ++j) signs[(size_t)i * size + j] = (float)Sign(i, j);
+  }
+  return signs;
+}
+
+// The line and feature stages: the ops of the partial codes, ordered by line, and the columns of all codes.
+static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* channel, Columns* columns) {
+  const size_t kh = plan->kernel_h, kw = plan->kernel_w, channels = plan->channels;
+  plan->raw_lines = kw * plan->full;
+  plan->num_features = plan->depth - kh * plan->raw_lines;
+  plan->raw_ops = DbfAllocate(plan->full, sizeof(*plan->raw_ops));
+  plan->line_ops = DbfAllocate(kw * plan->partial, sizeof(*plan->line_ops));
+  plan->feature_ops = DbfAllocate(plan->num_features, sizeof(*plan->feature_ops));
+  plan->signs_h = SignTable(plan->kernel_h);
+  plan->signs_w = SignTable(plan->kernel_w);
+  columns->full = DbfAllocate(kh * plan->raw_lines, sizeof(*columns->full));
+  columns->partial = DbfAllocate(plan->num_features, sizeof(*columns->partial));
+  // The line of (partial channel, horizontal code), counted from 1; 0 if no code needs it.
+  uint32_t* lines = DbfAllocate(kw * plan->partial, sizeof(*lines));
+  size_t* first = DbfAllocate(kw * plan->partial + 1, sizeof(*first));  // first feature of each line
+  const bool ok = plan->raw_ops && plan->line_ops && plan->feature_ops && plan->signs_h && plan->signs_w &&
+                  columns->full && columns->partial && lines && first;
+  if (ok) {
+    for (size_t j = 0; j < plan->full; ++j) plan->raw_ops[j].source = (int32_t)j;
+    for (size_t g = 0; g < kh * kw * channels; ++g) {  // how many features has each line?
+      const size_t w = g % channels, v = g / channels % kw;
+      if (HasCode(layer, g) && (size_t)channel[w] >= plan->full) ++lines[(channel[w] - plan->full) * kw + v];
+    }
+    for (size_t i = 0; i < kw * plan->partial; ++i) {
+      if (lines[i] == 0) continue;
+      const size_t line = plan->code_lines++;
+      plan->line_ops[line] = (DbfLineOp){(int32_t)(plan->full + i / kw), (int32_t)(i % kw)};
+      first[line + 1] = first[line] + lines[i];
+      lines[i] = (uint32_t)line;
+    }
+    size_t column = 0;
+    for (size_t g = 0; g < kh * kw * channels; ++g) {
+      if (!HasCode(layer, g)) continue;
+      const size_t w = g % channels, spatial = g / channels, j = channel[w];
+      if (j < plan->full) {
+        columns->full[spatial * plan->full + j] = column;
+      } else {
+        const size_t line = lines[(j - plan->full) * kw + spatial % kw];
+        const size_t feature = first[line]++;
+        plan->feature_ops[feature] = (DbfLineOp){(int32_t)(plan->raw_lines + line), (int32_t)(spatial / kw)};
+        columns->partial[feature] = column;
+      }
+      ++column;
+    }
+  }
+  free(lines);
+  free(first);
+  return ok;
+}
+
+static size_t DivideUp(size_t a, size_t b) { return (a + b - 1) / b; }
+
+// Cuts the depth into blocks of at most kMaxDepth features.
+static bool PlanBlocks(DbfPlan* plan) {
+  const size_t lines = plan->raw_lines, kh = plan->kernel_h;
+  const size_t chunks = DivideUp(lines, kMaxDepth);  // per vertical tap
+  const size_t chunk = chunks > 0 ? DivideUp(lines, chunks) : 0;
+  const size_t blocks = DivideUp(plan->num_features, kMaxDepth);
+  const size_t block = blocks > 0 ? DivideUp(plan->num_features, blocks) : 0;
+  plan->segments = DbfAllocate(kh * chunks, sizeof(*plan->segments));
+  plan->blocks = DbfAllocate(kh * chunks + blocks, sizeof(*plan->blocks));
+  if (plan->segments == NULL || plan->blocks == NULL) return false;
+
+  size_t merge = lines > 0 ? kMaxDepth / lines : 1;  // whole taps in one block
+  if (merge < 1) merge = 1;
+  merge = DivideUp(kh, DivideUp(kh, merge));
+  for (size_t tap = 0; tap < kh; ++tap) {
+    for (size_t line = 0; line < lines; line += chunk) {
+      const size_t depth = lines - line < chunk ? lines - line : chunk;
+      if (chunks > 1 || tap % merge == 0) {
+        plan->blocks[plan->num_blocks++] = (DbfBlock){false, plan->num_segments, 0, depth};
+      }
+      ++plan->blocks[plan->num_blocks - 1].num_segments;
+      plan->segments[plan->num_segments++] = (DbfSegment){(int32_t)tap, line};
+    }
+  }
+  for (size_t f = 0; f < plan->num_features; f += block) {
+    const size_t depth = plan->num_features - f < block ? plan->num_features - f : block;
+    plan->blocks[plan->num_blocks++] = (DbfBlock){true, f, 1, depth};
+  }
+  plan->max_block = block;
+  return true;
+}
+
+// Applies h_i(j) along an axis: data[o, i, k] for o < outer, i < size, k < inner, in place.
+static void TransformAxis(double* data, double* column, size_t outer, size_t size, size_t inner) {
+  for (size_t o = 0; o < outer; ++o) {
+    for (size_t k = 0; k < inner; ++k) {
+      double* d = data + o * size * inner + k;
+      for (size_t j = 0; j < size; ++j) {
+        column[j] = 0;
+        for (size_t i = 0; i < size; ++i) column[j] += Sign(i, j) * d[i * inner];
+      }
+      for (size_t j = 0; j < size; ++j) d[j * inner] = column[j];
+    }
+  }
+}
+
+// Applies h_i(j) to `size` rows of the padded length `pitch`, a power of two, by butterflies.
+static void TransformRows(double* data, size_t rows, size_t pitch) {
+  for (size_t r = 0; r < rows; ++r, data += pitch) {
+    for (size_t h = 1; h < pitch; h *= 2) {
+      for (size_t i = 0; i < pitch; ++i) {
+        if (i & h) continue;
+        const double a = data[i], b = data[i + h];
+        data[i] = a + b;
+        data[i + h] = a - b;
+      }
+    }
+  }
+}
+
+// Stores the coefficient of feature `depth` of `block`, whose packed numbers start at `base`.
+static void PackOne(DbfPlan* plan, float* base, size_t block_depth, size_t depth, size_t filter, double value) {
+  const size_t panel = 2 * (size_t)plan->kernels->vector;
+  const size_t k0 = filter / panel * panel;
+  const size_t width = plan->padded_filters - k0 < panel ? plan->padded_filters - k0 : panel;
+  base[k0 * block_depth + depth * width + filter - k0] = (float)value;
+}
+
+// Absorbs codes into the coefficients and packs them.
+static bool Pack(DbfPlan* plan, const DbfLayer* layer, const Columns* columns) {
+  const size_t kh = plan->kernel_h, kw = plan->kernel_w, full = plan->full;
+  size_t pitch = 1;
+  while (pitch < full) pitch *= 2;
+  double* taps = DbfAllocate(DbfMul(kh * kw, pitch), sizeof(*taps));
+  double* column = DbfAllocate(kh > kw ? kh : kw, sizeof(*column));
+  if (taps == NULL || column == NULL) {
+    free(taps);
+    free(column);
+    return false;
+  }
+  for (size_t k = 0; k < (size_t)plan->filters; ++k) {
+    if (full > 0) {
+      memset(taps, 0, kh * kw * pitch * sizeof(*taps));
+      for (size_t s = 0; s < kh * kw; ++s) {
+        for (size_t j = 0; j < full; ++j) taps[s * pitch + j] = Alpha(layer, k, columns->full[s * full + j]);
+      }
+      TransformAxis(taps, column, 1, kh, kw * pitch);
+      TransformAxis(taps, column, kh, kw, pitch);
+      if (!plan->hadamard) TransformRows(taps, kh * kw, pitch);
+    }
+    float* base = plan->packed;
+    for (const DbfBlock* block = plan->blocks; block < plan->blocks + plan->num_blocks; ++block) {
+      const size_t depth = block->num_segments * block->depth;
+      for (size_t d = 0; d < depth; ++d) {
+        double value;
+        if (block->partial) {
+          value = Alpha(layer, k, columns->partial[block->first + d]);
+        } else {
+          const DbfSegment* segment = &plan->segments[block->first + d / block->depth];
+          const size_t line = segment->line + d % block->depth;  // (tap x, full channel)
+          value = taps[(segment->tap * kw + line / full) * pitch + line % full];
+        }
+        PackOne(plan, base, depth, d, k, value);
+      }
+      base += depth * plan->padded_filters;
+    }
+  }
+  free(taps);
+  free(column);
+  return true;
+}
+
+static void SetActivation(DbfPlan* plan, DbfActivation activation) {
+  plan->low = activation == kDbfNone ? -INFINITY : activation == kDbfReluN1To1 ? -1.0f : 0.0f;
+  plan->high = activation == kDbfRelu6 ? 6.0f : activation == kDbfReluN1To1 ? 1.0f : INFINITY;
+}
+
+DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const char** error) {
+  *error = CheckLayer(layer);
+  if (*error != NULL) return NULL;
+  *error = "out of memory";
+  const size_t channels = layer->channels;
+  const size_t grid = (size_t)layer->kernel_h * layer->kernel_w * channels;
+  DbfPlan* plan = DbfAllocate(1, sizeof(*plan));
+  uint32_t* count = DbfAllocate(channels, sizeof(*count));
+  int32_t* channel = DbfAllocate(channels, sizeof(*channel));
+  Columns columns = {NULL, NULL};
+  bool ok = plan != NULL && count != NULL && channel != NULL;
+  if (ok) {
+    plan->kernels = kernels;
+    plan->channels = layer->channels;
+    plan->filters = layer->filters;
+    plan->kernel_h = layer->kernel_h;
+    plan->kernel_w = layer->kernel_w;
+    plan->depth = layer->num_codes;
+    plan->padded_filters = DivideUp(layer->filters, kernels->vector) * kernels->vector;
+    SetActivation(plan, layer->activation);
+    for (size_t g = 0; g < grid; ++g) count[g % channels] += HasCode(layer, g);
+    plan->packed = DbfAllocate(DbfMul(plan->depth, plan->padded_filters), sizeof(*plan->packed));
+    plan->bias = DbfAllocate(plan->padded_filters, sizeof(*plan->bias));
+    ok = plan->packed != NULL && plan->bias != NULL && PlanChannels(plan, count, channel) &&
+         PlanLines(plan, layer, channel, &columns) && PlanBlocks(plan) && Pack(plan, layer, &columns);
+  }
+  if (ok && layer->bias != NULL) memcpy(plan->bias, layer->bias, layer->filters * sizeof(*plan->bias));
+  free(count);
+  free(channel);
+  free(columns.full);
+  free(columns.partial);
+  if (ok) {
+    *error = NULL;
+    return plan;
+  }
+  DbfPlanFree(plan);
+  return NULL;
+}
+
+void DbfPlanFree(DbfPlan* plan) {
+  if (plan == NULL) return;
+  free(plan->source);
+  free(plan->raw_ops);
+  free(plan->line_ops);
+  free(plan->feature_ops);
+  free(plan->signs_h);
+  free(plan->signs_w);
+  free(plan->blocks);
+  free(plan->segments);
+  free(plan->packed);
+  free(plan->bias);
+  free(plan);
+}

@@ -1,0 +1,111 @@
+// What a layer computes at each pixel, chosen from its code set, and its coefficients packed accordingly.
+//
+// A plan does not depend on the input's size. It rests on b_(u,v,w)[y, x, c] = h_u(y) h_v(x) h_w(c): the codes act on
+// the activations, one axis at a time, and no filter is ever built. THE RULE, in order:
+//
+//  1. Let W be the channel codes that occur in the set and 2^shift the largest power of two that divides them all.
+//     Their codes are constant over runs of 2^shift neighbouring channels, so each run is added up first.
+//  2. A channel code is *full* if all kh x kw spatial codes occur with it. They then span what the kh x kw taps span,
+//     so its features are the projected channel's raw taps and the spatial codes are absorbed into its coefficients.
+//     The other channel codes are *partial*: each kept code is computed, along x once per input row, along y while
+//     packing.
+//  3. If all codes of W are full and W is *every* multiple of 2^shift below C, then they span what the runs span. The
+//     runs themselves are the features and the channel codes are absorbed as well. Otherwise a fast Hadamard transform
+//     over the runs gives the projections.
+//
+// Absorbing replaces coefficients one for one: there are never more packed numbers than coefficients, but for the
+// padding of the last few filters to a whole vector. "All spatial codes x a channel set" is thus a dense convolution on
+// |W| channels; a set with a few codes left over is that plus the left-over codes; any other set is all transforms.
+
+#ifndef DBF_EXPORT_PLAN_H_
+#define DBF_EXPORT_PLAN_H_
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+typedef enum DbfActivation {
+  kDbfNone = 0,
+  kDbfRelu = 1,
+  kDbfReluN1To1 = 2,
+  kDbfRelu6 = 3,
+} DbfActivation;
+
+// A layer, as in FORMAT.md. A dense layer is a 1 x 1 convolution.
+typedef struct DbfLayer {
+  int32_t kernel_h, kernel_w;
+  int32_t stride_h, stride_w;
+  int32_t dilation_h, dilation_w;
+  int32_t channels;
+  int32_t filters;
+  bool same_padding;
+  DbfActivation activation;
+  const uint8_t* codes;  // bit set over the code grid
+  size_t codes_bytes;
+  const float* alpha_float;  // [filters, num_codes], or NULL if alpha_int8 is given
+  const int8_t* alpha_int8;
+  const float* alpha_scales;  // for alpha_int8: one per filter, or one in all
+  size_t num_scales;
+  size_t num_codes;
+  const float* bias;  // [filters], or NULL
+} DbfLayer;
+
+// A step of the matrix product: `depth` features a segment. Raw features of one vertical tap lie in successive lines,
+// so a segment is (tap, first line). Partial features are packed for the block and are a single segment.
+typedef struct DbfBlock {
+  bool partial;
+  size_t first;         // index of the first segment, or of the first partial feature
+  size_t num_segments;  // 1 if partial
+  size_t depth;
+} DbfBlock;
+
+typedef struct DbfSegment {
+  int32_t tap;
+  size_t line;
+} DbfSegment;
+
+typedef struct DbfPlan {
+  const DbfKernels* kernels;
+  int32_t channels, filters;
+  int32_t kernel_h, kernel_w;
+  // Channel stage.
+  int shift;
+  bool hadamard;
+  size_t runs;      // groups of 2^shift channels
+  size_t rows;      // rows of the Hadamard transform's buffer: a power of two, at least what `transpose` writes
+  size_t full;      // full channel codes
+  size_t partial;   // partial channel codes
+  int32_t* source;  // [full + partial] which run or transform row each projected channel is
+  // Line stage: raw lines (tap x, full channel), then lines (partial channel, horizontal code).
+  size_t raw_lines;
+  DbfLineOp* raw_ops;  // [full]: the identity
+  size_t code_lines;
+  DbfLineOp* line_ops;  // [code_lines]
+  // Feature stage: one op (line, vertical code) per partial code.
+  size_t num_features;
+  DbfLineOp* feature_ops;
+  float* signs_h;  // [kernel_h, kernel_h] h_u(y)
+  float* signs_w;  // [kernel_w, kernel_w]
+  // Matrix product.
+  size_t num_blocks;
+  DbfBlock* blocks;
+  size_t num_segments;
+  DbfSegment* segments;
+  size_t depth;          // all features: the number of codes
+  size_t max_block;      // depth of the deepest partial block
+  size_t padded_filters; // filters rounded up to a vector
+  float* packed;         // for each block, for each panel of 2 (the last: 1 or 2) vectors: [depth, panel]
+  float* bias;           // [padded_filters]
+  float low, high;       // activation
+} DbfPlan;
+
+// Makes the plan of a layer. Sets *error to NULL, or on failure returns NULL and sets *error to a
+// constant message: sizes out of range or
+// overflowing, codes that do not match num_codes, no memory. Nothing of `layer` is kept.
+DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const char** error);
+
+void DbfPlanFree(DbfPlan* plan);
+
+#endif  // DBF_EXPORT_PLAN_H_

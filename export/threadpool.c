@@ -1,0 +1,141 @@
+#include "threadpool.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+// How often a thread looks for work, or the caller for the end of it, before it sleeps: some ten microseconds, about
+// the time to the next layer.
+enum { kSpins = 2000 };
+
+typedef struct Worker {
+  DbfPool* pool;
+  pthread_t thread;
+  int index;
+} Worker;
+
+struct DbfPool {
+  const void* owner;
+  int threads;
+  int users;      // guarded by registry_mutex
+  DbfPool* next;  // likewise
+  pthread_mutex_t mutex;
+  pthread_cond_t wake, done;
+  atomic_uint generation;  // counts jobs; written under mutex
+  atomic_int running;      // workers that have not finished the job
+  void (*task)(void* argument, int i);
+  void* argument;
+  int tasks;
+  bool quit;
+  Worker workers[];
+};
+
+static pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
+static DbfPool* registry = NULL;
+
+static void Pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
+static void* Work(void* argument) {
+  const Worker* worker = argument;
+  DbfPool* pool = worker->pool;
+  for (unsigned seen = 0;; ++seen) {
+    for (int i = 0; i < kSpins && atomic_load(&pool->generation) == seen; ++i) Pause();
+    pthread_mutex_lock(&pool->mutex);
+    while (atomic_load(&pool->generation) == seen) pthread_cond_wait(&pool->wake, &pool->mutex);
+    const bool quit = pool->quit;
+    pthread_mutex_unlock(&pool->mutex);
+    if (quit) return NULL;
+    if (worker->index < pool->tasks) pool->task(pool->argument, worker->index);
+    if (atomic_fetch_sub(&pool->running, 1) == 1) {
+      pthread_mutex_lock(&pool->mutex);
+      pthread_cond_signal(&pool->done);
+      pthread_mutex_unlock(&pool->mutex);
+    }
+  }
+}
+
+// Starts the next job on all workers.
+static void Publish(DbfPool* pool) {
+  pthread_mutex_lock(&pool->mutex);
+  atomic_store(&pool->running, pool->threads - 1);
+  atomic_fetch_add(&pool->generation, 1);
+  pthread_cond_broadcast(&pool->wake);
+  pthread_mutex_unlock(&pool->mutex);
+}
+
+// Ends the workers and frees the pool, which nobody uses any more.
+static void Destroy(DbfPool* pool) {
+  pool->quit = true;
+  Publish(pool);
+  for (int i = 1; i < pool->threads; ++i) pthread_join(pool->workers[i].thread, NULL);
+  pthread_cond_destroy(&pool->wake);
+  pthread_cond_destroy(&pool->done);
+  pthread_mutex_destroy(&pool->mutex);
+  free(pool);
+}
+
+static DbfPool* Create(const void* owner, int threads) {
+  DbfPool* pool = calloc(1, sizeof(*pool) + (size_t)threads * sizeof(pool->workers[0]));
+  if (pool == NULL) return NULL;
+  pool->owner = owner;
+  pool->threads = 1;
+  pthread_mutex_init(&pool->mutex, NULL);
+  pthread_cond_init(&pool->wake, NULL);
+  pthread_cond_init(&pool->done, NULL);
+  for (int i = 1; i < threads; ++i) {
+    Worker* worker = &pool->workers[i];
+    worker->pool = pool;
+    worker->index = i;
+    if (pthread_create(&worker->thread, NULL, Work, worker) != 0) break;
+    ++pool->threads;
+  }
+  if (pool->threads == threads) return pool;
+  Destroy(pool);
+  return NULL;
+}
+
+DbfPool* DbfPoolAcquire(const void* owner, int threads) {
+  pthread_mutex_lock(&registry_mutex);
+  DbfPool* pool = registry;
+  while (pool != NULL && (pool->owner != owner || pool->threads < threads)) pool = pool->next;
+  if (pool == NULL) {
+    pool = Create(owner, threads);
+    if (pool != NULL) {
+      pool->next = registry;
+      registry = pool;
+    }
+  }
+  if (pool != NULL) ++pool->users;
+  pthread_mutex_unlock(&registry_mutex);
+  return pool;
+}
+
+void DbfPoolRelease(DbfPool* pool) {
+  if (pool == NULL) return;
+  pthread_mutex_lock(&registry_mutex);
+  const bool last = --pool->users == 0;
+  if (last) {
+    DbfPool** link = &registry;
+    while (*link != pool) link = &(*link)->next;
+    *link = pool->next;
+  }
+  pthread_mutex_unlock(&registry_mutex);
+  if (last) Destroy(pool);
+}
+
+void DbfPoolRun(DbfPool* pool, void (*task)(void* argument, int i), void* argument, int tasks) {
+  pool->task = task;
+  pool->argument = argument;
+  pool->tasks = tasks;
+  Publish(pool);
+  task(argument, 0);
+  for (int i = 0; i < kSpins && atomic_load(&pool->running) > 0; ++i) Pause();
+  pthread_mutex_lock(&pool->mutex);
+  while (atomic_load(&pool->running) > 0) pthread_cond_wait(&pool->done, &pool->mutex);
+  pthread_mutex_unlock(&pool->mutex);
+}
