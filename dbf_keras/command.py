@@ -12,7 +12,7 @@ from absl import app
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Runs ``main`` under absl; what the user can mend (ValueError, OSError) is one line on stderr and exit status 2."""
+    """Runs ``main`` under absl; what the user can mend (ValueError, OSError) is one line on stderr, status 2."""
 
     def guarded(arguments):
         if len(arguments) > 1 and not getattr(main, "takes_arguments", False):

@@ -47,7 +47,7 @@ class _DBFMixin:
         if self.kernel_initializer is not None and alpha_initializer is not None:
             raise ValueError("Give `kernel_initializer` or `alpha_initializer`, not both.")
         self.ratio = float(ratio)
-        self.selection = selection if isinstance(selection, str) else [int(code) for code in np.asarray(selection)]
+        self.selection = selection if isinstance(selection, str) else np.asarray(selection).tolist()
         self.alpha_initializer = keras.initializers.get(alpha_initializer)
         self.alpha_regularizer = keras.regularizers.get(alpha_regularizer)
         self.alpha_constraint = keras.constraints.get(alpha_constraint)
@@ -148,24 +148,26 @@ class _DBFMixin:
             raise AttributeError(f"Layer '{self.name}' has no kernel before it is built.")
         return self._twin_shape(self._sp_ovsf_kernel() if self.codes is None else self._grid_kernel())
 
+    def _alpha_rows(self, rows: np.ndarray):
+        """Rows of α in another order; row n stands for zeros, the coefficients of a code that is not kept."""
+        alpha = ops.pad(ops.cast(self.coefficients, self.compute_dtype), [[0, 1], [0, 0]])
+        return ops.take(alpha, rows.astype(np.int32), axis=0)
+
     def _grid_kernel(self):
         kh, kw, channels = self._taps
-        # Row n of the extended α is zero: the coefficient of every code that is not kept.
-        row = np.full(kh * kw * channels, len(self.codes), np.int32)
-        row[self.codes] = np.arange(len(self.codes))
-        alpha = ops.cast(self.coefficients, self.compute_dtype)
-        grid = ops.take(ops.pad(alpha, [[0, 1], [0, 0]]), row, axis=0)
-        spatial = self._spatial_transform(ops.reshape(grid, (kh, kw, channels, alpha.shape[-1])))
+        rows = np.full(kh * kw * channels, len(self.codes))
+        rows[self.codes] = np.arange(len(self.codes))
+        grid = self._alpha_rows(rows)
+        spatial = self._spatial_transform(ops.reshape(grid, (kh, kw, channels, grid.shape[-1])))
         return ops.matmul(self._block(channels), spatial)
 
     def _sp_ovsf_kernel(self):
         taps = int(np.prod(self._taps))
         length = dbf_codes.padded(taps)
         bits = length.bit_length() - 1
-        alpha = ops.cast(self.coefficients, self.compute_dtype)
-        count, filters = alpha.shape
-        row = dbf_codes.bit_reverse(np.arange(length), bits)  # Tree index of every natural index.
-        flat = ops.take(ops.pad(alpha, [[0, 1], [0, 0]]), np.minimum(row, count).astype(np.int32), axis=0)
+        count, filters = self.coefficients.shape
+        tree = dbf_codes.bit_reverse(np.arange(length), bits)  # Tree index of every natural index.
+        flat = self._alpha_rows(np.minimum(tree, count))
         # H_L = H_a ⊗ H_b with a·b = L: two products with matrices of about √L.
         high = 1 << (bits // 2)
         low = length // high
@@ -187,11 +189,11 @@ class _DBFMixin:
             return
         self._projection = dbf_codes.short_codes(channels)[:, kept]
         # Rows of α sorted into [kh, kw, |W|].
-        self._folded_rows = np.argsort(self.codes).astype(np.int32)
+        self._folded_rows = np.argsort(self.codes)
 
     def _folded_kernel(self):
         kh, kw, _ = self._taps
-        alpha = ops.take(ops.cast(self.coefficients, self.compute_dtype), self._folded_rows, axis=0)
+        alpha = self._alpha_rows(self._folded_rows)
         return self._twin_shape(self._spatial_transform(ops.reshape(alpha, (kh, kw, -1, alpha.shape[-1]))))
 
     def call(self, inputs):
@@ -267,7 +269,7 @@ class _DBFMixin:
 
 
 @keras.saving.register_keras_serializable(package="dbf_keras")
-class DBFConv2D(_DBFMixin, keras.layers.Conv2D):
+class DBFConv2D(_DBFMixin, keras.layers.Conv2D):  # noqa: D101 - a formatted docstring
     __doc__ = f"""2-D convolution with deterministic binary filters (Tseng et al., IJCAI 2018, Eq. 1 and 4).
 
     Takes the arguments of ``keras.layers.Conv2D`` and those below; the differences are that ``data_format`` must be
@@ -351,7 +353,7 @@ class DBFConv2D(_DBFMixin, keras.layers.Conv2D):
 
 
 @keras.saving.register_keras_serializable(package="dbf_keras")
-class DBFDense(_DBFMixin, keras.layers.Dense):
+class DBFDense(_DBFMixin, keras.layers.Dense):  # noqa: D101
     __doc__ = f"""Dense layer whose weight vectors are combinations of binary codes: a 1×1 filter of C taps.
 
     Takes the arguments of ``keras.layers.Dense`` and those below.

@@ -1,0 +1,78 @@
+"""The model zoo: trained models that come with the package, listed in ``models/index.json``."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+from typing import Any
+
+
+@functools.cache
+def folder() -> pathlib.Path:
+    """Where the zoo is: inside an installed package, or beside the package in a checkout.
+
+    Raises:
+        FileNotFoundError: the installation has no zoo.
+    """
+    package = pathlib.Path(__file__).resolve().parent
+    for candidate in (package / "models", package.parent / "models"):
+        if (candidate / "index.json").is_file():
+            return candidate
+    raise FileNotFoundError(f"The zoo's index.json is not with the package in {package}; install dbf_keras again.")
+
+
+def index() -> dict[str, Any]:
+    """The index: ``default``, the name of the default model, and ``models``, from name to entry.
+
+    An entry has ``network``, ``dataset``, ``ratio``, ``selection``, ``seed``, ``accuracy`` (on the test set, by file),
+    ``files`` (from role to file name, SHA-256 and bytes) and ``check`` (a test input's file, with expected output).
+    """
+    return json.loads((folder() / "index.json").read_text())
+
+
+def entry(name: str | None = None) -> dict[str, Any]:
+    """The entry of a model; by default of the default model.
+
+    Raises:
+        ValueError: no such model.
+    """
+    listed = index()
+    name = name or listed["default"]
+    if name not in listed["models"]:
+        raise ValueError(f"Unknown zoo model {name!r}. The zoo has: {', '.join(sorted(listed['models']))}.")
+    return {"name": name, **listed["models"][name]}
+
+
+def path(name: str | None = None, role: str = "weights") -> pathlib.Path:
+    """The file of a model.
+
+    Args:
+        name: the model; by default the default model.
+        role: ``"weights"`` for the .keras file, ``"check"``, or a key of the entry's files, such as ``"onthefly"``.
+
+    Raises:
+        ValueError: no such model or file.
+    """
+    model = entry(name)
+    if role not in model["files"]:
+        raise ValueError(f"{model['name']} has no file {role!r}; it has {', '.join(sorted(model['files']))}.")
+    return folder() / model["name"] / model["files"][role]["file"]
+
+
+def load_zoo(name: str | None = None):
+    """Loads a trained model, offline.
+
+    Args:
+        name: the model; by default the default model.
+
+    Returns:
+        A Keras model that takes raw pixels 0–255 [batch, H, W, C].
+
+    Raises:
+        ValueError: no such model.
+    """
+    from dbf_keras.backend import keras
+    from dbf_keras.layers import custom_objects
+
+    return keras.models.load_model(path(name), custom_objects=custom_objects(), compile=False)

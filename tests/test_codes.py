@@ -1,0 +1,246 @@
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dbf_keras import codes
+
+SHAPES = [(1, 1, 1), (1, 1, 48), (3, 3, 5), (4, 4, 8), (3, 3, 64), (5, 2, 12), (7, 1, 3), (8, 8, 3)]
+POWERS = [(1, 1, 16), (4, 4, 8), (2, 8, 4)]
+NAMES = ["ovsf", "natural", "sequency", "random", "random:7"]
+
+
+def dense(kernel_shape, indices):
+    """The clipped grid codes from their definition, [n, P], bit by bit."""
+    kh, kw, channels = kernel_shape
+    rows = []
+    for index in indices:
+        u, v, w = index // (kw * channels), index // channels % kw, index % channels
+        rows.append(
+            [
+                (-1) ** (bin(u & y).count("1") + bin(v & x).count("1") + bin(w & c).count("1"))
+                for y, x, c in itertools.product(range(kh), range(kw), range(channels))
+            ]
+        )
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 64, 256])
+def test_tree_equals_closed_form(length):
+    tree = codes.ovsf_tree(length)
+    np.testing.assert_array_equal(tree, codes.ovsf_codes(np.arange(length), length))
+    np.testing.assert_array_equal(tree.astype(int) @ tree.T, length * np.eye(length))
+
+
+def test_the_tree_has_the_paper_s_first_codes():
+    np.testing.assert_array_equal(codes.ovsf_tree(4), [[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
+
+
+@pytest.mark.parametrize("length", [0, 3, 12, -4])
+def test_lengths_that_are_no_power_of_two_are_refused(length):
+    with pytest.raises(ValueError, match="powers of two"):
+        codes.ovsf_tree(length)
+    with pytest.raises(ValueError, match="powers of two"):
+        codes.ovsf_codes(0, length)
+
+
+@pytest.mark.parametrize("index", [-1, 8])
+def test_code_indices_out_of_range_are_refused(index):
+    with pytest.raises(ValueError, match="0 to 7"):
+        codes.ovsf_codes(index, 8)
+
+
+def test_every_leading_block_is_invertible():
+    """A grid is a Kronecker product of leading blocks, so it is invertible exactly when they are."""
+    for size in [*range(1, 71), 96, 100, 127, 129, 200, 255]:
+        block = codes.short_codes(size).astype(float)
+        assert np.linalg.matrix_rank(block) == size
+        np.testing.assert_allclose(codes._short_inverse(block), np.eye(size), atol=1e-12)
+
+
+@pytest.mark.parametrize("kh, kw", itertools.product(range(1, 9), repeat=2))
+def test_the_grid_is_a_basis_for_every_kernel(kh, kw):
+    for channels in (1, 2, 3, 5, 8, 48, 70):
+        rng = np.random.default_rng(channels)
+        filters = rng.standard_normal((2, kh, kw, channels))
+        shape = (kh, kw, channels)
+        np.testing.assert_allclose(codes.forward(codes.inverse(filters, shape), shape), filters, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", POWERS)
+def test_grids_of_powers_of_two_are_orthogonal(shape):
+    taps = int(np.prod(shape))
+    grid = dense(shape, range(taps))
+    np.testing.assert_array_equal(grid @ grid.T, taps * np.eye(taps, dtype=int))
+
+
+@pytest.mark.parametrize("shape", POWERS)
+def test_ovsf_order_is_the_tree_order_of_flat_codes(shape):
+    taps = int(np.prod(shape))
+    np.testing.assert_array_equal(dense(shape, codes.order(shape, "ovsf")), codes.ovsf_tree(taps))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_orders_are_permutations(shape, name):
+    taps = int(np.prod(shape))
+    np.testing.assert_array_equal(np.sort(codes.order(shape, name)), np.arange(taps))
+
+
+def test_orders_are_what_the_file_format_says():
+    """Frozen by ORDER_VERSION: a change of these values is a change of saved models."""
+    assert codes.ORDER_VERSION == 1
+    assert codes.order((2, 2, 3), "ovsf").tolist() == [0, 6, 3, 9, 2, 8, 5, 11, 1, 7, 4, 10]
+    assert codes.order((2, 2, 3), "natural").tolist() == list(range(12))
+    assert codes.order((2, 2, 3), "sequency").tolist() == [0, 2, 3, 6, 1, 5, 8, 9, 4, 7, 11, 10]
+    assert codes.order((2, 2, 3), "random").tolist() == [6, 11, 4, 10, 2, 8, 1, 7, 9, 3, 0, 5]
+    assert codes.order((2, 2, 3), [4, 0, 7]).tolist() == [4, 0, 7]
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 32])
+def test_sequency_counts_changes_of_sign(size):
+    changes = (np.diff(codes.short_codes(size), axis=1) != 0).sum(axis=1)
+    np.testing.assert_array_equal(codes.sequency(np.arange(size), size), changes)
+
+
+def test_sequency_sets_are_prefixes_per_spatial_code():
+    shape = (3, 3, 64)
+    u, v, w = codes.grid_indices(shape)
+    kept = codes.select(shape, 0.25, "sequency")
+    for spatial in {(u[g], v[g]) for g in kept}:
+        ranks = sorted(int(codes.sequency(w[g], 64)) for g in kept if (u[g], v[g]) == spatial)
+        assert ranks == list(range(len(ranks)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("ratio", [1.0, 0.5, 0.3, 0.01])
+def test_fast_transforms_equal_dense_ones(shape, ratio):
+    rng = np.random.default_rng(3)
+    taps = int(np.prod(shape))
+    for name in NAMES:
+        kept = codes.select(shape, ratio, name)
+        assert len(kept) == max(1, round(ratio * taps))
+        matrix = dense(shape, kept)
+        alpha = rng.integers(-9, 9, (2, 3, len(kept))).astype(float)
+        filters = rng.integers(-9, 9, (3, *shape)).astype(float)
+        np.testing.assert_array_equal(codes.synthesize(alpha, kept, shape).reshape(2, 3, -1), alpha @ matrix)
+        np.testing.assert_array_equal(codes.analyze(filters, kept, shape), filters.reshape(3, -1) @ matrix.T)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_adjoint_is_the_adjoint(shape):
+    rng = np.random.default_rng(4)
+    kept = codes.select(shape, 0.4, "random")
+    alpha, filters = rng.standard_normal(len(kept)), rng.standard_normal(shape)
+    np.testing.assert_allclose(
+        np.sum(codes.synthesize(alpha, kept, shape) * filters), alpha @ codes.analyze(filters, kept, shape), rtol=1e-11
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_all_codes_reproduce_any_filter(shape):
+    filters = np.random.default_rng(5).standard_normal((4, *shape))
+    for name in NAMES:
+        kept = codes.select(shape, 1.0, name)
+        alpha = codes.fit(filters, kept, shape)
+        np.testing.assert_allclose(codes.synthesize(alpha, kept, shape), filters, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["ovsf", "sequency", "random"])
+def test_fit_is_least_squares(shape, name):
+    filters = np.random.default_rng(6).standard_normal((2, *shape))
+    filters[1] = 0  # A filter that is solved at once beside one that is not.
+    kept = codes.select(shape, 0.5, name)
+    expected = np.linalg.lstsq(dense(shape, kept).T.astype(float), filters.reshape(2, -1).T, rcond=None)[0].T
+    np.testing.assert_allclose(codes.fit(filters, kept, shape), expected, atol=1e-10)
+
+
+def test_transforms_keep_single_precision():
+    x = np.ones((3, 3, 5), np.float32)
+    assert codes.forward(x, x.shape).dtype == codes.inverse(x, x.shape).dtype == np.float32
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 8), (4, 4, 64), (3, 3, 5)])
+def test_ovsf_sets_of_whole_channels_are_separable(shape):
+    kh, kw, channels = shape
+    for kept_channels in range(1, channels + 1):
+        kept = codes.select(shape, kept_channels / channels, "ovsf")
+        expected = np.sort(codes.order((1, 1, channels), "ovsf")[:kept_channels])
+        np.testing.assert_array_equal(codes.separable_channels(kept, shape), expected)
+    assert codes.separable_channels(codes.order(shape, "ovsf")[: kh * kw + 1], shape) is None
+
+
+def test_a_sixteenth_of_ovsf_codes_is_constant_over_runs_of_channels():
+    shape = (3, 3, 64)
+    alpha = np.random.default_rng(0).standard_normal(36)
+    filters = codes.synthesize(alpha, codes.select(shape, 1 / 16), shape).reshape(3, 3, 4, 16)
+    np.testing.assert_array_equal(filters, np.broadcast_to(filters[..., :1], filters.shape))
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 8), (3, 3, 5), (1, 1, 6)])
+def test_sp_ovsf_is_the_flat_tree_clipped(shape):
+    taps = int(np.prod(shape))
+    n = taps // 2
+    matrix = codes.ovsf_tree(codes.padded(taps))[:n, :taps].astype(float)
+    alpha = np.random.default_rng(0).standard_normal((3, n))
+    filters = codes.sp_ovsf_synthesize(alpha, shape)
+    np.testing.assert_allclose(filters.reshape(3, -1), alpha @ matrix, atol=1e-12)
+    fitted = codes.sp_ovsf_synthesize(codes.sp_ovsf_fit(filters, n, shape), shape)
+    np.testing.assert_allclose(fitted, filters, atol=1e-9)
+
+
+def test_sp_ovsf_codes_of_3x3_filters_are_dependent():
+    """Why the paper loses accuracy at 3×3 even at ρ = 1, and the code grid does not."""
+    taps = 3 * 3 * 16
+    flat = codes.ovsf_tree(codes.padded(taps))[:taps, :taps].astype(float)
+    assert np.linalg.matrix_rank(flat) < taps
+
+
+@pytest.mark.parametrize(
+    "selection, message",
+    [
+        ("best", "Unknown selection 'best'"),
+        ("ovsf:3", "Unknown selection"),
+        ("random:x", "Unknown selection"),
+        ("random:", "Unknown selection"),
+        ([0, 0], "twice"),
+        ([0, 18], "0 to 17"),
+        ([-1], "0 to 17"),
+        ([], "integers"),
+        ([0.5], "integers"),
+        ([[0, 1]], "integers"),
+    ],
+)
+def test_selections_that_are_none_are_refused(selection, message):
+    with pytest.raises(ValueError, match=message):
+        codes.order((3, 3, 2), selection)
+
+
+def test_a_list_that_is_too_short_is_refused():
+    with pytest.raises(ValueError, match="keeps 9 codes.*lists only 3"):
+        codes.select((3, 3, 2), 0.5, [1, 2, 3])
+
+
+@pytest.mark.parametrize("ratio", [0, -0.1, 1.01, float("nan")])
+def test_ratios_out_of_range_are_refused(ratio):
+    with pytest.raises(ValueError, match="0 < ratio <= 1"):
+        codes.select((3, 3, 2), ratio)
+
+
+def test_kernel_shapes_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="kernel shape"):
+        codes.order((3, 0, 2), "ovsf")
+    with pytest.raises(ValueError, match=r"\(3, 3, 2\) last"):
+        codes.forward(np.zeros((3, 3, 4)), (3, 3, 2))
+
+
+def test_codes_and_runtime_import_neither_tensorflow_nor_keras():
+    program = (
+        "import sys, dbf_keras.codes, dbf_keras.runtime;"
+        "print([m for m in ('tensorflow', 'keras', 'tf_keras', 'jax') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

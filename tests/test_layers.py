@@ -1,0 +1,290 @@
+import inspect
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import dbf_keras
+from dbf_keras import codes
+from dbf_keras.backend import keras, ops
+from dbf_keras.layers import DBFConv2D, DBFDense
+
+RNG = np.random.default_rng(0)
+
+# (arguments, input shape): what a convolution can be asked for.
+CONVOLUTIONS = [
+    ({"filters": 5, "kernel_size": 3}, (2, 9, 8, 6)),
+    ({"filters": 4, "kernel_size": 4, "padding": "same", "ratio": 0.25}, (1, 7, 7, 8)),
+    ({"filters": 3, "kernel_size": (2, 5), "strides": 2, "padding": "same", "ratio": 0.5}, (2, 9, 11, 3)),
+    ({"filters": 3, "kernel_size": 3, "dilation_rate": 2, "ratio": 0.3, "selection": "sequency"}, (1, 9, 9, 7)),
+    ({"filters": 6, "kernel_size": 1, "ratio": 0.25, "activation": "relu"}, (2, 5, 5, 16)),
+    ({"filters": 1, "kernel_size": 7, "ratio": 0.1, "selection": "random:3", "use_bias": False}, (1, 9, 9, 1)),
+    ({"filters": 16, "kernel_size": 3, "ratio": 0.25, "selection": "ovsf", "padding": "same"}, (2, 6, 6, 16)),
+    ({"filters": 4, "kernel_size": 3, "ratio": 0.2, "selection": [8, 3, 17, 0, 5]}, (1, 6, 6, 2)),
+    ({"filters": 4, "kernel_size": 3, "ratio": 0.5, "selection": "sp_ovsf"}, (1, 6, 6, 5)),
+]
+DENSES = [
+    ({"units": 7}, (3, 10)),
+    ({"units": 16, "ratio": 0.25, "activation": "relu"}, (3, 16)),
+    ({"units": 2, "ratio": 0.3, "selection": "random", "use_bias": False}, (2, 4, 9)),
+    ({"units": 2, "ratio": 0.5, "selection": "sp_ovsf"}, (2, 11)),
+]
+LAYERS = [(DBFConv2D, *case) for case in CONVOLUTIONS] + [(DBFDense, *case) for case in DENSES]
+
+
+def built(layer_class, arguments, shape):
+    """A DBF layer with a random bias and its plain twin with the generated kernel set."""
+    layer = layer_class(**arguments)
+    layer.build(shape)
+    if layer.bias is not None:
+        layer.bias.assign(RNG.standard_normal(layer.bias.shape))
+    plain = {key: value for key, value in arguments.items() if key not in ("ratio", "selection")}
+    twin = layer_class.__mro__[2](**plain)
+    twin.build(shape)
+    weights = [ops.convert_to_numpy(layer.kernel)]
+    twin.set_weights(weights + ([ops.convert_to_numpy(layer.bias)] if layer.bias is not None else []))
+    return layer, twin
+
+
+def value_and_gradients(layer, x, target):
+    """Output, and the gradients of ½‖output − target‖² with respect to input, kernel-like weight and bias."""
+    weights = [variable.value for variable in layer.trainable_variables]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def loss(x, weights):
+            outputs, _ = layer.stateless_call(weights, [], x)
+            return 0.5 * ((outputs - target) ** 2).sum(), outputs
+
+        (_, outputs), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, weights)
+        return np.asarray(outputs), [np.asarray(g) for g in (gradients[0], *gradients[1])]
+    import tensorflow as tf
+
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        outputs = layer(x)
+        loss = 0.5 * tf.reduce_sum((outputs - target) ** 2)
+    gradients = tape.gradient(loss, [x, *[variable.value for variable in layer.trainable_variables]])
+    return outputs.numpy(), [g.numpy() for g in gradients]
+
+
+def alpha_gradient(layer, kernel_gradient):
+    """∂L/∂α from ∂L/∂kernel by the chain rule: the adjoint of the kernel's generation, in NumPy."""
+    filters = np.moveaxis(kernel_gradient.reshape(*layer._taps, -1), -1, 0)
+    if layer.codes is not None:
+        return codes.analyze(filters, layer.codes, layer._taps).T
+    taps = int(np.prod(layer._taps))
+    matrix = codes.ovsf_tree(codes.padded(taps))[: layer.coefficients.shape[0], :taps]
+    return matrix @ filters.reshape(len(filters), -1).T
+
+
+@pytest.mark.parametrize("layer_class, arguments, shape", LAYERS)
+def test_value_and_gradients_are_the_twin_s(layer_class, arguments, shape):
+    layer, twin = built(layer_class, arguments, shape)
+    x = RNG.standard_normal(shape).astype(np.float32)
+    target = RNG.standard_normal(twin(x).shape).astype(np.float32)
+    outputs, (dx, dalpha, *dbias) = value_and_gradients(layer, x, target)
+    expected, (twin_dx, twin_dkernel, *twin_dbias) = value_and_gradients(twin, x, target)
+    for ours, theirs in [
+        (outputs, expected),
+        (dx, twin_dx),
+        (dalpha, alpha_gradient(layer, twin_dkernel)),
+        *zip(dbias, twin_dbias, strict=True),
+    ]:
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-6 * max(1, np.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("layer_class, arguments, shape", LAYERS)
+def test_the_kernel_is_the_sum_of_codes(layer_class, arguments, shape):
+    layer, _ = built(layer_class, arguments, shape)
+    alpha = ops.convert_to_numpy(layer.coefficients).T.astype(np.float64)
+    if layer.codes is None:
+        filters = codes.sp_ovsf_synthesize(alpha, layer._taps)
+    else:
+        filters = codes.synthesize(alpha, layer.codes, layer._taps)
+    expected = np.moveaxis(filters, 0, -1)
+    kernel = ops.convert_to_numpy(layer.kernel)
+    np.testing.assert_allclose(kernel.reshape(expected.shape), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "channels, filters, kernel_size, strides, ratio, folded",
+    [
+        (64, 64, 3, 1, 0.25, True),
+        (64, 64, 3, 1, 1.0, False),  # Nothing to save.
+        (64, 64, 3, 1, 0.3, False),  # Not separable.
+        (16, 4, 1, 1, 0.5, False),  # The projection costs more than it saves.
+        (64, 64, 3, 2, 0.25, True),
+    ],
+)
+def test_separable_layers_compute_in_folded_form_where_that_is_less_work(
+    channels, filters, kernel_size, strides, ratio, folded
+):
+    layer = DBFConv2D(filters, kernel_size, strides, ratio=ratio)
+    layer.build((1, 8, 8, channels))
+    assert (layer._projection is not None) == folded
+
+
+def test_alpha_starts_with_he_variance():
+    layer = DBFConv2D(512, 4, ratio=0.25)
+    layer.build((1, 8, 8, 32))
+    kernel = ops.convert_to_numpy(layer.kernel)
+    np.testing.assert_allclose(kernel.var(), 2 / (4 * 4 * 32), rtol=0.05)
+    assert layer.coefficients.shape == (128, 512)
+
+
+@pytest.mark.parametrize("arguments, shape", [({"filters": 5, "kernel_size": 3}, (1, 8, 8, 6))])
+@pytest.mark.parametrize("selection", ["ovsf", "sequency", "random"])
+def test_at_full_ratio_a_fitted_layer_is_the_convolution(arguments, shape, selection):
+    convolution = keras.layers.Conv2D(**arguments)
+    convolution.build(shape)
+    layer = DBFConv2D(**arguments, selection=selection)
+    layer.build(shape)
+    kernel = ops.convert_to_numpy(convolution.kernel)
+    assert layer.fit_kernel(kernel) < 1e-6
+    x = RNG.standard_normal(shape).astype(np.float32)
+    np.testing.assert_allclose(layer(x), convolution(x), atol=3e-6)
+
+
+def test_fitting_fewer_codes_tells_the_error():
+    layer = DBFDense(4, ratio=0.5)
+    layer.build((1, 8))
+    kernel = RNG.standard_normal((8, 4))
+    error = layer.fit_kernel(kernel)
+    difference = ops.convert_to_numpy(layer.kernel) - kernel
+    assert 0 < error < 1
+    np.testing.assert_allclose(error, np.linalg.norm(difference) / np.linalg.norm(kernel), rtol=1e-6)
+    # The residual of least squares is orthogonal to the codes.
+    matrix = codes.short_codes(8)[layer.codes]
+    np.testing.assert_allclose(matrix @ difference, 0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"\(8, 4\)"):
+        layer.fit_kernel(kernel[:7])
+    with pytest.raises(ValueError, match="Build"):
+        DBFDense(4).fit_kernel(kernel)
+
+
+def test_a_kernel_initializer_is_fitted():
+    layer = DBFConv2D(4, 3, kernel_initializer=keras.initializers.Constant(0.5))
+    layer.build((1, 8, 8, 5))
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.kernel), 0.5, atol=1e-6)
+
+
+def test_regularizers_act_on_the_filters_and_on_alpha():
+    layer = DBFDense(3, kernel_regularizer="l2", alpha_regularizer=keras.regularizers.L2(0.5))
+    x = np.ones((1, 8), np.float32)
+    layer(x)
+    kernel, alpha = (ops.convert_to_numpy(value) for value in (layer.kernel, layer.coefficients))
+    np.testing.assert_allclose(float(sum(layer.losses)), 0.01 * (kernel**2).sum() + 0.5 * (alpha**2).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer_class", [DBFConv2D, DBFDense])
+def test_the_signature_is_the_twin_s_and_more(layer_class):
+    ours = inspect.signature(layer_class.__init__).parameters
+    theirs = inspect.signature(layer_class.__mro__[2].__init__).parameters
+    added = {"ratio", "selection", "alpha_initializer", "alpha_regularizer", "alpha_constraint"}
+    keras_3_only = {"lora_rank", "lora_alpha", "quantization_config"}
+    assert set(ours) - added == set(theirs) - keras_3_only
+    for name, parameter in theirs.items():
+        if name in ours and name != "kernel_initializer":
+            assert ours[name].default == parameter.default, name
+    common = [name for name in theirs if name in ours and name != "kwargs"]
+    assert list(ours)[: len(common)] == common
+
+
+@pytest.mark.parametrize("layer_class, arguments, shape", LAYERS)
+def test_config_makes_an_equal_layer(layer_class, arguments, shape):
+    layer, _ = built(layer_class, arguments, shape)
+    copy = layer_class.from_config(layer.get_config())
+    copy.build(shape)
+    copy.set_weights(layer.get_weights())
+    assert copy.get_config() == layer.get_config()
+    x = RNG.standard_normal(shape).astype(np.float32)
+    np.testing.assert_array_equal(copy(x), layer(x))
+
+
+def test_another_order_version_is_refused():
+    config = DBFDense(3).get_config() | {"order_version": 99}
+    with pytest.raises(ValueError, match="version 99"):
+        DBFDense.from_config(config)
+
+
+_LOAD = """
+import sys
+import numpy as np
+import tensorflow as tf
+import dbf_keras
+path, weights, inputs, outputs, fresh = sys.argv[1:]
+x = np.load(inputs)
+model = tf.keras.models.load_model(path, custom_objects=dbf_keras.custom_objects())
+np.testing.assert_array_equal(model(x), np.load(outputs))
+model.get_layer("conv").coefficients.assign(0 * model.get_layer("conv").coefficients)
+model.load_weights(weights)
+np.testing.assert_array_equal(model(x), np.load(outputs))
+print("same")
+"""
+
+
+def test_models_load_in_a_new_process(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.layers.InputLayer((8, 8, 6)),
+            DBFConv2D(8, 3, ratio=0.25, activation="relu", name="conv"),
+            DBFConv2D(8, 3, ratio=0.5, selection=list(range(36)), padding="same", kernel_regularizer="l2"),
+            keras.layers.Flatten(),
+            DBFDense(4, ratio=0.5, selection="random:2"),
+        ]
+    )
+    files = [str(tmp_path / name) for name in ("m.keras", "m.weights.h5", "x.npy", "y.npy")]
+    x = RNG.standard_normal((2, 8, 8, 6)).astype(np.float32)
+    model.save(files[0])
+    model.save_weights(files[1])
+    np.save(files[2], x)
+    np.save(files[3], model(x))
+    environment = os.environ | {"KERAS_BACKEND": keras.backend.backend()}
+    result = subprocess.run([sys.executable, "-c", _LOAD, *files, ""], capture_output=True, text=True, env=environment)
+    assert result.stdout.strip() == "same", result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"data_format": "channels_first"}, "channels_last"),
+        ({"ratio": 0}, "0 < ratio <= 1; got 0"),
+        ({"ratio": 1.5}, "0 < ratio <= 1; got 1.5"),
+        ({"groups": 2}, "groups"),
+        ({"kernel_constraint": "non_neg"}, "alpha_constraint"),
+        ({"kernel_initializer": "zeros", "alpha_initializer": "zeros"}, "not both"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DBFConv2D(4, 3, **arguments)
+
+
+@pytest.mark.parametrize(
+    "selection, message",
+    [("nonsense", "Unknown selection"), ([1, 1, 2] * 9, "twice"), ([0, 1, 18], "0 to 17"), ([0.5], "integers")],
+)
+def test_selections_that_do_not_fit_are_refused(selection, message):
+    with pytest.raises(ValueError, match=message):
+        DBFConv2D(4, 3, selection=selection).build((1, 8, 8, 2))
+
+
+def test_what_generated_kernels_cannot_do_is_refused():
+    layer = DBFDense(4)
+    with pytest.raises(AttributeError, match="before it is built"):
+        _ = layer.kernel
+    with pytest.raises(ValueError, match="known number of channels"):
+        layer.build((None, None))
+    layer.build((1, 8))
+    with pytest.raises(ValueError, match="LoRA"):
+        layer.enable_lora(2)
+    with pytest.raises(ValueError, match="export"):
+        layer.quantize("int8")
+
+
+def test_custom_objects_name_the_layers():
+    assert dbf_keras.custom_objects() == {"DBFConv2D": DBFConv2D, "DBFDense": DBFDense}
