@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from rich.console import Console
-from rich.table import Table
 
 from dbf_keras import command
 from dbf_keras.backend import keras
 from dbf_keras.benchmark import prepare, time_interleaved
 from dbf_keras.benchmark.progress import progress
-from dbf_keras.benchmark.report import describe_machine
+from dbf_keras.benchmark.report import describe_machine, print_table
 from dbf_keras.export import to_tflite
 from dbf_keras.layers import DBFConv2D
 from dbf_keras.runtime import RUNTIMES, Interpreter, resolve_runtime
@@ -124,13 +122,12 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.json:
         text = json.dumps({"settings": settings, "layers": results}, indent=2) + "\n"
         command.write_atomically(FLAGS.json, lambda temporary: temporary.write_text(text))
-    grid = Table("layer", "selection", "ratio", title=f"{settings['runtime']}, threads: {FLAGS.num_threads}; ms")
-    for mode in FLAGS.modes:
-        grid.add_column(mode, justify="right")
+    rows = [["layer", "selection", "ratio", *FLAGS.modes]]
     for result in results:
         cells = [f"{mode['median_ms']:.3f} ({mode['speedup']:.2f}×)" for mode in result["modes"].values()]
-        grid.add_row(result["shape"], result["selection"], f"{result['ratio']:g}", *cells)
-    Console().print(grid)
+        rows.append([result["shape"], result["selection"], f"{result['ratio']:g}", *cells])
+    title = f"{settings['runtime']}, threads: {FLAGS.num_threads}; median ms (speed-up against {FLAGS.modes[0]})"
+    print_table(title, rows, texts=2)
 
 
 if __name__ == "__main__":

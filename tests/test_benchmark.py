@@ -272,7 +272,7 @@ class TestScripts:
     def test_agreement(self, files, tmp_path, model):
         agreement = script("agreement")
         inputs = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype(np.float32)
-        outputs = np.asarray(model(inputs))
+        outputs = np.array(model(inputs))
         (tmp_path / "case.tflite").write_bytes((files / "onthefly.tflite").read_bytes())
         np.savez(tmp_path / "case.npz", inputs=inputs, outputs=outputs, tolerance=1e-4)
         assert agreement.check(tmp_path, None) == []

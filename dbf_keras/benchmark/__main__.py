@@ -13,8 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
-from rich.console import Console
-from rich.table import Table
 
 from dbf_keras import command
 from dbf_keras import runtime as runtime_lib
@@ -22,7 +20,7 @@ from dbf_keras.benchmark.accuracy import accuracy
 from dbf_keras.benchmark.memory import peak_memory
 from dbf_keras.benchmark.page import to_html
 from dbf_keras.benchmark.progress import progress
-from dbf_keras.benchmark.report import Result, describe_machine, to_json, to_rows
+from dbf_keras.benchmark.report import Result, describe_machine, print_table, to_json, to_rows
 from dbf_keras.benchmark.timing import prepare, time_interleaved
 
 FLAGS = flags.FLAGS
@@ -59,13 +57,7 @@ def _run(paths: Sequence[str], folder: str) -> None:
         if path:
             text = form(results, settings)
             command.write_atomically(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
-    heading, *rows = to_rows(results)
-    grid = Table(heading[0], title=f"{settings['runtime']}, threads: {FLAGS.num_threads}")
-    for title in heading[1:]:
-        grid.add_column(title, justify="right")
-    for row in rows:
-        grid.add_row(*row)
-    Console().print(grid)
+    print_table(f"{settings['runtime']}, threads: {FLAGS.num_threads}", to_rows(results))
 
 
 def _measure(paths: Sequence[str], runtime: str, dataset: str | None) -> list[Result]:

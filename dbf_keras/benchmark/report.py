@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from dbf_keras.runtime import RUNTIMES
 
@@ -61,6 +63,22 @@ def to_rows(results: Sequence[Result]) -> list[list[str]]:
             ]
         )
     return rows if results[0].accuracy is not None else [row[:-1] for row in rows]
+
+
+def print_table(title: str, rows: Sequence[Sequence[str]], texts: int = 1) -> None:
+    """Prints a table to stdout, at least 100 columns wide even where that is a file.
+
+    Args:
+        title: What stands above it.
+        rows: The rows, the heading first.
+        texts: How many of the columns hold text; those after them hold numbers.
+    """
+    grid = Table(*rows[0][:texts], title=title)
+    for heading in rows[0][texts:]:
+        grid.add_column(heading, justify="right")
+    for row in rows[1:]:
+        grid.add_row(*row)
+    Console(width=max(100, Console().width)).print(grid)
 
 
 def to_json(results: Sequence[Result], settings: dict[str, Any]) -> str:
