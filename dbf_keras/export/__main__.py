@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 
-from absl import flags
+from absl import flags, logging
 
 from dbf_keras import command
 
@@ -34,6 +34,9 @@ def main(_: list[str]) -> None:
     if _FLAGS.output is not None:
         _check_writable(pathlib.Path(_FLAGS.output))
 
+    # TensorFlow and its converter tell every step. Set before the first import.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.WARNING)
     # After the checks that need no TensorFlow, which takes seconds to import.
     from dbf_keras.export import convert
 
@@ -74,8 +77,7 @@ def _load(model: str | None) -> tuple:
     if model is None or not _is_path(model):
         from dbf_keras import zoo
 
-        loaded = zoo.load_zoo(model) if model else zoo.load_zoo()
-        return model or loaded.name, loaded
+        return zoo.entry(model)["name"], zoo.load_zoo(model)
 
     from dbf_keras.backend import keras
     from dbf_keras.layers import custom_objects
