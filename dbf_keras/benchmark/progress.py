@@ -17,6 +17,7 @@ def progress(title: str) -> Iterator[Callable[[float], None]]:
     Yields:
         The function to call with the share done, from 0 to 1.
     """
-    with Progress(console=Console(stderr=True), auto_refresh=False, transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(console=console, auto_refresh=False, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(title, total=1.0)
         yield lambda done: bars.update(task, completed=done, refresh=True)
