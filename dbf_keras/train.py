@@ -218,7 +218,8 @@ def parse_options(texts: list[str]) -> dict[str, Any]:
 _FLAGS = flags.FLAGS
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+    """Defines the flags of the command line."""
     flags.DEFINE_enum("dataset", "digits", data.DATASETS, "Image set.")
     flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or the folder's train/ and test/, are.")
     flags.DEFINE_enum("network", "dbfnet_micro", sorted(networks.NETWORKS), "Network.")
@@ -255,5 +256,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
+    define_flags()
     command.run(main)

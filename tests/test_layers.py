@@ -8,7 +8,7 @@ import pytest
 
 import dbf_keras
 from dbf_keras import codes
-from dbf_keras.backend import keras, ops
+from dbf_keras.backend import LEGACY, keras, ops
 from dbf_keras.layers import DBFConv2D, DBFDense
 
 RNG = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def built(layer_class, arguments, shape):
 
 def value_and_gradients(layer, x, target):
     """Output, and the gradients of ½‖output − target‖² with respect to input, kernel-like weight and bias."""
-    weights = [variable.value for variable in layer.trainable_variables]
+    weights = layer.trainable_variables if LEGACY else [variable.value for variable in layer.trainable_variables]
     if keras.backend.backend() == "jax":
         import jax
 
@@ -67,7 +67,7 @@ def value_and_gradients(layer, x, target):
         tape.watch(x)
         outputs = layer(x)
         loss = 0.5 * tf.reduce_sum((outputs - target) ** 2)
-    gradients = tape.gradient(loss, [x, *[variable.value for variable in layer.trainable_variables]])
+    gradients = tape.gradient(loss, [x, *weights])
     return outputs.numpy(), [g.numpy() for g in gradients]
 
 

@@ -1,0 +1,135 @@
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import dbf_keras
+from dbf_keras import data, networks, train, zoo
+from dbf_keras.runtime import Interpreter
+
+DATA_DIR = os.environ.get("DBF_DATA_DIR")
+NAMES = sorted(zoo.index()["models"])
+
+
+def test_the_index_names_what_there_is():
+    folders = {path.name for path in zoo.folder().iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(NAMES)
+    assert zoo.entry()["name"] == zoo.index()["default"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_is_complete(name):
+    entry, folder = zoo.entry(name), zoo.folder() / name
+    listed = {file["file"] for file in entry["files"].values()}
+    assert {path.name for path in folder.iterdir()} == listed | {"README.md", "recipe.json", "history.png"}
+    for file in entry["files"].values():
+        content = (folder / file["file"]).read_bytes()
+        assert len(content) == file["bytes"] and hashlib.sha256(content).hexdigest() == file["sha256"]
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert recipe["command"] in (folder / "README.md").read_text()
+    assert recipe["recipe"]["epochs"] == len(recipe["history"])
+    assert recipe["history"][-1]["val_accuracy"] == entry["accuracy"]["keras"]
+    assert f"{entry['accuracy']['keras']:.2%}" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_gives_the_expected_output(name):
+    with np.load(zoo.path(name, "check")) as check:
+        images, outputs = check["images"].astype(np.float32), check["outputs"]
+    model = dbf_keras.load_zoo(name)
+    np.testing.assert_allclose(model.predict(images, verbose=0), outputs, atol=1e-5)
+    for role in zoo.entry(name)["files"]:
+        if role in ("weights", "check"):
+            continue
+        interpreter = Interpreter(str(zoo.path(name, role)))
+        source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+        interpreter.resize_tensor_input(source["index"], images.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(source["index"], images)
+        interpreter.invoke()
+        result = interpreter.get_tensor(target["index"])
+        if "int8" in role:
+            np.testing.assert_array_equal(result.argmax(axis=1), outputs.argmax(axis=1))
+        else:
+            np.testing.assert_allclose(result, outputs, atol=1e-4 * outputs.max(), err_msg=role)
+
+
+def test_the_default_model_is_small_and_a_quarter():
+    entry = zoo.entry()
+    assert (entry["dataset"], entry["ratio"]) == ("digits", 0.25)
+    assert entry["bytes"]["onthefly"] < 100_000
+
+
+def test_the_networks_are_the_named_ones():
+    for name in NAMES:
+        entry = zoo.entry(name)
+        model = dbf_keras.load_zoo(name)
+        command = json.loads((zoo.folder() / name / "recipe.json").read_text())["command"].split()
+        options = train.parse_options([part[9:] for part in command if part.startswith("--option=")])
+        shape = {"input_shape": model.input_shape[1:], "classes": model.output_shape[-1]}
+        built = networks.build(entry["network"], ratio=entry["ratio"], **shape, **options)
+        assert [weight.shape for weight in built.get_weights()] == [weight.shape for weight in model.get_weights()]
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="digits"):
+        dbf_keras.load_zoo("nothing")
+    with pytest.raises(ValueError, match="weights"):
+        zoo.path(None, "nothing")
+
+
+def test_an_installed_wheel_has_the_zoo_and_the_library(tmp_path):
+    """Offline, without build isolation: everything that the build needs is here."""
+    root = pathlib.Path(__file__).parents[1]
+    wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-q"]
+    subprocess.run([*wheel, "-w", tmp_path, root], check=True, capture_output=True)
+    (file,) = tmp_path.glob("*.whl")
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "-q", "--target", tmp_path / "site"]
+    subprocess.run([*install, file], check=True, capture_output=True)
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import dbf_keras.zoo, dbf_keras.runtime as r;"
+        "print(dbf_keras.__file__); i = r.Interpreter(str(dbf_keras.zoo.path(None, 'onthefly')));"
+        "i.allocate_tensors(); i.invoke(); print(r.library_path())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "site"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert all(line.startswith(str(tmp_path / "site")) for line in result.stdout.split())
+
+
+def test_a_quarter_of_the_codes_is_about_a_quarter_of_the_file():
+    size = zoo.entry("dbfnet_mnist")["bytes"]
+    assert size["onthefly"] <= 0.35 * size["explicit"]
+    assert size["onthefly_int8_weights"] <= 0.12 * size["explicit"]
+
+
+@pytest.mark.skipif(not DATA_DIR, reason="DBF_DATA_DIR is not set: no MNIST here")
+def test_mnist_accuracy_is_the_paper_s_and_int8_weights_change_nothing():
+    """The paper's 99.5 % at ρ = ¼, recomputed on the whole test set from the shipped files."""
+    mnist = data.load("mnist", DATA_DIR)
+    images = mnist.x_test.astype(np.float32)
+    model = dbf_keras.load_zoo("dbfnet_mnist")
+    expected = model.predict(images, batch_size=500, verbose=0)
+    predicted = {"keras": expected.argmax(axis=1)}
+    for role in ("onthefly", "onthefly_int8_weights"):
+        interpreter = Interpreter(str(zoo.path("dbfnet_mnist", role)))
+        source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+        interpreter.resize_tensor_input(source["index"], (500, *images.shape[1:]))
+        interpreter.allocate_tensors()
+        outputs = []
+        for start in range(0, len(images), 500):
+            interpreter.set_tensor(source["index"], images[start : start + 500])
+            interpreter.invoke()
+            outputs.append(interpreter.get_tensor(target["index"]))
+        if role == "onthefly":
+            np.testing.assert_allclose(np.concatenate(outputs), expected, atol=1e-4 * expected.max())
+        predicted[role] = np.concatenate(outputs).argmax(axis=1)
+        assert (predicted[role] == mnist.y_test).mean() == pytest.approx(zoo.entry("dbfnet_mnist")["accuracy"][role])
+    assert (predicted["keras"] == mnist.y_test).mean() >= 0.995
+    assert (predicted["onthefly_int8_weights"] == predicted["keras"]).mean() >= 0.995
