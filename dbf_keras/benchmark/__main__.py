@@ -6,13 +6,12 @@ Speed-ups are against the first file. With no file it compares all exports of th
 """
 
 import os
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from dbf_keras import command
 from dbf_keras import runtime as runtime_lib
@@ -28,7 +27,7 @@ flags.DEFINE_string("dataset", None, "Data set to measure accuracy on: digits, m
 flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or the folder's train/ and test/, are.")
 flags.DEFINE_integer("num_threads", 1, "Threads of each interpreter.", lower_bound=1)
 flags.DEFINE_enum("runtime", None, list(runtime_lib.RUNTIMES), "TFLite runtime (default: the first installed).")
-flags.DEFINE_integer("runs", 1000, "Most timed runs per file.", lower_bound=1)
+flags.DEFINE_integer("runs", 5000, "Most timed runs per file.", lower_bound=1)
 flags.DEFINE_float("seconds", 3.0, "Time to spend on timing per file.", lower_bound=0.0)
 flags.DEFINE_string("json", None, "File to write the results to as JSON.")
 flags.DEFINE_string("html", None, "File to write the results to as a web page.")
@@ -39,8 +38,8 @@ def main(argv: Sequence[str]) -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             _run(argv[1:], folder)
-    except (ImportError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+    except (ImportError, RuntimeError) as error:  # No runtime, or no C library; says what to do.
+        raise ValueError(error) from error
 
 
 def _run(paths: Sequence[str], folder: str) -> None:
@@ -86,6 +85,8 @@ def _export_default(folder: str) -> tuple[list[str], str]:
     Returns:
         The files, the explicit one first, and the data set that the model was trained on.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.WARNING)
     from dbf_keras import export, zoo  # TensorFlow: needed only here
 
     model = zoo.load_zoo()

@@ -37,7 +37,7 @@ def prepare(interpreter: Interpreter, seed: int = 0) -> Callable[[], None]:
 def time_interleaved(
     sides: Sequence[Callable[[], object]],
     seconds: float = 3.0,
-    runs: int = 1000,
+    runs: int = 5000,
     tick: Callable[[float], None] = lambda done: None,
 ) -> list[np.ndarray]:
     """Times several calls in one process, a few runs of each in turn, so that noise from outside meets all alike.
