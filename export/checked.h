@@ -1,5 +1,5 @@
-// Arithmetic on sizes that come from a file: a product or sum that does not fit sticks at SIZE_MAX, and allocating
-// that many elements fails.
+// Arithmetic on sizes that come from a file: a product or sum that does not fit sticks at SIZE_MAX,
+// and allocating that many elements fails.
 
 #ifndef DBF_EXPORT_CHECKED_H_
 #define DBF_EXPORT_CHECKED_H_
@@ -10,7 +10,8 @@
 
 static inline size_t DbfMul(size_t a, size_t b) {
   size_t product;
-  return a == SIZE_MAX || b == SIZE_MAX || __builtin_mul_overflow(a, b, &product) ? SIZE_MAX : product;
+  return a == SIZE_MAX || b == SIZE_MAX || __builtin_mul_overflow(a, b, &product) ? SIZE_MAX
+                                                                                  : product;
 }
 
 static inline size_t DbfAdd(size_t a, size_t b) {

@@ -1,15 +1,16 @@
-// How an image is computed, tile of `tile_rows` output rows after tile (all buffers are planar: a line is one feature,
-// its numbers are pixels):
+// How an image is computed, tile of `tile_rows` output rows after tile (all buffers are planar: a
+// line is one feature, its numbers are pixels):
 //
 //   input row          --transpose, hadamard-->  projected channels `row`   once per input row
-//   row                --combine along x----->   lines                      once per input row; kept for the kh rows
-//   lines              --combine along y----->   packed                     partial codes only
+//   row                --combine along x----->   lines                      once per input row;
+//   kept for the kh rows lines              --combine along y----->   packed partial codes only
 //   lines or packed    --gemm---------------->   output
 //
-// A line holds, for one (channel, tap x) or (channel, horizontal code), numbers of out_width pixels for successive
-// rows without a gap. Pixels of a tile therefore lie side by side for every vertical tap, and the matrix product reads
-// raw features from the lines as they are. With a stride, rows (and in `row`, columns) are kept apart by their
-// remainder, their phase, so that steps of the output are steps of one.
+// A line holds, for one (channel, tap x) or (channel, horizontal code), numbers of out_width pixels
+// for successive rows without a gap. Pixels of a tile therefore lie side by side for every vertical
+// tap, and the matrix product reads raw features from the lines as they are. With a stride, rows
+// (and in `row`, columns) are kept apart by their remainder, their phase, so that steps of the
+// output are steps of one.
 
 #include "conv.h"
 
@@ -20,14 +21,14 @@
 #include "threadpool.h"
 
 enum {
-  kTilePixels = 112,             // pixels packed at a time
-  kMinWork = 1 << 19,            // multiplications that are worth a thread
+  kTilePixels = 112,   // pixels packed at a time
+  kMinWork = 1 << 19,  // multiplications that are worth a thread
   kAlignment = 64,
-  kMaxScratch = 1 << 30,         // bytes per thread; more is taken for a broken model
+  kMaxScratch = 1 << 28,  // bytes per thread; more is taken for a broken model
 };
 
-// One axis of the convolution. Output i, tap t reads padded input i * stride + t * dilation, which is entry
-// i + step[t] of phase phase[t].
+// One axis of the convolution. Output i, tap t reads padded input i * stride + t * dilation, which
+// is entry i + step[t] of phase phase[t].
 typedef struct Axis {
   size_t in, out;
   size_t stride, dilation, taps, pad;
@@ -40,12 +41,12 @@ typedef struct Axis {
 
 // Addresses inside the scratch memory of a thread, in floats.
 typedef struct Scratch {
-  size_t zeros;     // [channels] a pixel of padding
-  size_t rows;      // [plan->rows, vector]
-  size_t row;       // [full + partial, row_pitch]
-  size_t lines;     // [raw_lines + code_lines, line_pitch]
-  size_t packed;    // [max_block, packed_pitch]
-  size_t floats;    // all of it
+  size_t zeros;   // [channels] a pixel of padding
+  size_t rows;    // [plan->rows, vector]
+  size_t row;     // [full + partial, row_pitch]
+  size_t lines;   // [raw_lines + code_lines, line_pitch]
+  size_t packed;  // [max_block, packed_pitch]
+  size_t floats;  // all of it
 } Scratch;
 
 struct DbfConv {
@@ -53,17 +54,19 @@ struct DbfConv {
   bool same_padding;
   Axis y, x;
   // Set by resizing.
-  size_t images, last_out;  // the last image may be narrower: 1 x 1 convolutions are cut into images of one row
+  size_t images, last_out;  // the last image may be narrower: 1 x 1 convolutions are cut into
+                            // images of one row
   size_t tile_rows, tiles;  // output rows per tile, tiles per image
   size_t line_rows;         // rows of a phase that a line holds
   size_t phase_pitch;       // floats of a line per phase of rows
   size_t line_pitch, row_phase_pitch, row_pitch, packed_pitch;
-  size_t* x_offset;         // [x.taps] where in a row of `row` a tap begins
+  size_t* x_offset;  // [x.taps] where in a row of `row` a tap begins
   Scratch scratch;
-  size_t* y_offset;         // [parts, max(y.taps, num_segments)] scratch for offsets that depend on the tile
+  size_t*
+      y_offset;  // [parts, max(y.taps, num_segments)] scratch for offsets that depend on the tile
   size_t y_offset_pitch;
   int row_parts, filter_parts;  // how the work is split
-  float* memory;            // [parts, scratch.floats], aligned
+  float* memory;                // [parts, scratch.floats], aligned
   void* allocation;
   DbfPool* pool;
 };
@@ -82,7 +85,8 @@ static size_t DivideUp(size_t a, size_t b) { return a / b + (a % b != 0); }
 // a rounded up to a multiple of b; SIZE_MAX if that does not fit.
 static size_t RoundUp(size_t a, size_t b) { return DbfMul(DivideUp(a, b), b); }
 
-// The least pitch for `floats` that is an odd number of cache lines, so that all of the cache is used.
+// The least pitch for `floats` that is an odd number of cache lines, so that all of the cache is
+// used.
 static size_t SpreadPitch(size_t floats) {
   const size_t pitch = RoundUp(floats, 16);
   return pitch / 16 % 2 == 0 ? DbfAdd(pitch, 16) : pitch;
@@ -114,7 +118,8 @@ static void AxisFree(Axis* axis) {
   free(axis->step);
 }
 
-// Computes the output's size and the padding before for `in` inputs. Returns false if a kernel does not fit.
+// Computes the output's size and the padding before for `in` inputs. Returns false if a kernel does
+// not fit.
 static bool AxisOutput(const Axis* axis, bool same_padding, size_t in, size_t* out, size_t* pad) {
   const size_t extent = (axis->taps - 1) * axis->dilation + 1;
   *pad = 0;
@@ -139,7 +144,8 @@ DbfConv* DbfConvCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
     conv->plan = plan;
     conv->same_padding = layer->same_padding;
     conv->x_offset = DbfAllocate(layer->kernel_w, sizeof(size_t));
-    if (conv->x_offset != NULL && AxisCreate(&conv->y, layer->kernel_h, layer->stride_h, layer->dilation_h) &&
+    if (conv->x_offset != NULL &&
+        AxisCreate(&conv->y, layer->kernel_h, layer->stride_h, layer->dilation_h) &&
         AxisCreate(&conv->x, layer->kernel_w, layer->stride_w, layer->dilation_w)) {
       return conv;
     }
@@ -169,8 +175,8 @@ void DbfConvFree(DbfConv* conv) {
   free(conv);
 }
 
-const char* DbfConvOutputSize(const DbfConv* conv, int32_t height, int32_t width, int32_t* out_height,
-                              int32_t* out_width) {
+const char* DbfConvOutputSize(const DbfConv* conv, int32_t height, int32_t width,
+                              int32_t* out_height, int32_t* out_width) {
   size_t out_h, out_w, pad;
   if (height < 0 || width < 0) return "negative input size";
   if (!AxisOutput(&conv->y, conv->same_padding, height, &out_h, &pad) ||
@@ -182,12 +188,14 @@ const char* DbfConvOutputSize(const DbfConv* conv, int32_t height, int32_t width
   return NULL;
 }
 
-// Lays out the images. A 1 x 1 convolution sees one long line of pixels, which is cut into images of one row.
+// Lays out the images. A 1 x 1 convolution sees one long line of pixels, which is cut into images
+// of one row.
 static void SetImages(DbfConv* conv, size_t batch, size_t height, size_t width) {
   conv->images = batch;
   conv->y.in = height;
   conv->x.in = width;
-  const bool pointwise = conv->y.taps == 1 && conv->x.taps == 1 && conv->y.stride == 1 && conv->x.stride == 1;
+  const bool pointwise =
+      conv->y.taps == 1 && conv->x.taps == 1 && conv->y.stride == 1 && conv->x.stride == 1;
   const size_t pixels = DbfMul(DbfMul(batch, height), width);
   if (pointwise && pixels > 0 && pixels < SIZE_MAX) {
     conv->x.in = DivideUp(pixels, DivideUp(pixels, kTilePixels));
@@ -200,7 +208,8 @@ static void SetImages(DbfConv* conv, size_t batch, size_t height, size_t width) 
   conv->last_out = pointwise && pixels > 0 ? pixels - (conv->images - 1) * conv->x.in : conv->x.out;
 }
 
-// Sets tile_rows and tiles, and the pitches of all buffers. The sizes stick at SIZE_MAX if they overflow.
+// Sets tile_rows and tiles, and the pitches of all buffers. The sizes stick at SIZE_MAX if they
+// overflow.
 static void SetBuffers(DbfConv* conv) {
   const DbfPlan* plan = conv->plan;
   const size_t slack = plan->kernels->vector;
@@ -287,8 +296,8 @@ size_t DbfConvScratchBytes(const DbfConv* conv) {
   return (size_t)conv->row_parts * conv->filter_parts * conv->scratch.floats * sizeof(float);
 }
 
-// Projects the channels of one input row: `input` [in, channels] to `row`. Padding in `row` stays zero: it has been
-// from the start, and vectors that run over the row's end write zeros.
+// Projects the channels of one input row: `input` [in, channels] to `row`. Padding in `row` stays
+// zero: it has been from the start, and vectors that run over the row's end write zeros.
 static void ProjectRow(const DbfConv* conv, const float* input, size_t in, float* scratch) {
   const DbfPlan* plan = conv->plan;
   const DbfKernels* kernels = plan->kernels;
@@ -296,7 +305,8 @@ static void ProjectRow(const DbfConv* conv, const float* input, size_t in, float
   const size_t channels = plan->channels, vector = kernels->vector;
   const float* zeros = scratch + conv->scratch.zeros;
   float* rows = scratch + conv->scratch.rows;
-  const size_t written = ((channels + vector - 1) / vector * vector - 1) / ((size_t)1 << plan->shift) + 1;
+  const size_t written =
+      ((channels + vector - 1) / vector * vector - 1) / ((size_t)1 << plan->shift) + 1;
   for (size_t p = 0; p < axis->num_phases; ++p) {
     // Entry i of the phase is column i * stride + remainder - pad of the input.
     const size_t remainder = axis->remainder[p];
@@ -316,7 +326,8 @@ static void ProjectRow(const DbfConv* conv, const float* input, size_t in, float
         continue;
       }
       kernels->transpose(pixels, channels, plan->shift, true, rows, vector);
-      if (written < plan->rows) memset(rows + written * vector, 0, (plan->rows - written) * vector * sizeof(float));
+      if (written < plan->rows)
+        memset(rows + written * vector, 0, (plan->rows - written) * vector * sizeof(float));
       kernels->hadamard(rows, Max(vector >> plan->shift, 1), plan->rows);
       for (size_t j = 0; j < plan->full + plan->partial; ++j) {
         memcpy(row + j * conv->row_pitch, rows + plan->source[j] * vector, vector * sizeof(float));
@@ -325,8 +336,10 @@ static void ProjectRow(const DbfConv* conv, const float* input, size_t in, float
   }
 }
 
-// Computes all lines of one row of the padded input, at `lines` + position. `y` is its row in the image if it has one.
-static void FillLines(const DbfConv* conv, const float* image, size_t y, size_t out, float* scratch, float* lines) {
+// Computes all lines of one row of the padded input, at `lines` + position. `y` is its row in the
+// image if it has one.
+static void FillLines(const DbfConv* conv, const float* image, size_t y, size_t out, float* scratch,
+                      float* lines) {
   const DbfPlan* plan = conv->plan;
   if (y >= conv->y.in) {
     for (size_t i = 0; i < plan->raw_lines + plan->code_lines; ++i) {
@@ -334,7 +347,8 @@ static void FillLines(const DbfConv* conv, const float* image, size_t y, size_t 
     }
     return;
   }
-  const size_t in = out < conv->x.out ? out : conv->x.in;  // a narrow image is that of a 1 x 1 convolution
+  const size_t in =
+      out < conv->x.out ? out : conv->x.in;  // a narrow image is that of a 1 x 1 convolution
   ProjectRow(conv, image + y * conv->x.in * plan->channels, in, scratch);
   DbfCombine combine = {
       .ops = plan->raw_ops,
@@ -359,9 +373,10 @@ static void FillLines(const DbfConv* conv, const float* image, size_t y, size_t 
   plan->kernels->combine(&combine);
 }
 
-// Multiplies `pixels` successive pixels, from pixel `first` of the lines, with panels [panel, end_panel).
-static void Multiply(const DbfConv* conv, size_t first, size_t pixels, size_t panel, size_t end_panel, size_t* offsets,
-                     float* scratch, float* output) {
+// Multiplies `pixels` successive pixels, from pixel `first` of the lines, with panels [panel,
+// end_panel).
+static void Multiply(const DbfConv* conv, size_t first, size_t pixels, size_t panel,
+                     size_t end_panel, size_t* offsets, float* scratch, float* output) {
   const DbfPlan* plan = conv->plan;
   const size_t panel_columns = 2 * (size_t)plan->kernels->vector;
   const float* lines = scratch + conv->scratch.lines;
@@ -404,7 +419,8 @@ static void Multiply(const DbfConv* conv, size_t first, size_t pixels, size_t pa
     } else {
       for (size_t s = 0; s < block->num_segments; ++s) {
         const DbfSegment* segment = &plan->segments[block->first + s];
-        offsets[s] = segment->line * conv->line_pitch + conv->y.phase[segment->tap] * conv->phase_pitch +
+        offsets[s] = segment->line * conv->line_pitch +
+                     conv->y.phase[segment->tap] * conv->phase_pitch +
                      conv->y.step[segment->tap] * conv->x.out;
       }
     }
@@ -422,16 +438,18 @@ static void Multiply(const DbfConv* conv, size_t first, size_t pixels, size_t pa
   }
 }
 
-// Makes room for `needed` rows from output row `row` on, by moving those of [row, filled) to the front of the lines,
-// which begin at row *base.
-static void MoveLines(const DbfConv* conv, size_t row, size_t needed, size_t* filled, size_t* base, float* lines) {
+// Makes room for `needed` rows from output row `row` on, by moving those of [row, filled) to the
+// front of the lines, which begin at row *base.
+static void MoveLines(const DbfConv* conv, size_t row, size_t needed, size_t* filled, size_t* base,
+                      float* lines) {
   const DbfPlan* plan = conv->plan;
   if (row + needed - *base <= conv->line_rows) return;
   const size_t width = conv->x.out;
   for (size_t i = 0; i < plan->raw_lines + plan->code_lines; ++i) {
     for (size_t p = 0; p < conv->y.num_phases; ++p) {
       float* line = lines + i * conv->line_pitch + p * conv->phase_pitch;
-      if (*filled > row) memmove(line, line + (row - *base) * width, (*filled - row) * width * sizeof(float));
+      if (*filled > row)
+        memmove(line, line + (row - *base) * width, (*filled - row) * width * sizeof(float));
     }
   }
   *base = row;
@@ -475,8 +493,10 @@ static void RunPart(void* argument, int index) {
     const size_t pieces = DivideUp(pixels, kTilePixels);
     for (size_t i = 0; i < pieces; ++i) {
       const size_t first = pixels * i / pieces, end = pixels * (i + 1) / pieces;
-      float* output = part->output + image * image_out + (row * conv->x.out + first) * plan->filters;
-      Multiply(conv, (row - base) * conv->x.out + first, end - first, panel, end_panel, offsets, scratch, output);
+      float* output =
+          part->output + image * image_out + (row * conv->x.out + first) * plan->filters;
+      Multiply(conv, (row - base) * conv->x.out + first, end - first, panel, end_panel, offsets,
+               scratch, output);
     }
   }
 }

@@ -1,4 +1,5 @@
-// The convolution engine, independent of TensorFlow Lite: a plan (plan.h) run on inputs of a given size.
+// The convolution engine, independent of TensorFlow Lite: a plan (plan.h) run on inputs of a given
+// size.
 
 #ifndef DBF_EXPORT_CONV_H_
 #define DBF_EXPORT_CONV_H_
@@ -12,22 +13,23 @@
 
 typedef struct DbfConv DbfConv;
 
-// Makes a convolution from a layer. Sets *error to NULL, or on failure returns NULL and sets *error to a
-// constant message; see DbfPlanCreate.
+// Makes a convolution from a layer. Sets *error to NULL, or on failure returns NULL and sets *error
+// to a constant message; see DbfPlanCreate.
 DbfConv* DbfConvCreate(const DbfLayer* layer, const DbfKernels* kernels, const char** error);
 
-// Computes the output's height and width for an input of height x width. Returns an error message or NULL.
-const char* DbfConvOutputSize(const DbfConv* conv, int32_t height, int32_t width, int32_t* out_height,
-                              int32_t* out_width);
+// Computes the output's height and width for an input of height x width. Returns an error message
+// or NULL.
+const char* DbfConvOutputSize(const DbfConv* conv, int32_t height, int32_t width,
+                              int32_t* out_height, int32_t* out_width);
 
-// Prepares for inputs [batch, height, width, C] on at most `threads` threads: all memory and the threads of `owner`
-// (see threadpool.h) are taken here. May be called again. Returns an error message or NULL; on error the convolution
-// must be resized before it runs.
+// Prepares for inputs [batch, height, width, C] on at most `threads` threads: all memory and the
+// threads of `owner` (see threadpool.h) are taken here. May be called again. Returns an error
+// message or NULL; on error the convolution must be resized before it runs.
 const char* DbfConvResize(DbfConv* conv, int32_t batch, int32_t height, int32_t width, int threads,
                           const void* owner);
 
-// Computes output [batch, out_height, out_width, K] from input [batch, height, width, C]. Both are contiguous and as
-// large as the last DbfConvResize, which has succeeded, says. Allocates nothing.
+// Computes output [batch, out_height, out_width, K] from input [batch, height, width, C]. Both are
+// contiguous and as large as the last DbfConvResize, which has succeeded, says. Allocates nothing.
 void DbfConvRun(const DbfConv* conv, const float* input, float* output);
 
 // Bytes of the packed coefficients, and of the scratch memory of all threads.

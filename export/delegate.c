@@ -1,8 +1,8 @@
 // The library as a TFLite external delegate: claims every DBFConv2D and DBFDense node.
 //
-// Each node is claimed by a call of its own, so that each becomes a delegate node of its own and all tensors between
-// them stay where the runtime plans memory. (Claimed in one call, neighbours would be merged into one node, whose
-// inner tensors get no memory.)
+// Each node is claimed by a call of its own, so that each becomes a delegate node of its own and
+// all tensors between them stay where the runtime plans memory. (Claimed in one call, neighbours
+// would be merged into one node, whose inner tensors get no memory.)
 
 #include <stdlib.h>
 #include <string.h>
@@ -49,13 +49,15 @@ static void* InitClaimed(TfLiteContext* context, const char* buffer, size_t leng
   TfLiteRegistration* registration;
   DbfOpType type;
   if (params->nodes_to_replace->size != 1 ||
-      context->GetNodeAndRegistration(context, params->nodes_to_replace->data[0], &node, &registration) != kTfLiteOk ||
+      context->GetNodeAndRegistration(context, params->nodes_to_replace->data[0], &node,
+                                      &registration) != kTfLiteOk ||
       !DbfOpTypeOf(registration->custom_name, &type)) {
     return NULL;
   }
   Claimed* claimed = DbfAllocate(1, sizeof(*claimed));
   if (claimed == NULL) return NULL;
-  const size_t size = node->custom_initial_data_size > 0 ? (size_t)node->custom_initial_data_size : 0;
+  const size_t size =
+      node->custom_initial_data_size > 0 ? (size_t)node->custom_initial_data_size : 0;
   claimed->op = DbfOpCreate(type, node->custom_initial_data, size, delegate->kernels);
   claimed->inputs = Copy(node->inputs);
   claimed->outputs = Copy(node->outputs);
@@ -104,9 +106,11 @@ static TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* dele
   return status;
 }
 
-// Makes a delegate. The one option is "isa": the instruction set to use, see dbf_set_isa. Returns NULL, after
-// report_error (if not NULL), for other options or an instruction set that this processor lacks.
-DBF_EXPORT TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t num_options,
+// Makes a delegate. The one option is "isa": the instruction set to use, see dbf_set_isa. Returns
+// NULL, after report_error (if not NULL), for other options or an instruction set that this
+// processor lacks.
+DBF_EXPORT TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values,
+                                                         size_t num_options,
                                                          void (*report_error)(const char*));
 DBF_EXPORT void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate);
 

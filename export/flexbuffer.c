@@ -29,7 +29,8 @@ static bool Follow(const DbfFlexMap* map, size_t at, size_t width, size_t* targe
 }
 
 // Reads a number stored `back` bytes before `at`.
-static bool ReadBefore(const DbfFlexMap* map, size_t at, size_t back, size_t width, uint64_t* value) {
+static bool ReadBefore(const DbfFlexMap* map, size_t at, size_t back, size_t width,
+                       uint64_t* value) {
   return at >= back && ReadUnsigned(map, at - back, width, value);
 }
 
@@ -60,8 +61,10 @@ bool DbfFlexMapOpen(const void* data, size_t size, DbfFlexMap* map) {
   const size_t width = map->value_width;
   uint64_t count, key_count, key_width;
   if (!ReadBefore(map, map->values, width, width, &count)) return false;
-  if (!ReadBefore(map, map->values, 2 * width, width, &key_width) || !IsWidth(key_width)) return false;
-  if (map->values < 3 * width || !Follow(map, map->values - 3 * width, width, &map->keys)) return false;
+  if (!ReadBefore(map, map->values, 2 * width, width, &key_width) || !IsWidth(key_width))
+    return false;
+  if (map->values < 3 * width || !Follow(map, map->values - 3 * width, width, &map->keys))
+    return false;
   map->key_width = (size_t)key_width;
   if (!ReadBefore(map, map->keys, map->key_width, map->key_width, &key_count)) return false;
   if (key_count != count) return false;

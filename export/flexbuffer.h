@@ -1,6 +1,7 @@
 // Reads a flexbuffer whose root is a map of integers and blobs, from bytes that nobody has checked.
 //
-// Every access is bounded by the buffer, so arbitrary bytes give an error and never a read outside of it.
+// Every access is bounded by the buffer, so arbitrary bytes give an error and never a read outside
+// of it.
 
 #ifndef DBF_EXPORT_FLEXBUFFER_H_
 #define DBF_EXPORT_FLEXBUFFER_H_
@@ -13,23 +14,26 @@
 typedef struct DbfFlexMap {
   const uint8_t* data;
   size_t size;
-  size_t count;       // entries
-  size_t values;      // position of the first value
-  size_t value_width; // bytes of a value: 1, 2, 4 or 8
-  size_t keys;        // position of the first key
+  size_t count;        // entries
+  size_t values;       // position of the first value
+  size_t value_width;  // bytes of a value: 1, 2, 4 or 8
+  size_t keys;         // position of the first key
   size_t key_width;
 } DbfFlexMap;
 
-// Opens the root map of `size` bytes at `data`. Returns false if there is none or it leaves the buffer.
+// Opens the root map of `size` bytes at `data`. Returns false if there is none or it leaves the
+// buffer.
 bool DbfFlexMapOpen(const void* data, size_t size, DbfFlexMap* map);
 
 // The zero-terminated key of entry `i` < count, or NULL if it leaves the buffer.
 const char* DbfFlexMapKey(const DbfFlexMap* map, size_t i);
 
-// Reads entry `i` < count as a signed integer. Returns false if it is anything else or leaves the buffer.
+// Reads entry `i` < count as a signed integer. Returns false if it is anything else or leaves the
+// buffer.
 bool DbfFlexMapInt(const DbfFlexMap* map, size_t i, int64_t* value);
 
-// Reads entry `i` < count as a blob inside the buffer. Returns false if it is anything else or leaves the buffer.
+// Reads entry `i` < count as a blob inside the buffer. Returns false if it is anything else or
+// leaves the buffer.
 bool DbfFlexMapBlob(const DbfFlexMap* map, size_t i, const uint8_t** blob, size_t* size);
 
 #endif  // DBF_EXPORT_FLEXBUFFER_H_

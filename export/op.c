@@ -11,7 +11,8 @@ struct DbfOp {
   DbfOpType type;
   const DbfKernels* kernels;
   const char* error;  // what is wrong with the options, or NULL
-  DbfLayer layer;     // codes point to `codes`; the tensors' part is filled in while the op is prepared
+  DbfLayer
+      layer;  // codes point to `codes`; the tensors' part is filled in while the op is prepared
   uint8_t* codes;
   bool keep_num_dims;
   DbfConv* conv;
@@ -25,7 +26,8 @@ bool DbfOpTypeOf(const char* name, DbfOpType* type) {
   return *type == kDbfDense || strcmp(name, "DBFConv2D") == 0;
 }
 
-// An integer option: its key, the ops that have it (bits 1 << DbfOpType), where it goes and its range.
+// An integer option: its key, the ops that have it (bits 1 << DbfOpType), where it goes and its
+// range.
 typedef struct Option {
   const char* key;
   int ops;
@@ -61,20 +63,24 @@ static const char* ParseOptions(DbfOp* op, const void* data, size_t size) {
     if (key == NULL) return "the options are damaged";
     if (strcmp(key, "codes") == 0) {
       if (codes != NULL) return "an option is given twice";
-      if (!DbfFlexMapBlob(&map, i, &codes, &layer->codes_bytes)) return "option codes is not a blob";
+      if (!DbfFlexMapBlob(&map, i, &codes, &layer->codes_bytes))
+        return "option codes is not a blob";
       continue;
     }
     Option* option = options;
-    while (option < options + num_options && (!(option->ops >> op->type & 1) || strcmp(option->key, key) != 0)) {
+    while (option < options + num_options &&
+           (!(option->ops >> op->type & 1) || strcmp(option->key, key) != 0)) {
       ++option;
     }
-    if (option == options + num_options) return "unknown option: the model needs a later version of this library";
+    if (option == options + num_options)
+      return "unknown option: the model needs a later version of this library";
     int64_t value;
     if (option->seen) return "an option is given twice";
     if (!DbfFlexMapInt(&map, i, &value)) return "an option is not an integer";
     if (value < option->min || value > option->max) {
-      return option->value == &version ? "unknown version: the model needs a later version of this library"
-                                       : "an option is out of range";
+      return option->value == &version
+                 ? "unknown version: the model needs a later version of this library"
+                 : "an option is out of range";
     }
     *option->value = (int32_t)value;
     option->seen = true;
@@ -137,10 +143,12 @@ static bool IsConstant(const TfLiteTensor* tensor, size_t element_size) {
 // Points op->layer to the scales of an int8 alpha.
 static const char* ReadScales(DbfOp* op, const TfLiteTensor* alpha) {
   const TfLiteAffineQuantizationParams* params = alpha->quantization.params;
-  if (alpha->quantization.type != kTfLiteAffineQuantization || params == NULL || params->scale == NULL) {
+  if (alpha->quantization.type != kTfLiteAffineQuantization || params == NULL ||
+      params->scale == NULL) {
     return "int8 alpha has no scales";
   }
-  if (params->scale->size != 1 && (params->scale->size != op->layer.filters || params->quantized_dimension != 0)) {
+  if (params->scale->size != 1 &&
+      (params->scale->size != op->layer.filters || params->quantized_dimension != 0)) {
     return "int8 alpha needs one scale, or one per filter along dimension 0";
   }
   for (int i = 0; params->zero_point != NULL && i < params->zero_point->size; ++i) {
@@ -169,16 +177,21 @@ static const char* CreateConv(DbfOp* op, const TfLiteTensor* alpha, const TfLite
   }
   if (error == NULL && bias != NULL) {
     layer->bias = bias->data;
-    if (bias->type != kTfLiteFloat32) error = "bias is not float32";
-    else if (bias->dims->size != 1 || bias->dims->data[0] != layer->filters) error = "bias does not have one number per filter";
-    else if (!IsConstant(bias, sizeof(float))) error = "bias is not constant";
+    if (bias->type != kTfLiteFloat32)
+      error = "bias is not float32";
+    else if (bias->dims->size != 1 || bias->dims->data[0] != layer->filters)
+      error = "bias does not have one number per filter";
+    else if (!IsConstant(bias, sizeof(float)))
+      error = "bias is not constant";
   }
   if (error == NULL) op->conv = DbfConvCreate(layer, op->kernels, &error);
   return error;
 }
 
-// Resizes the convolution for `input` and sets the output's dimensions, in an array of input->dims->size entries.
-static const char* ResizeConv(DbfOp* op, TfLiteContext* context, const TfLiteTensor* input, TfLiteIntArray* dims) {
+// Resizes the convolution for `input` and sets the output's dimensions, in an array of
+// input->dims->size entries.
+static const char* ResizeConv(DbfOp* op, TfLiteContext* context, const TfLiteTensor* input,
+                              TfLiteIntArray* dims) {
   const int32_t* in = input->dims->data;
   const int rank = input->dims->size;
   const int32_t channels = op->layer.channels;
@@ -192,7 +205,8 @@ static const char* ResizeConv(DbfOp* op, TfLiteContext* context, const TfLiteTen
     return DbfConvResize(op->conv, in[0], in[1], in[2], context->recommended_num_threads, context);
   }
   const size_t elements = Elements(input);
-  if (rank < 1 || elements == SIZE_MAX || elements % channels != 0 || (op->keep_num_dims && in[rank - 1] != channels)) {
+  if (rank < 1 || elements == SIZE_MAX || elements % channels != 0 ||
+      (op->keep_num_dims && in[rank - 1] != channels)) {
     return "the input does not have the right number of channels";
   }
   if (elements / channels > INT32_MAX) return "the input is too large";
@@ -218,9 +232,12 @@ static const char* Prepare(DbfOp* op, TfLiteContext* context, const TfLiteIntArr
   if (input == NULL || alpha == NULL || output == NULL || inputs->size > 3 || outputs->size != 1) {
     return "expected 2 or 3 inputs and 1 output";
   }
-  if (bias == NULL && inputs->size == 3 && inputs->data[2] != kTfLiteOptionalTensor) return "bad index of bias";
-  if (input->type != kTfLiteFloat32 || output->type != kTfLiteFloat32) return "input and output must be float32";
-  if (input->dims == NULL || alpha->dims == NULL || (bias != NULL && bias->dims == NULL)) return "a tensor has no shape";
+  if (bias == NULL && inputs->size == 3 && inputs->data[2] != kTfLiteOptionalTensor)
+    return "bad index of bias";
+  if (input->type != kTfLiteFloat32 || output->type != kTfLiteFloat32)
+    return "input and output must be float32";
+  if (input->dims == NULL || alpha->dims == NULL || (bias != NULL && bias->dims == NULL))
+    return "a tensor has no shape";
   op->input = inputs->data[0];
   op->output = outputs->data[0];
   if (op->conv == NULL) {
@@ -249,7 +266,8 @@ TfLiteStatus DbfOpPrepare(DbfOp* op, TfLiteContext* context, const TfLiteIntArra
   const char* error = Prepare(op, context, inputs, outputs);
   if (error == NULL) return kTfLiteOk;
   if (op != NULL) op->input_bytes = SIZE_MAX;
-  context->ReportError(context, "%s: %s", op != NULL && op->type == kDbfDense ? "DBFDense" : "DBFConv2D", error);
+  context->ReportError(context, "%s: %s",
+                       op != NULL && op->type == kDbfDense ? "DBFDense" : "DBFConv2D", error);
   return kTfLiteError;
 }
 
@@ -257,7 +275,8 @@ TfLiteStatus DbfOpInvoke(DbfOp* op, TfLiteContext* context) {
   const TfLiteTensor* input = &context->tensors[op->input];
   TfLiteTensor* output = &context->tensors[op->output];
   if (input->bytes != op->input_bytes || output->bytes != op->output_bytes ||
-      (input->data == NULL && op->input_bytes > 0) || (output->data == NULL && op->output_bytes > 0)) {
+      (input->data == NULL && op->input_bytes > 0) ||
+      (output->data == NULL && op->output_bytes > 0)) {
     context->ReportError(context, "DBF op: the tensors have changed since the op was prepared");
     return kTfLiteError;
   }
@@ -277,7 +296,8 @@ bool dbf_set_isa(const char* isa) {
 }
 
 static DbfOp* Init(DbfOpType type, const char* buffer, size_t length) {
-  return DbfOpCreate(type, buffer, length, registered_kernels != NULL ? registered_kernels : DbfKernelsBest());
+  return DbfOpCreate(type, buffer, length,
+                     registered_kernels != NULL ? registered_kernels : DbfKernelsBest());
 }
 
 static void* InitConv2D(TfLiteContext* context, const char* buffer, size_t length) {

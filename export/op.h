@@ -16,12 +16,13 @@ typedef enum DbfOpType { kDbfConv2D, kDbfDense } DbfOpType;
 // Whether ops of this custom name are ours, and which. `name` may be NULL.
 bool DbfOpTypeOf(const char* name, DbfOpType* type);
 
-// Makes an op from the custom options of its node. Never reports: DbfOpPrepare reports what is wrong with the options.
-// NULL only if there is no memory.
+// Makes an op from the custom options of its node. Never reports: DbfOpPrepare reports what is
+// wrong with the options. NULL only if there is no memory.
 DbfOp* DbfOpCreate(DbfOpType type, const void* options, size_t size, const DbfKernels* kernels);
 
-// Checks the tensors, packs the coefficients (the first time), resizes the output and takes all memory and threads.
-// Reports and returns kTfLiteError if options or tensors are not as FORMAT.md says. `op` may be NULL.
+// Checks the tensors, packs the coefficients (the first time), resizes the output and takes all
+// memory and threads. Reports and returns kTfLiteError if options or tensors are not as FORMAT.md
+// says. `op` may be NULL.
 TfLiteStatus DbfOpPrepare(DbfOp* op, TfLiteContext* context, const TfLiteIntArray* inputs,
                           const TfLiteIntArray* outputs);
 
@@ -34,8 +35,9 @@ void DbfOpFree(DbfOp* op);
 DBF_EXPORT const TfLiteRegistration* dbf_conv2d_registration(void);
 DBF_EXPORT const TfLiteRegistration* dbf_dense_registration(void);
 
-// The instruction set that the registrations' ops use from now on: "avx512", "avx2", "neon", "baseline", or NULL for
-// the best. Returns false, and changes nothing, if this processor does not have it.
+// The instruction set that the registrations' ops use from now on: "avx512", "avx2", "neon",
+// "baseline", or NULL for the best. Returns false, and changes nothing, if this processor does not
+// have it.
 DBF_EXPORT bool dbf_set_isa(const char* isa);
 
 #endif  // DBF_EXPORT_OP_H_

@@ -17,8 +17,8 @@ static int Sign(uint32_t i, uint32_t j) { return __builtin_parity(i & j) ? -1 : 
 
 static bool HasCode(const DbfLayer* layer, size_t g) { return layer->codes[g >> 3] >> (g & 7) & 1; }
 
-// Checks all numbers of `layer` against each other, so that P = kh·kw·C and all indices of the code grid are bounded
-// by the blob of codes. Returns a message, or NULL.
+// Checks all numbers of `layer` against each other, so that P = kh·kw·C and all indices of the code
+// grid are bounded by the blob of codes. Returns a message, or NULL.
 static const char* CheckLayer(const DbfLayer* layer) {
   if (layer->kernel_h < 1 || layer->kernel_w < 1) return "kernel size below 1";
   if (layer->kernel_h > kMaxSide || layer->kernel_w > kMaxSide) return "kernel size above 1024";
@@ -62,8 +62,8 @@ typedef struct Columns {
   size_t* partial;  // [plan->num_features]
 } Columns;
 
-// The channel stage of the rule above. count[w] is the number of spatial codes kept with channel code w. channel[w]
-// becomes the projected channel of w: full ones first.
+// The channel stage of the rule above. count[w] is the number of spatial codes kept with channel
+// code w. channel[w] becomes the projected channel of w: full ones first.
 static bool PlanChannels(DbfPlan* plan, const uint32_t* count, int32_t* channel) {
   const uint32_t spatial = (uint32_t)plan->kernel_h * plan->kernel_w;
   uint32_t any = 0;
@@ -105,8 +105,10 @@ static float* SignTable(int32_t size) {
   return signs;
 }
 
-// The line and feature stages: the ops of the partial codes, ordered by line, and the columns of all codes.
-static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* channel, Columns* columns) {
+// The line and feature stages: the ops of the partial codes, ordered by line, and the columns of
+// all codes.
+static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* channel,
+                      Columns* columns) {
   const size_t kh = plan->kernel_h, kw = plan->kernel_w, channels = plan->channels;
   plan->raw_lines = kw * plan->full;
   plan->num_features = plan->depth - kh * plan->raw_lines;
@@ -119,14 +121,16 @@ static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* chann
   columns->partial = DbfAllocate(plan->num_features, sizeof(*columns->partial));
   // The line of (partial channel, horizontal code), counted from 1; 0 if no code needs it.
   uint32_t* lines = DbfAllocate(kw * plan->partial, sizeof(*lines));
-  size_t* first = DbfAllocate(kw * plan->partial + 1, sizeof(*first));  // first feature of each line
-  const bool ok = plan->raw_ops && plan->line_ops && plan->feature_ops && plan->signs_h && plan->signs_w &&
-                  columns->full && columns->partial && lines && first;
+  size_t* first =
+      DbfAllocate(kw * plan->partial + 1, sizeof(*first));  // first feature of each line
+  const bool ok = plan->raw_ops && plan->line_ops && plan->feature_ops && plan->signs_h &&
+                  plan->signs_w && columns->full && columns->partial && lines && first;
   if (ok) {
     for (size_t j = 0; j < plan->full; ++j) plan->raw_ops[j].source = (int32_t)j;
     for (size_t g = 0; g < kh * kw * channels; ++g) {  // how many features has each line?
       const size_t w = g % channels, v = g / channels % kw;
-      if (HasCode(layer, g) && (size_t)channel[w] >= plan->full) ++lines[(channel[w] - plan->full) * kw + v];
+      if (HasCode(layer, g) && (size_t)channel[w] >= plan->full)
+        ++lines[(channel[w] - plan->full) * kw + v];
     }
     for (size_t i = 0; i < kw * plan->partial; ++i) {
       if (lines[i] == 0) continue;
@@ -144,7 +148,8 @@ static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* chann
       } else {
         const size_t line = lines[(j - plan->full) * kw + spatial % kw];
         const size_t feature = first[line]++;
-        plan->feature_ops[feature] = (DbfLineOp){(int32_t)(plan->raw_lines + line), (int32_t)(spatial / kw)};
+        plan->feature_ops[feature] =
+            (DbfLineOp){(int32_t)(plan->raw_lines + line), (int32_t)(spatial / kw)};
         columns->partial[feature] = column;
       }
       ++column;
@@ -218,7 +223,8 @@ static void TransformRows(double* data, size_t rows, size_t pitch) {
 }
 
 // Stores the coefficient of feature `depth` of `block`, whose packed numbers start at `base`.
-static void PackOne(DbfPlan* plan, float* base, size_t block_depth, size_t depth, size_t filter, double value) {
+static void PackOne(DbfPlan* plan, float* base, size_t block_depth, size_t depth, size_t filter,
+                    double value) {
   const size_t panel = 2 * (size_t)plan->kernels->vector;
   const size_t k0 = filter / panel * panel;
   const size_t width = plan->padded_filters - k0 < panel ? plan->padded_filters - k0 : panel;
@@ -241,7 +247,8 @@ static bool Pack(DbfPlan* plan, const DbfLayer* layer, const Columns* columns) {
     if (full > 0) {
       memset(taps, 0, kh * kw * pitch * sizeof(*taps));
       for (size_t s = 0; s < kh * kw; ++s) {
-        for (size_t j = 0; j < full; ++j) taps[s * pitch + j] = Alpha(layer, k, columns->full[s * full + j]);
+        for (size_t j = 0; j < full; ++j)
+          taps[s * pitch + j] = Alpha(layer, k, columns->full[s * full + j]);
       }
       TransformAxis(taps, column, 1, kh, kw * pitch);
       TransformAxis(taps, column, kh, kw, pitch);
@@ -298,9 +305,11 @@ DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
     plan->packed = DbfAllocate(DbfMul(plan->depth, plan->padded_filters), sizeof(*plan->packed));
     plan->bias = DbfAllocate(plan->padded_filters, sizeof(*plan->bias));
     ok = plan->packed != NULL && plan->bias != NULL && PlanChannels(plan, count, channel) &&
-         PlanLines(plan, layer, channel, &columns) && PlanBlocks(plan) && Pack(plan, layer, &columns);
+         PlanLines(plan, layer, channel, &columns) && PlanBlocks(plan) &&
+         Pack(plan, layer, &columns);
   }
-  if (ok && layer->bias != NULL) memcpy(plan->bias, layer->bias, layer->filters * sizeof(*plan->bias));
+  if (ok && layer->bias != NULL)
+    memcpy(plan->bias, layer->bias, layer->filters * sizeof(*plan->bias));
   free(count);
   free(channel);
   free(columns.full);

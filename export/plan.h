@@ -1,21 +1,28 @@
-// What a layer computes at each pixel, chosen from its code set, and its coefficients packed accordingly.
+// What a layer computes at each pixel, chosen from its code set, and its coefficients packed
+// accordingly.
 //
-// A plan does not depend on the input's size. It rests on b_(u,v,w)[y, x, c] = h_u(y) h_v(x) h_w(c): the codes act on
-// the activations, one axis at a time, and no filter is ever built. THE RULE, in order:
+// A plan does not depend on the input's size. It rests on b_(u,v,w)[y, x, c] = h_u(y) h_v(x)
+// h_w(c): the codes act on the activations, one axis at a time, and no filter is ever built. THE
+// RULE, in order:
 //
-//  1. Let W be the channel codes that occur in the set and 2^shift the largest power of two that divides them all.
-//     Their codes are constant over runs of 2^shift neighbouring channels, so each run is added up first.
-//  2. A channel code is *full* if all kh x kw spatial codes occur with it. They then span what the kh x kw taps span,
-//     so its features are the projected channel's raw taps and the spatial codes are absorbed into its coefficients.
-//     The other channel codes are *partial*: each kept code is computed, along x once per input row, along y while
-//     packing.
-//  3. If all codes of W are full and W is *every* multiple of 2^shift below C, then they span what the runs span. The
-//     runs themselves are the features and the channel codes are absorbed as well. Otherwise a fast Hadamard transform
-//     over the runs gives the projections.
+//  1. Let W be the channel codes that occur in the set and 2^shift the largest power of two that
+//  divides them all.
+//     Their codes are constant over runs of 2^shift neighbouring channels, so each run is added up
+//     first.
+//  2. A channel code is *full* if all kh x kw spatial codes occur with it. They then span what the
+//  kh x kw taps span,
+//     so its features are the projected channel's raw taps and the spatial codes are absorbed into
+//     its coefficients. The other channel codes are *partial*: each kept code is computed, along x
+//     once per input row, along y while packing.
+//  3. If all codes of W are full and W is *every* multiple of 2^shift below C, then they span what
+//  the runs span. The
+//     runs themselves are the features and the channel codes are absorbed as well. Otherwise a fast
+//     Hadamard transform over the runs gives the projections.
 //
-// Absorbing replaces coefficients one for one: there are never more packed numbers than coefficients, but for the
-// padding of the last few filters to a whole vector. "All spatial codes x a channel set" is thus a dense convolution on
-// |W| channels; a set with a few codes left over is that plus the left-over codes; any other set is all transforms.
+// Absorbing replaces coefficients one for one: there are never more packed numbers than
+// coefficients, but for the padding of the last few filters to a whole vector. "All spatial codes x
+// a channel set" is thus a dense convolution on |W| channels; a set with a few codes left over is
+// that plus the left-over codes; any other set is all transforms.
 
 #ifndef DBF_EXPORT_PLAN_H_
 #define DBF_EXPORT_PLAN_H_
@@ -52,8 +59,9 @@ typedef struct DbfLayer {
   const float* bias;  // [filters], or NULL
 } DbfLayer;
 
-// A step of the matrix product: `depth` features a segment. Raw features of one vertical tap lie in successive lines,
-// so a segment is (tap, first line). Partial features are packed for the block and are a single segment.
+// A step of the matrix product: `depth` features a segment. Raw features of one vertical tap lie in
+// successive lines, so a segment is (tap, first line). Partial features are packed for the block
+// and are a single segment.
 typedef struct DbfBlock {
   bool partial;
   size_t first;         // index of the first segment, or of the first partial feature
@@ -74,7 +82,8 @@ typedef struct DbfPlan {
   int shift;
   bool hadamard;
   size_t runs;      // groups of 2^shift channels
-  size_t rows;      // rows of the Hadamard transform's buffer: a power of two, at least what `transpose` writes
+  size_t rows;      // rows of the Hadamard transform's buffer: a power of two, at least what
+                    // `transpose` writes
   size_t full;      // full channel codes
   size_t partial;   // partial channel codes
   int32_t* source;  // [full + partial] which run or transform row each projected channel is
@@ -93,12 +102,12 @@ typedef struct DbfPlan {
   DbfBlock* blocks;
   size_t num_segments;
   DbfSegment* segments;
-  size_t depth;          // all features: the number of codes
-  size_t max_block;      // depth of the deepest partial block
-  size_t padded_filters; // filters rounded up to a vector
-  float* packed;         // for each block, for each panel of 2 (the last: 1 or 2) vectors: [depth, panel]
-  float* bias;           // [padded_filters]
-  float low, high;       // activation
+  size_t depth;           // all features: the number of codes
+  size_t max_block;       // depth of the deepest partial block
+  size_t padded_filters;  // filters rounded up to a vector
+  float* packed;  // for each block, for each panel of 2 (the last: 1 or 2) vectors: [depth, panel]
+  float* bias;    // [padded_filters]
+  float low, high;  // activation
 } DbfPlan;
 
 // Makes the plan of a layer. Sets *error to NULL, or on failure returns NULL and sets *error to a

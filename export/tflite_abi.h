@@ -1,9 +1,10 @@
-// The part of TensorFlow Lite's C ABI that the op needs, declared here because no wheel ships TFLite's headers.
+// The part of TensorFlow Lite's C ABI that the op needs, declared here because no wheel ships
+// TFLite's headers.
 //
-// The layouts are those of tensorflow/lite/core/c/common.h and hold in tflite-runtime 2.14, tf.lite up to 2.21 and
-// LiteRT up to 2.3 (tests/test_native.py runs whatever is installed). TfLiteContext is longer in reality: only its
-// leading fields are declared, and the runtime alone creates it. The other structs are complete, because we pass some
-// of them by value or create them ourselves.
+// The layouts are those of tensorflow/lite/core/c/common.h and hold in tflite-runtime 2.14, tf.lite
+// up to 2.21 and LiteRT up to 2.3 (tests/test_native.py runs whatever is installed). TfLiteContext
+// is longer in reality: only its leading fields are declared, and the runtime alone creates it. The
+// other structs are complete, because we pass some of them by value or create them ourselves.
 
 #ifndef DBF_EXPORT_TFLITE_ABI_H_
 #define DBF_EXPORT_TFLITE_ABI_H_
@@ -107,12 +108,15 @@ struct TfLiteContext {
   TfLiteStatus (*GetExecutionPlan)(TfLiteContext* context, TfLiteIntArray** execution_plan);
   TfLiteTensor* tensors;
   void* impl_;
-  TfLiteStatus (*ResizeTensor)(TfLiteContext* context, TfLiteTensor* tensor, TfLiteIntArray* new_size);
+  TfLiteStatus (*ResizeTensor)(TfLiteContext* context, TfLiteTensor* tensor,
+                               TfLiteIntArray* new_size);
   void (*ReportError)(TfLiteContext* context, const char* message, ...);
-  TfLiteStatus (*AddTensors)(TfLiteContext* context, int tensors_to_add, int* first_new_tensor_index);
+  TfLiteStatus (*AddTensors)(TfLiteContext* context, int tensors_to_add,
+                             int* first_new_tensor_index);
   TfLiteStatus (*GetNodeAndRegistration)(TfLiteContext* context, int node_index, TfLiteNode** node,
                                          TfLiteRegistration** registration);
-  TfLiteStatus (*ReplaceNodeSubsetsWithDelegateKernels)(TfLiteContext* context, TfLiteRegistration registration,
+  TfLiteStatus (*ReplaceNodeSubsetsWithDelegateKernels)(TfLiteContext* context,
+                                                        TfLiteRegistration registration,
                                                         const TfLiteIntArray* nodes_to_replace,
                                                         TfLiteDelegate* delegate);
   int recommended_num_threads;

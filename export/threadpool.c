@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-// How often a thread looks for work, or the caller for the end of it, before it sleeps: some ten microseconds, about
-// the time to the next layer.
+// How often a thread looks for work, or the caller for the end of it, before it sleeps: some ten
+// microseconds, about the time to the next layer.
 enum { kSpins = 2000 };
 
 typedef struct Worker {

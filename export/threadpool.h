@@ -1,4 +1,5 @@
-// A small pool of threads that the ops of one interpreter share. They run one after the other, so one job at a time.
+// A small pool of threads that the ops of one interpreter share. They run one after the other, so
+// one job at a time.
 
 #ifndef DBF_EXPORT_THREADPOOL_H_
 #define DBF_EXPORT_THREADPOOL_H_
@@ -7,15 +8,17 @@
 
 typedef struct DbfPool DbfPool;
 
-// Returns the pool of `owner` (any address; the ops pass their TfLiteContext) with at least `threads` threads, the
-// caller's included, and counts the user. NULL if there is no memory or no thread. Thread-safe.
+// Returns the pool of `owner` (any address; the ops pass their TfLiteContext) with at least
+// `threads` threads, the caller's included, and counts the user. NULL if there is no memory or no
+// thread. Thread-safe.
 DbfPool* DbfPoolAcquire(const void* owner, int threads);
 
-// Gives back what DbfPoolAcquire returned (NULL is fine). The last user ends the threads. Thread-safe.
+// Gives back what DbfPoolAcquire returned (NULL is fine). The last user ends the threads.
+// Thread-safe.
 void DbfPoolRelease(DbfPool* pool);
 
-// Calls task(argument, i) for all i < tasks, each on a thread of its own, the caller's for i = 0, and waits for them.
-// `tasks` is at most the number of threads acquired.
+// Calls task(argument, i) for all i < tasks, each on a thread of its own, the caller's for i = 0,
+// and waits for them. `tasks` is at most the number of threads acquired.
 void DbfPoolRun(DbfPool* pool, void (*task)(void* argument, int i), void* argument, int tasks);
 
 #endif  // DBF_EXPORT_THREADPOOL_H_

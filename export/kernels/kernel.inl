@@ -3,7 +3,8 @@
 //   DBF_SUPPORTED           whether this processor runs it; left undefined on other architectures
 //   DBF_TARGET              target attributes to compile for, if not those of the command line
 //   DBF_LOG2_VECTOR         log2 of the floats in a vector: 2, 3 or 4
-//   DBF_ROWS                pixels in a tile of the matrix product: at most 14, so that DBF_ROWS x 2 accumulators,
+//   DBF_ROWS                pixels in a tile of the matrix product: at most 14, so that DBF_ROWS x
+//   2 accumulators,
 //                           2 vectors of B and one of A fit the registers
 // and includes this.
 
@@ -81,31 +82,33 @@ INLINE V Splat(float x) { return (V){LANES(SAME, x)}; }
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (M){__VA_ARGS__})
 #endif
 
-// Exchange of bit `h` of the row index with bit `h` of the lane index, for rows a (bit clear) and b (bit set).
+// Exchange of bit `h` of the row index with bit `h` of the lane index, for rows a (bit clear) and b
+// (bit set).
 #define LOWER(h, lane) (((lane) & (h)) ? VL + ((lane) ^ (h)) : (lane))
 #define UPPER(h, lane) (((lane) & (h)) ? VL + (lane) : ((lane) ^ (h)))
 
-// One stage of the transposition network on rows r[0 ... VL-1], and what to do with the two halves of each pair:
-// nothing, a butterfly, or their sum. Rows whose index has a bit of `dead` hold nothing any more.
-#define STAGE(r, h, dead, add, hadamard)                \
-  UNROLL for (int i = 0; i < VL; ++i) {                 \
-    if ((i & (h)) || (i & (dead))) continue;            \
+// One stage of the transposition network on rows r[0 ... VL-1], and what to do with the two halves
+// of each pair: nothing, a butterfly, or their sum. Rows whose index has a bit of `dead` hold
+// nothing any more.
+#define STAGE(r, h, dead, add, hadamard)                        \
+  UNROLL for (int i = 0; i < VL; ++i) {                         \
+    if ((i & (h)) || (i & (dead))) continue;                    \
     const V lower = SHUFFLE(r[i], r[i + (h)], LANES(LOWER, h)); \
     const V upper = SHUFFLE(r[i], r[i + (h)], LANES(UPPER, h)); \
-    if (add) {                                          \
-      r[i] = lower + upper;                             \
-    } else if (hadamard) {                              \
-      r[i] = lower + upper;                             \
-      r[i + (h)] = lower - upper;                       \
-    } else {                                            \
-      r[i] = lower;                                     \
-      r[i + (h)] = upper;                               \
-    }                                                   \
+    if (add) {                                                  \
+      r[i] = lower + upper;                                     \
+    } else if (hadamard) {                                      \
+      r[i] = lower + upper;                                     \
+      r[i + (h)] = lower - upper;                               \
+    } else {                                                    \
+      r[i] = lower;                                             \
+      r[i + (h)] = upper;                                       \
+    }                                                           \
   }
 
 // `low` = min(shift, log2 VL) and `hadamard` are compile-time constants.
-INLINE void Transpose(const float* const* pixels, size_t channels, int shift, float* dst, size_t pitch,
-                      const int low, const bool hadamard) {
+INLINE void Transpose(const float* const* pixels, size_t channels, int shift, float* dst,
+                      size_t pitch, const int low, const bool hadamard) {
   const int sums = (1 << low) - 1;
   const size_t groups = hadamard ? (size_t)-1 : ((channels - 1) >> shift) + 1;
   for (size_t c = 0; c < channels; c += VL) {
@@ -139,17 +142,17 @@ INLINE void Transpose(const float* const* pixels, size_t channels, int shift, fl
   }
 }
 
-#define TRANSPOSE(low)                                                     \
-  case low:                                                                \
-    if (hadamard) {                                                        \
-      Transpose(pixels, channels, shift, dst, pitch, low, true);           \
-    } else {                                                               \
-      Transpose(pixels, channels, shift, dst, pitch, low, false);          \
-    }                                                                      \
+#define TRANSPOSE(low)                                            \
+  case low:                                                       \
+    if (hadamard) {                                               \
+      Transpose(pixels, channels, shift, dst, pitch, low, true);  \
+    } else {                                                      \
+      Transpose(pixels, channels, shift, dst, pitch, low, false); \
+    }                                                             \
     break;
 
-static void TransposeAny(const float* const* pixels, size_t channels, int shift, bool hadamard, float* dst,
-                         size_t pitch) {
+static void TransposeAny(const float* const* pixels, size_t channels, int shift, bool hadamard,
+                         float* dst, size_t pitch) {
   switch (shift < DBF_LOG2_VECTOR ? shift : DBF_LOG2_VECTOR) {
     TRANSPOSE(0)
     TRANSPOSE(1)
@@ -169,7 +172,8 @@ static void Hadamard(float* data, size_t first, size_t rows) {
     for (size_t i = 0; i < rows; i += 4 * h) {
       for (size_t j = i; j < i + h; ++j) {
         float* p = data + j * VL;
-        const V a = Load(p), b = Load(p + h * VL), c = Load(p + 2 * h * VL), d = Load(p + 3 * h * VL);
+        const V a = Load(p), b = Load(p + h * VL), c = Load(p + 2 * h * VL),
+                d = Load(p + 3 * h * VL);
         const V ab = a + b, ba = a - b, cd = c + d, dc = c - d;
         Store(p, ab + cd);
         Store(p + h * VL, ba + dc);
@@ -218,55 +222,63 @@ static void CombineAny(const DbfCombine* args) {
   }
 }
 
-// One tile of the matrix product. `rows` and `vectors` are compile-time constants, so that `sum` lives in registers.
-INLINE void Tile(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch, const int rows,
-                 const int vectors) {
-  V sum[DBF_ROWS][2];
-  if (g->first) {
-    UNROLL for (int j = 0; j < vectors; ++j) {
-      const V bias = Load(g->bias + j * VL);
-      UNROLL for (int i = 0; i < rows; ++i) sum[i][j] = bias;
-    }
-  } else {
-    UNROLL for (int i = 0; i < rows; ++i) {
-      UNROLL for (int j = 0; j < vectors; ++j) sum[i][j] = Load(out + i * out_pitch + j * VL);
-    }
+// x where `replace` is clear, y where it is set: a comparison's result. NaN compares false, so it
+// passes through.
+INLINE V Select(M replace, V x, V y) { return (V)((replace & (M)y) | (~replace & (M)x)); }
+
+// One tile of the matrix product. `rows` and `vectors` are compile-time constants, so that the
+// sums, one array a column of vectors, live in registers.
+INLINE void Tile(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch,
+                 const int rows, const int vectors) {
+  const bool two = vectors > 1;
+  V sum0[DBF_ROWS], sum1[DBF_ROWS];
+  UNROLL for (int i = 0; i < rows; ++i) {
+    const float* start = g->first ? g->bias : out + i * out_pitch;
+    sum0[i] = Load(start);
+    if (two) sum1[i] = Load(start + VL);
   }
   const float* b = g->b;
   for (size_t s = 0; s < g->num_segments; ++s) {
     const float* a = pixels + g->segments[s];
     for (size_t d = g->segment_depth; d > 0; --d) {
-      const V b0 = Load(b), b1 = vectors > 1 ? Load(b + VL) : b0;
+      const V b0 = Load(b), b1 = two ? Load(b + VL) : b0;
       UNROLL for (int i = 0; i < rows; ++i) {
         const V x = Splat(a[i]);
-        sum[i][0] += x * b0;
-        if (vectors > 1) sum[i][1] += x * b1;
+        sum0[i] += x * b0;
+        if (two) sum1[i] += x * b1;
       }
       a += g->a_pitch;
       b += vectors * VL;
     }
   }
-  if (g->last) {
-    // Written so that NaN passes through.
-    const V low = Splat(g->low), high = Splat(g->high);
+  if (g->last && g->low > -__builtin_inff()) {
+    const V low = Splat(g->low);
     UNROLL for (int i = 0; i < rows; ++i) {
-      UNROLL for (int j = 0; j < vectors; ++j) {
-        const M below = sum[i][j] < low, above = sum[i][j] > high;
-        sum[i][j] = (V)((below & (M)low) | (above & (M)high) | (~(below | above) & (M)sum[i][j]));
-      }
+      sum0[i] = Select(sum0[i] < low, sum0[i], low);
+      if (two) sum1[i] = Select(sum1[i] < low, sum1[i], low);
+    }
+  }
+  if (g->last && g->high < __builtin_inff()) {
+    const V high = Splat(g->high);
+    UNROLL for (int i = 0; i < rows; ++i) {
+      sum0[i] = Select(sum0[i] > high, sum0[i], high);
+      if (two) sum1[i] = Select(sum1[i] > high, sum1[i], high);
     }
   }
   UNROLL for (int i = 0; i < rows; ++i) {
-    UNROLL for (int j = 0; j < vectors; ++j) Store(out + i * out_pitch + j * VL, sum[i][j]);
+    Store(out + i * out_pitch, sum0[i]);
+    if (two) Store(out + i * out_pitch + VL, sum1[i]);
   }
 }
 
-#define TILE(rows)                                                                                         \
-  static void Tile##rows##x1(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch) {        \
-    Tile(g, pixels, out, out_pitch, rows, 1);                                                              \
-  }                                                                                                        \
-  static void Tile##rows##x2(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch) {        \
-    Tile(g, pixels, out, out_pitch, rows, 2);                                                              \
+#define TILE(rows)                                                              \
+  static void Tile##rows##x1(const DbfGemm* g, const float* pixels, float* out, \
+                             size_t out_pitch) {                                \
+    Tile(g, pixels, out, out_pitch, rows, 1);                                   \
+  }                                                                             \
+  static void Tile##rows##x2(const DbfGemm* g, const float* pixels, float* out, \
+                             size_t out_pitch) {                                \
+    Tile(g, pixels, out, out_pitch, rows, 2);                                   \
   }
 #define TILE_ENTRY(rows) {Tile##rows##x1, Tile##rows##x2},
 
@@ -292,7 +304,8 @@ static void Gemm(const DbfGemm* g) {
     } else {  // the last panel goes through a buffer of whole vectors
       float buffer[DBF_ROWS][2 * VL] = {{0}};
       const size_t bytes = g->columns * sizeof(float);
-      for (size_t i = 0; !g->first && i < rows; ++i) memcpy(buffer[i], out + i * g->out_pitch, bytes);
+      for (size_t i = 0; !g->first && i < rows; ++i)
+        memcpy(buffer[i], out + i * g->out_pitch, bytes);
       tile(g, g->a + p, buffer[0], 2 * VL);
       for (size_t i = 0; i < rows; ++i) memcpy(out + i * g->out_pitch, buffer[i], bytes);
     }

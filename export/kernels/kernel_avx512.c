@@ -6,9 +6,9 @@
 #define DBF_NAME "avx512"
 
 #if defined(__x86_64__)
-#define DBF_SUPPORTED                                                               \
-  (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&       \
-   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&      \
+#define DBF_SUPPORTED                                                          \
+  (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&  \
+   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && \
    __builtin_cpu_supports("fma"))
 #define DBF_TARGET "avx512f,avx512bw,avx512dq,avx512vl,fma"
 #define DBF_LOG2_VECTOR 4

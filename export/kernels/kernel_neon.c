@@ -1,4 +1,5 @@
-// 64-bit ARM: 4 floats a vector, 32 registers. NEON is part of the architecture, so there is nothing to ask for.
+// 64-bit ARM: 4 floats a vector, 32 registers. NEON is part of the architecture, so there is
+// nothing to ask for.
 
 #include "kernels.h"
 

@@ -1,0 +1,467 @@
+// The TFLite side with a made-up runtime: the registrations and the delegate on good, wrong and
+// hostile models.
+
+#include "op.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "testing.h"
+
+TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t num_options,
+                                              void (*report_error)(const char*));
+void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate);
+
+enum { kInput, kAlpha, kBias, kOutput, kNumTensors };
+
+// A runtime with one node. The context comes first, so that a pointer to it is a pointer to this.
+typedef struct Runtime {
+  TfLiteContext context;
+  TfLiteTensor tensors[kNumTensors];
+  TfLiteNode node;
+  TfLiteRegistration registration;  // of the node: only its custom name
+  TfLiteNode claimed;               // the delegate's node
+  TfLiteRegistration claim;
+  TfLiteAffineQuantizationParams quantization;
+  TfLiteIntArray* plan;
+  uint8_t options[2048];
+  char message[256];
+  int num_claims;
+} Runtime;
+
+static TfLiteIntArray* Ints(int count, ...) {
+  TfLiteIntArray* list = malloc(sizeof(*list) + (size_t)count * sizeof(int));
+  list->size = count;
+  va_list arguments;
+  va_start(arguments, count);
+  for (int i = 0; i < count; ++i) list->data[i] = va_arg(arguments, int);
+  va_end(arguments);
+  return list;
+}
+
+// Gives the tensor memory of exactly its size.
+static void Allocate(TfLiteTensor* tensor) {
+  size_t count = 1;
+  for (int i = 0; i < tensor->dims->size; ++i) count *= tensor->dims->data[i];
+  tensor->bytes = count * (tensor->type == kTfLiteInt8 ? 1 : sizeof(float));
+  free(tensor->data);
+  tensor->data = malloc(tensor->bytes > 0 ? tensor->bytes : 1);
+  for (size_t i = 0; i < tensor->bytes; ++i) ((uint8_t*)tensor->data)[i] = 0;
+  for (size_t i = 0; tensor->type == kTfLiteFloat32 && i < count; ++i)
+    ((float*)tensor->data)[i] = RandomNormal();
+}
+
+static void SetDims(TfLiteTensor* tensor, TfLiteIntArray* dims) {
+  free(tensor->dims);
+  tensor->dims = dims;
+  Allocate(tensor);
+}
+
+static TfLiteStatus ResizeTensor(TfLiteContext* context, TfLiteTensor* tensor,
+                                 TfLiteIntArray* dims) {
+  (void)context;
+  size_t count = 1;
+  for (int i = 0; i < dims->size; ++i) count *= dims->data[i];
+  if (tensor->allocation_type == kTfLiteMmapRo || count > 1 << 24) {
+    free(dims);
+    return kTfLiteError;
+  }
+  SetDims(tensor, dims);
+  return kTfLiteOk;
+}
+
+static void ReportError(TfLiteContext* context, const char* message, ...) {
+  va_list arguments;
+  va_start(arguments, message);
+  vsnprintf(((Runtime*)context)->message, sizeof(((Runtime*)context)->message), message, arguments);
+  va_end(arguments);
+}
+
+static TfLiteStatus GetExecutionPlan(TfLiteContext* context, TfLiteIntArray** plan) {
+  *plan = ((Runtime*)context)->plan;
+  return kTfLiteOk;
+}
+
+static TfLiteStatus GetNodeAndRegistration(TfLiteContext* context, int index, TfLiteNode** node,
+                                           TfLiteRegistration** registration) {
+  Runtime* runtime = (Runtime*)context;
+  if (index != 0) return kTfLiteError;
+  *node = &runtime->node;
+  *registration = &runtime->registration;
+  return kTfLiteOk;
+}
+
+static TfLiteStatus Replace(TfLiteContext* context, TfLiteRegistration registration,
+                            const TfLiteIntArray* nodes, TfLiteDelegate* delegate) {
+  Runtime* runtime = (Runtime*)context;
+  TfLiteIntArray* copy = Ints(1, nodes->data[0]);
+  TfLiteDelegateParams params = {delegate, copy, NULL, NULL};
+  ++runtime->num_claims;
+  runtime->claim = registration;
+  runtime->claimed.user_data = registration.init(context, (const char*)&params, 0);
+  free(copy);
+  return kTfLiteOk;
+}
+
+// A good model: 3 x 3, 6 channels, 5 filters, 20 codes of 54.
+typedef struct Model {
+  uint8_t codes[7];
+  Entry entries[16];
+  size_t num_entries;
+} Model;
+
+static Model GoodModel(bool dense) {
+  Model model = {.codes = {0xff, 0x0f, 0, 0, 0xaa, 0xaa, 0}};  // 20 codes
+  const Entry conv[] = {
+      {"version", 1, NULL, 0},    {"channels", 6, NULL, 0}, {"activation", 1, NULL, 0},
+      {"codes", 0, NULL, 7},      {"kernel_h", 3, NULL, 0}, {"kernel_w", 3, NULL, 0},
+      {"stride_h", 1, NULL, 0},   {"stride_w", 2, NULL, 0}, {"dilation_h", 1, NULL, 0},
+      {"dilation_w", 1, NULL, 0}, {"padding", 0, NULL, 0},
+  };
+  const Entry fully[] = {{"version", 1, NULL, 0},
+                         {"channels", 30, NULL, 0},
+                         {"activation", 0, NULL, 0},
+                         {"codes", 0, NULL, 4},
+                         {"keep_num_dims", 0, NULL, 0}};
+  model.num_entries = dense ? sizeof(fully) / sizeof(Entry) : sizeof(conv) / sizeof(Entry);
+  memcpy(model.entries, dense ? fully : conv, model.num_entries * sizeof(Entry));
+  return model;
+}
+
+static Entry* Find(Model* model, const char* key) {
+  for (size_t i = 0; i < model->num_entries; ++i) {
+    if (strcmp(model->entries[i].key, key) == 0) return &model->entries[i];
+  }
+  CHECK(false, "no option %s", key);
+  return NULL;
+}
+
+// Makes a runtime for the model; tensors as FORMAT.md says. To be changed by the tests before
+// Prepare.
+static Runtime* NewRuntime(Model* model, bool dense) {
+  Runtime* runtime = calloc(1, sizeof(*runtime));
+  const int codes = dense ? 12 : 20;  // bits of the first 4 or 7 bytes
+  runtime->context = (TfLiteContext){
+      .tensors_size = kNumTensors,
+      .GetExecutionPlan = GetExecutionPlan,
+      .tensors = runtime->tensors,
+      .ResizeTensor = ResizeTensor,
+      .ReportError = ReportError,
+      .GetNodeAndRegistration = GetNodeAndRegistration,
+      .ReplaceNodeSubsetsWithDelegateKernels = Replace,
+      .recommended_num_threads = 1,
+  };
+  for (int i = 0; i < kNumTensors; ++i) runtime->tensors[i].type = kTfLiteFloat32;
+  SetDims(&runtime->tensors[kInput], dense ? Ints(3, 2, 2, 30) : Ints(4, 2, 7, 8, 6));
+  SetDims(&runtime->tensors[kAlpha], Ints(2, 5, codes));
+  SetDims(&runtime->tensors[kBias], Ints(1, 5));
+  SetDims(&runtime->tensors[kOutput], Ints(1, 1));
+  runtime->tensors[kAlpha].allocation_type = runtime->tensors[kBias].allocation_type =
+      kTfLiteMmapRo;
+  runtime->node.inputs = Ints(3, kInput, kAlpha, kBias);
+  runtime->node.outputs = Ints(1, kOutput);
+  runtime->registration.custom_name = dense ? "DBFDense" : "DBFConv2D";
+  runtime->plan = Ints(1, 0);
+  for (size_t i = 0; i < model->num_entries; ++i) {
+    if (model->entries[i].blob_size > 0) model->entries[i].blob = model->codes;
+  }
+  runtime->node.custom_initial_data_size =
+      (int)WriteMap(model->entries, model->num_entries, runtime->options);
+  runtime->node.custom_initial_data = runtime->options;
+  return runtime;
+}
+
+static void FreeRuntime(Runtime* runtime) {
+  for (int i = 0; i < kNumTensors; ++i) {
+    free(runtime->tensors[i].data);
+    free(runtime->tensors[i].dims);
+  }
+  free(runtime->node.inputs);
+  free(runtime->node.outputs);
+  free(runtime->plan);
+  free(runtime->quantization.scale);
+  free(runtime->quantization.zero_point);
+  free(runtime);
+}
+
+// Prepares and invokes the node through its registration, with options in memory of exactly their
+// size.
+static TfLiteStatus RunNode(Runtime* runtime) {
+  const size_t size = (size_t)runtime->node.custom_initial_data_size;
+  char* options = malloc(size > 0 ? size : 1);
+  memcpy(options, runtime->node.custom_initial_data, size);
+  const TfLiteRegistration* registration =
+      strcmp(runtime->registration.custom_name, "DBFDense") == 0 ? dbf_dense_registration()
+                                                                 : dbf_conv2d_registration();
+  TfLiteContext* context = &runtime->context;
+  TfLiteNode node = runtime->node;
+  node.user_data = registration->init(context, options, size);
+  free(options);  // nothing may point to them any more
+  TfLiteStatus status = registration->prepare(context, &node);
+  if (status == kTfLiteOk) status = registration->invoke(context, &node);
+  registration->free(context, node.user_data);
+  CHECK((status == kTfLiteOk) == (runtime->message[0] == 0), "status %d, message %s", status,
+        runtime->message);
+  return status;
+}
+
+// The output against the definition.
+static void CheckOutput(const Runtime* runtime, bool dense, int rank) {
+  TestLayer test = {.layer = {3, 3, 1, 2, 1, 1, 6, 5, true, kDbfRelu, .bias = NULL}};
+  Model model = GoodModel(dense);
+  if (dense) {
+    test.layer = (DbfLayer){1, 1, 1, 1, 1, 1, 30, 5, true, kDbfNone, .bias = NULL};
+  }
+  const TfLiteTensor* input = &runtime->tensors[kInput];
+  const TfLiteTensor* output = &runtime->tensors[kOutput];
+  test.layer.codes = model.codes;
+  test.layer.num_codes = dense ? 12 : 20;
+  test.layer.alpha_float = runtime->tensors[kAlpha].data;
+  test.layer.bias = runtime->tensors[kBias].data;
+  const int batch = dense ? 1 : 2, height = dense ? 1 : 7, width = dense ? 4 : 8;
+  int out_h, out_w;
+  double* filters = Filters(&test.layer);
+  double* expected =
+      Reference(&test.layer, filters, input->data, batch, height, width, &out_h, &out_w);
+  CHECK(output->dims->size == rank, "rank %d", output->dims->size);
+  CHECK(output->bytes == sizeof(float) * batch * out_h * out_w * 5, "%zu bytes", output->bytes);
+  for (size_t i = 0; i < output->bytes / sizeof(float); ++i) {
+    const double difference = fabs(((const float*)output->data)[i] - expected[i]);
+    CHECK(difference < 1e-4, "output %zu: error %g", i, difference);
+  }
+  free(filters);
+  free(expected);
+}
+
+static void TestGood(void) {
+  for (int dense = 0; dense < 2; ++dense) {
+    Model model = GoodModel(dense);
+    Runtime* runtime = NewRuntime(&model, dense);
+    CHECK(RunNode(runtime) == kTfLiteOk, "%s", runtime->message);
+    CheckOutput(runtime, dense, dense ? 2 : 4);
+    FreeRuntime(runtime);
+  }
+  Model model = GoodModel(true);
+  Find(&model, "keep_num_dims")->value = 1;
+  Runtime* runtime = NewRuntime(&model, true);
+  CHECK(RunNode(runtime) == kTfLiteOk, "%s", runtime->message);
+  CheckOutput(runtime, true, 3);
+  FreeRuntime(runtime);
+}
+
+static void TestDelegate(void) {
+  CHECK(dbf_set_isa("baseline") && !dbf_set_isa("mmx") && dbf_set_isa(NULL), "dbf_set_isa");
+  char *isa = "isa", *baseline = "baseline", *other = "other";
+  CHECK(tflite_plugin_create_delegate(&isa, &other, 1, NULL) == NULL, "an unknown instruction set");
+  CHECK(tflite_plugin_create_delegate(&other, &baseline, 1, NULL) == NULL, "an unknown option");
+  TfLiteDelegate* delegate = tflite_plugin_create_delegate(&isa, &baseline, 1, NULL);
+  CHECK(delegate != NULL && delegate->flags & kTfLiteDelegateFlagsAllowDynamicTensors, "flags");
+  Model model = GoodModel(false);
+  Runtime* runtime = NewRuntime(&model, false);
+  runtime->registration.custom_name = "Other";
+  CHECK(delegate->Prepare(&runtime->context, delegate) == kTfLiteOk && runtime->num_claims == 0,
+        "not ours");
+  runtime->registration.custom_name = NULL;
+  CHECK(delegate->Prepare(&runtime->context, delegate) == kTfLiteOk && runtime->num_claims == 0,
+        "no name");
+  runtime->registration.custom_name = "DBFConv2D";
+  CHECK(delegate->Prepare(&runtime->context, delegate) == kTfLiteOk && runtime->num_claims == 1,
+        "ours");
+  // Resized between invokes.
+  TfLiteContext* context = &runtime->context;
+  CHECK(runtime->claim.prepare(context, &runtime->claimed) == kTfLiteOk, "%s", runtime->message);
+  SetDims(&runtime->tensors[kInput], Ints(4, 1, 3, 3, 6));
+  CHECK(runtime->claim.invoke(context, &runtime->claimed) == kTfLiteError,
+        "resized but not prepared");
+  for (int round = 0; round < 2; ++round) {
+    CHECK(runtime->claim.prepare(context, &runtime->claimed) == kTfLiteOk, "%s", runtime->message);
+    CHECK(runtime->claim.invoke(context, &runtime->claimed) == kTfLiteOk, "%s", runtime->message);
+    SetDims(&runtime->tensors[kInput], Ints(4, 2, 7, 8, 6));
+  }
+  CHECK(runtime->claim.prepare(context, &runtime->claimed) == kTfLiteOk, "%s", runtime->message);
+  CHECK(runtime->claim.invoke(context, &runtime->claimed) == kTfLiteOk, "%s", runtime->message);
+  CheckOutput(runtime, false, 4);
+  runtime->claim.free(context, runtime->claimed.user_data);
+  tflite_plugin_destroy_delegate(delegate);
+  FreeRuntime(runtime);
+}
+
+// One thing wrong with the options.
+static void TestBadOptions(void) {
+  const struct {
+    const char* key;
+    int64_t value;
+  } bad[] = {
+      {"version", 0},          {"version", 2},
+      {"channels", 0},         {"channels", 5},
+      {"channels", -6},        {"channels", 1LL << 40},
+      {"activation", 4},       {"activation", -1},
+      {"kernel_h", 0},         {"kernel_h", 2},
+      {"kernel_w", INT32_MAX}, {"kernel_w", 1LL << 32 | 3},
+      {"stride_h", 0},         {"stride_w", -1},
+      {"dilation_h", 0},       {"dilation_w", INT32_MAX},
+      {"dilation_h", 1 << 30}, {"padding", 2},
+      {"padding", INT64_MIN},
+  };
+  for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); ++i) {
+    Model model = GoodModel(false);
+    Find(&model, bad[i].key)->value = bad[i].value;
+    Runtime* runtime = NewRuntime(&model, false);
+    CHECK(RunNode(runtime) == kTfLiteError, "%s = %lld", bad[i].key, (long long)bad[i].value);
+    FreeRuntime(runtime);
+  }
+  for (int dense = 0; dense < 2; ++dense) {
+    const Model good = GoodModel(dense);
+    for (size_t i = 0; i < good.num_entries; ++i) {
+      for (int change = 0; change < 4;
+           ++change) {  // a missing, doubled, unknown or mistyped option
+        Model model = good;
+        if (change == 0) model.entries[i] = model.entries[--model.num_entries];
+        if (change == 1) model.entries[model.num_entries++] = model.entries[i];
+        if (change == 2) model.entries[i].key = dense ? "padding" : "keep_num_dims";
+        if (change == 3) model.entries[i].blob_size = model.entries[i].blob_size == 0 ? 1 : 0;
+        Runtime* runtime = NewRuntime(&model, dense);
+        CHECK(RunNode(runtime) == kTfLiteError, "change %d of %s", change, good.entries[i].key);
+        FreeRuntime(runtime);
+      }
+    }
+  }
+  Model model = GoodModel(false);
+  model.codes[6] = 0x80;  // past the grid, instead of another
+  model.codes[0] = 0x7f;
+  Runtime* runtime = NewRuntime(&model, false);
+  CHECK(RunNode(runtime) == kTfLiteError, "a code past the grid");
+  FreeRuntime(runtime);
+}
+
+// One thing wrong with the tensors. `Change` number i of a runtime; returns its name, or NULL if
+// there is none.
+static const char* Change(Runtime* runtime, int i) {
+  TfLiteTensor *input = &runtime->tensors[kInput], *alpha = &runtime->tensors[kAlpha],
+               *bias = &runtime->tensors[kBias];
+  int* inputs = runtime->node.inputs->data;
+  switch (i) {
+    case 0:
+      return SetDims(input, Ints(3, 7, 8, 6)), "rank 3";
+    case 1:
+      return SetDims(input, Ints(4, 2, 7, 8, 5)), "5 channels";
+    case 2:
+      return SetDims(input, Ints(0)), "a scalar";
+    case 3:
+      return input->type = kTfLiteInt8, "int8 input";
+    case 4:
+      return runtime->tensors[kOutput].type = kTfLiteInt8, "int8 output";
+    case 5:
+      return SetDims(alpha, Ints(2, 5, 19)), "too few columns";
+    case 6:
+      return SetDims(alpha, Ints(2, 0, 20)), "no filters";
+    case 7:
+      return SetDims(alpha, Ints(1, 100)), "alpha of rank 1";
+    case 8:
+      return alpha->bytes -= 4, "a short buffer";
+    case 9:
+      return alpha->allocation_type = kTfLiteMemNone, "alpha computed";
+    case 10:
+      return alpha->type = kTfLiteNoType, "alpha of no type";
+    case 11:
+      return SetDims(bias, Ints(1, 4)), "a short bias";
+    case 12:
+      return SetDims(bias, Ints(2, 1, 5)), "a bias of rank 2";
+    case 13:
+      return bias->type = kTfLiteInt8, "int8 bias";
+    case 14:
+      return bias->allocation_type = kTfLiteMemNone, "bias computed";
+    case 15:
+      return inputs[0] = -1, "no input";
+    case 16:
+      return inputs[1] = kNumTensors, "alpha out of range";
+    case 17:
+      return inputs[2] = -2, "bias out of range";
+    case 18:
+      return runtime->node.inputs->size = 1, "one input";
+    case 19:
+      return runtime->node.outputs->size = 0, "no output";
+    case 20:
+      return runtime->node.outputs->data[0] = kAlpha, "output over alpha";
+    case 21:
+      return runtime->node.custom_initial_data_size = 0, "no options";
+    case 22:
+      return alpha->type = kTfLiteInt8, Allocate(alpha), "int8 alpha without scales";
+    case 23:
+      return input->dims->data[1] = -7, "a negative size";
+    default:
+      return NULL;
+  }
+}
+
+static void TestBadTensors(void) {
+  for (int i = 0;; ++i) {
+    Model model = GoodModel(false);
+    Runtime* runtime = NewRuntime(&model, false);
+    const char* name = Change(runtime, i);
+    if (name != NULL) CHECK(RunNode(runtime) == kTfLiteError, "%s", name);
+    FreeRuntime(runtime);
+    if (name == NULL) break;
+  }
+}
+
+// int8 alpha: scales and zero points, good and bad.
+static void TestQuantized(void) {
+  const struct {
+    int scales, dimension, zero_point;
+    bool good;
+  } cases[] = {{1, 0, 0, true},  {5, 0, 0, true},  {5, 1, 0, false},
+               {4, 0, 0, false}, {0, 0, 0, false}, {1, 0, 3, false}};
+  for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
+    Model model = GoodModel(false);
+    Runtime* runtime = NewRuntime(&model, false);
+    TfLiteTensor* alpha = &runtime->tensors[kAlpha];
+    alpha->type = kTfLiteInt8;
+    Allocate(alpha);
+    TfLiteFloatArray* scale = calloc(1, sizeof(*scale) + 8 * sizeof(float));
+    scale->size = cases[i].scales;
+    runtime->quantization =
+        (TfLiteAffineQuantizationParams){scale, Ints(1, cases[i].zero_point), cases[i].dimension};
+    alpha->quantization = (TfLiteQuantization){kTfLiteAffineQuantization, &runtime->quantization};
+    CHECK((RunNode(runtime) == kTfLiteOk) == cases[i].good, "case %zu: %s", i, runtime->message);
+    FreeRuntime(runtime);
+  }
+}
+
+// Options cut short, and with random bytes changed: an error or a result, never a crash.
+static void TestDamagedOptions(int rounds) {
+  Model model = GoodModel(false);
+  Runtime* runtime = NewRuntime(&model, false);
+  const int size = runtime->node.custom_initial_data_size;
+  for (int length = 0; length < size; ++length) {
+    runtime->node.custom_initial_data_size = length;
+    runtime->message[0] = 0;
+    CHECK(RunNode(runtime) == kTfLiteError, "cut at %d", length);
+  }
+  runtime->node.custom_initial_data_size = size;
+  uint8_t good[sizeof(runtime->options)];
+  memcpy(good, runtime->options, sizeof(good));
+  for (int round = 0; round < rounds; ++round) {
+    memcpy(runtime->options, good, sizeof(good));
+    for (int n = RandomIn(1, 3); n > 0; --n) {
+      runtime->options[RandomIn(0, size - 1)] =
+          (uint8_t)(RandomIn(0, 1) ? Random() : Random() % 10);
+    }
+    runtime->message[0] = 0;
+    RunNode(runtime);
+    SetDims(&runtime->tensors[kInput], Ints(4, 2, 7, 8, 6));
+  }
+  FreeRuntime(runtime);
+}
+
+int main(int argc, char** argv) {
+  TestGood();
+  TestDelegate();
+  TestBadOptions();
+  TestBadTensors();
+  TestQuantized();
+  TestDamagedOptions(argc > 1 ? atoi(argv[1]) : 10000);
+  printf("op_test: %ld checks\n", num_checks);
+  return 0;
+}

@@ -1,0 +1,176 @@
+#include "testing.h"
+
+#include <math.h>
+#include <string.h>
+
+long num_checks = 0;
+
+static uint64_t random_state = 1;
+
+void RandomSeed(uint64_t seed) { random_state = seed * 2 + 1; }
+
+uint32_t Random(void) {
+  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+  const uint32_t x = (uint32_t)(random_state >> 32);
+  return x ^ (x >> 15) * 0x2c1b3c6du;
+}
+
+int32_t RandomIn(int32_t low, int32_t high) {
+  return low + (int32_t)(Random() % (uint32_t)(high - low + 1));
+}
+
+float RandomNormal(void) {
+  float sum = 0;
+  for (int i = 0; i < 12; ++i) sum += (float)Random() / 4294967296.0f;
+  return sum - 6;
+}
+
+float* RandomFloats(size_t count) {
+  float* values = malloc(count * sizeof(*values) + 1);
+  for (size_t i = 0; i < count; ++i) values[i] = RandomNormal();
+  return values;
+}
+
+void FillLayer(TestLayer* test, const bool* kept, bool is_int8, bool per_filter, bool bias) {
+  DbfLayer* layer = &test->layer;
+  const size_t grid = (size_t)layer->kernel_h * layer->kernel_w * layer->channels;
+  layer->codes_bytes = (grid + 7) / 8;
+  layer->codes = test->codes = calloc(layer->codes_bytes, 1);
+  layer->num_codes = 0;
+  for (size_t g = 0; g < grid; ++g) {
+    if (kept != NULL && !kept[g]) continue;
+    test->codes[g >> 3] |= (uint8_t)(1 << (g & 7));
+    ++layer->num_codes;
+  }
+  const size_t count = layer->filters * layer->num_codes;
+  const float scale = 1 / sqrtf((float)grid * layer->num_codes);  // outputs of about one
+  if (is_int8) {
+    int8_t* alpha = malloc(count);
+    for (size_t i = 0; i < count; ++i) alpha[i] = (int8_t)RandomIn(-128, 127);
+    layer->alpha_int8 = test->alpha = alpha;
+    layer->num_scales = per_filter ? layer->filters : 1;
+    layer->alpha_scales = test->scales = RandomFloats(layer->num_scales);
+    for (size_t i = 0; i < layer->num_scales; ++i) test->scales[i] *= scale / 64;
+  } else {
+    float* alpha = RandomFloats(count);
+    for (size_t i = 0; i < count; ++i) alpha[i] *= scale;
+    layer->alpha_float = test->alpha = alpha;
+  }
+  if (bias) layer->bias = test->bias = RandomFloats(layer->filters);
+}
+
+void FreeLayer(TestLayer* test) {
+  free(test->codes);
+  free(test->alpha);
+  free(test->scales);
+  free(test->bias);
+}
+
+static double Code(int i, int j) { return __builtin_parity(i & j) ? -1 : 1; }
+
+double* Filters(const DbfLayer* layer) {
+  const int kw = layer->kernel_w, c = layer->channels;
+  const size_t taps = (size_t)layer->kernel_h * kw * c;
+  double* filters = calloc(layer->filters * taps, sizeof(*filters));
+  double* code = malloc(taps * sizeof(*code));
+  size_t column = 0;
+  for (size_t g = 0; g < taps; ++g) {
+    if (!(layer->codes[g >> 3] >> (g & 7) & 1)) continue;
+    for (size_t p = 0; p < taps; ++p) {
+      code[p] = Code(g / c / kw, p / c / kw) * Code(g / c % kw, p / c % kw) * Code(g % c, p % c);
+    }
+    for (size_t k = 0; k < (size_t)layer->filters; ++k) {
+      const size_t i = k * layer->num_codes + column;
+      const double alpha =
+          layer->alpha_float != NULL
+              ? layer->alpha_float[i]
+              : (double)layer->alpha_int8[i] * layer->alpha_scales[layer->num_scales > 1 ? k : 0];
+      for (size_t p = 0; p < taps; ++p) filters[k * taps + p] += alpha * code[p];
+    }
+    ++column;
+  }
+  free(code);
+  return filters;
+}
+
+static double Activate(DbfActivation activation, double x) {
+  if (activation == kDbfRelu) return fmax(x, 0);
+  if (activation == kDbfReluN1To1) return fmin(fmax(x, -1), 1);
+  if (activation == kDbfRelu6) return fmin(fmax(x, 0), 6);
+  return x;
+}
+
+// The output's size and the padding before, along one axis.
+static void Size(bool same, int in, int kernel, int stride, int dilation, int* out, int* pad) {
+  const int extent = (kernel - 1) * dilation + 1;
+  *out = same ? (in + stride - 1) / stride : (in - extent) / stride + 1;
+  const int needed = (*out - 1) * stride + extent - in;
+  *pad = same && needed > 0 ? needed / 2 : 0;
+}
+
+double* Reference(const DbfLayer* layer, const double* weights, const float* input, int batch,
+                  int height, int width, int* out_h, int* out_w) {
+  const int kh = layer->kernel_h, kw = layer->kernel_w, channels = layer->channels,
+            filters = layer->filters;
+  int top, left;
+  Size(layer->same_padding, height, kh, layer->stride_h, layer->dilation_h, out_h, &top);
+  Size(layer->same_padding, width, kw, layer->stride_w, layer->dilation_w, out_w, &left);
+  double* output = malloc((size_t)batch * *out_h * *out_w * filters * sizeof(*output) + 1);
+  double* out = output;
+  for (int n = 0; n < batch; ++n) {
+    for (int oy = 0; oy < *out_h; ++oy) {
+      for (int ox = 0; ox < *out_w; ++ox) {
+        for (int k = 0; k < filters; ++k) {
+          double sum = layer->bias != NULL ? layer->bias[k] : 0;
+          for (int dy = 0; dy < kh; ++dy) {
+            for (int dx = 0; dx < kw; ++dx) {
+              const int y = oy * layer->stride_h + dy * layer->dilation_h - top;
+              const int x = ox * layer->stride_w + dx * layer->dilation_w - left;
+              if (y < 0 || y >= height || x < 0 || x >= width) continue;
+              const float* pixel = input + (((size_t)n * height + y) * width + x) * channels;
+              const double* weight = weights + (((size_t)k * kh + dy) * kw + dx) * channels;
+              for (int c = 0; c < channels; ++c) sum += weight[c] * pixel[c];
+            }
+          }
+          *out++ = Activate(layer->activation, sum);
+        }
+      }
+    }
+  }
+  return output;
+}
+
+static size_t Put(uint8_t* buffer, size_t at, uint64_t value) {
+  for (int i = 0; i < 8; ++i) buffer[at + i] = (uint8_t)(value >> 8 * i);
+  return at + 8;
+}
+
+size_t WriteMap(const Entry* entries, size_t count, uint8_t* buffer) {
+  size_t keys[32], blobs[32], at = 0;
+  for (size_t i = 0; i < count; ++i) {
+    keys[i] = at;
+    strcpy((char*)buffer + at, entries[i].key);
+    at += strlen(entries[i].key) + 1;
+    if (entries[i].blob == NULL) continue;
+    at = Put(buffer, at, entries[i].blob_size);
+    blobs[i] = at;
+    memcpy(buffer + at, entries[i].blob, entries[i].blob_size);
+    at += entries[i].blob_size;
+  }
+  at = Put(buffer, at, count);
+  const size_t key_vector = at;
+  for (size_t i = 0; i < count; ++i) at = Put(buffer, at, at - keys[i]);
+  at = Put(buffer, at, at - key_vector);
+  at = Put(buffer, at, 8);
+  at = Put(buffer, at, count);
+  const size_t values = at;
+  for (size_t i = 0; i < count; ++i) {
+    at = Put(buffer, at, entries[i].blob != NULL ? at - blobs[i] : (uint64_t)entries[i].value);
+  }
+  for (size_t i = 0; i < count; ++i)
+    buffer[at++] = entries[i].blob != NULL ? 25 << 2 | 3 : 1 << 2 | 3;
+  at = Put(buffer, at, at - values);
+  buffer[at++] = 9 << 2 | 3;  // a map
+  buffer[at++] = 8;
+  return at;
+}
