@@ -26,9 +26,9 @@ def library():
     return spec.origin
 
 
-def parity(a, b):
-    """(-1)^popcount(a & b) for arrays of small integers."""
-    return 1 - 2 * (np.bitwise_count(np.asarray(a)[:, None] & np.asarray(b)[None, :]) & 1).astype(np.float64)
+def hadamard(size):
+    """h_i(j) = (-1)^popcount(i & j) for i, j < size."""
+    return np.array([[(-1.0) ** bin(i & j).count("1") for j in range(size)] for i in range(size)])
 
 
 def filters(alpha, codes, kernel, channels):
@@ -37,7 +37,7 @@ def filters(alpha, codes, kernel, channels):
     grid = np.zeros((len(alpha), kh * kw * channels))
     grid[:, codes] = alpha
     grid = grid.reshape(-1, kh, kw, channels)
-    h = [parity(range(size), range(size)) for size in (kh, kw, channels)]
+    h = [hadamard(size) for size in (kh, kw, channels)]
     return np.einsum("kuvw,uy,vx,wc->yxck", grid, *h, optimize=True)
 
 
@@ -189,24 +189,21 @@ def model(nodes, input_shape, signature=None, absent_bias="-1"):
     return bytes(builder.Output())
 
 
-def runtimes():
-    """The (Interpreter, load_delegate) of each TFLite runtime that is installed, by name."""
-    found = {}
-    for module in ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite"):
-        if importlib.util.find_spec(module.split(".")[0]) is not None:
-            found[module.split(".")[0]] = module
-    return found
+RUNTIMES = ["ai_edge_litert.interpreter", "tensorflow", "tflite_runtime.interpreter"]
 
 
-@pytest.fixture(params=sorted(runtimes()))
+@pytest.fixture(params=RUNTIMES)
 def interpreter(request):
-    """A function that makes an interpreter, with the op, of each runtime in turn."""
-    module = pytest.importorskip(runtimes()[request.param])
-    load = getattr(module, "load_delegate", None) or module.experimental.load_delegate
+    """A function that makes an interpreter, with the op, of each installed runtime in turn."""
+    module = pytest.importorskip(request.param)
+    if request.param == "tensorflow":
+        interpreter_class, load = module.lite.Interpreter, module.lite.experimental.load_delegate
+    else:
+        interpreter_class, load = module.Interpreter, module.load_delegate
 
     def make(content, num_threads=1, isa=None):
         delegate = load(library(), {"isa": isa} if isa else {})
-        return module.Interpreter(model_content=content, num_threads=num_threads, experimental_delegates=[delegate])
+        return interpreter_class(model_content=content, num_threads=num_threads, experimental_delegates=[delegate])
 
     return make
 
@@ -223,3 +220,194 @@ def run(it, x, resize=False):
 
 def random(shape, seed=1):
     return np.random.default_rng(seed).standard_normal(shape).astype("f")
+
+
+@pytest.fixture(scope="module", params=["address,undefined", "thread"])
+def c_objects(request, tmp_path_factory):
+    """The objects of the library and the compiler flags of one set of sanitizers."""
+    compiler = os.environ.get("CC") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("objects")
+    flags = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-ffp-contract=fast",
+             f"-fsanitize={request.param}", "-fno-sanitize-recover=all", f"-I{EXPORT}"]
+    sources = [*EXPORT.glob("*.c"), *EXPORT.glob("kernels/*.c"), EXPORT / "tests/testing.c"]
+    subprocess.run([compiler, *flags, "-c", *sources], cwd=folder, check=True)
+    return [compiler, *flags], sorted(folder.glob("*.o")), request.param
+
+
+@pytest.mark.parametrize("test,arguments", [("flexbuffer", []), ("op", ["2000"]), ("conv", ["60"])])
+def test_c(c_objects, test, arguments, tmp_path):
+    compile_command, objects, sanitizer = c_objects
+    if sanitizer == "thread" and test == "flexbuffer":
+        pytest.skip("has no threads")
+    binary = tmp_path / test
+    subprocess.run([*compile_command, EXPORT / f"tests/{test}_test.c", *objects, "-lm", "-o", binary], check=True)
+    result = subprocess.run([binary, *arguments], capture_output=True, text=True)
+    if "unexpected memory mapping" in result.stderr:
+        pytest.skip("ThreadSanitizer does not run on this kernel")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def check(interpreter, nodes, shape, **kwargs):
+    """Runs a model of `nodes` and compares with the definition."""
+    it = interpreter(model(nodes, shape), **kwargs)
+    x = random(shape)
+    y = run(it, x)
+    for node in nodes:
+        x = node.reference(x)
+    assert y.shape == x.shape
+    np.testing.assert_allclose(y, x, atol=1e-5 * max(1, np.abs(x).max()))
+    return it
+
+
+@pytest.mark.parametrize("isa", [None, "baseline", "avx2", "avx512", "neon"])
+@pytest.mark.parametrize(
+    "node",
+    [
+        Conv(16, 8),
+        Conv(3, 17, kernel=(7, 7), strides=(2, 2), activation=RELU6),
+        Conv(12, 33, kernel=(2, 5), dilation=(2, 1), padding=VALID, activation=RELU, bias=False),
+        Conv(32, 16, kernel=(4, 4), codes=np.arange(16)[:, None].repeat(8, 1).ravel() * 32 + np.tile(np.arange(0, 32, 4), 16)),
+        Conv(9, 40, kernel=(1, 1), strides=(2, 3), ratio=1, activation=RELU_N1_TO_1),
+        Conv(16, 8, int8="per-filter"),
+        Conv(16, 8, int8="single"),
+    ],
+    ids=lambda node: f"{node.kernel}x{node.channels}",
+)
+def test_conv(interpreter, node, isa):
+    try:
+        check(interpreter, [node], (2, 13, 17, node.channels), isa=isa)
+    except ValueError as error:
+        if isa is None or "Failed to load delegate" not in str(error):
+            raise
+        pytest.skip(f"this processor has no {isa}")
+
+
+@pytest.mark.parametrize("keep_num_dims", [0, 1])
+@pytest.mark.parametrize("int8", [None, "per-filter", "single"])
+def test_dense(interpreter, keep_num_dims, int8):
+    check(interpreter, [Dense(48, 10, keep_num_dims=keep_num_dims, int8=int8)], (3, 5, 48))
+    check(interpreter, [Dense(48, 10, keep_num_dims=keep_num_dims, int8=int8, bias=False)], (1, 48))
+
+
+@pytest.mark.parametrize("absent_bias", ["-1", "left out"])
+def test_absent_bias(interpreter, absent_bias):
+    node = Conv(8, 6, bias=False)
+    x = random((1, 5, 5, 8))
+    y = run(interpreter(model([node], x.shape, absent_bias=absent_bias)), x)
+    np.testing.assert_allclose(y, node.reference(x), atol=1e-5)
+
+
+def test_neighbours(interpreter):
+    """Neighbouring ops get memory for the tensor between them, also after a resize."""
+    nodes = [Conv(8, 16, activation=RELU), Conv(16, 24, kernel=(4, 4), strides=(2, 2), seed=1), Conv(24, 4, seed=2)]
+    it = check(interpreter, nodes, (1, 12, 12, 8))
+    for shape in [(3, 12, 12, 8), (1, 30, 7, 8), (1, 12, 12, 8)]:
+        x = random(shape)
+        y = run(it, x, resize=True)
+        for node in nodes:
+            x = node.reference(x)
+        np.testing.assert_allclose(y, x, atol=1e-5)
+
+
+def test_dynamic_batch(interpreter):
+    node = Dense(20, 7)
+    it = interpreter(model([node], (1, 20), signature=(-1, 20)))
+    for batch in (1, 200, 3, 1):
+        x = random((batch, 20))
+        np.testing.assert_allclose(run(it, x, resize=True), node.reference(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_num_threads(interpreter, num_threads):
+    nodes = [Conv(32, 64), Conv(64, 32, seed=1), Conv(32, 256, kernel=(1, 1), seed=2)]
+    it = check(interpreter, nodes, (1, 32, 32, 32), num_threads=num_threads)
+    x = random((1, 32, 32, 32))
+    first = run(it, x)
+    np.testing.assert_array_equal(run(it, x), first)
+
+
+def with_options(node=None, remove=None, raw=None, **changes):
+    """A node whose options are changed."""
+    node = Conv(16, 8) if node is None else node
+    node.options = {**node.options, **changes}
+    node.options.pop(remove, None)
+    node.raw_options = raw
+    return node
+
+
+GOOD = flexbuffer(Conv(16, 8).options)
+
+BAD = {
+    "later version": lambda: with_options(version=2),
+    "unknown option": lambda: with_options(groups=2),
+    "missing option": lambda: with_options(remove="padding"),
+    "blob for an int": lambda: with_options(kernel_h=b"3"),
+    "int for a blob": lambda: with_options(codes=3),
+    "no options": lambda: with_options(raw=b""),
+    "noise": lambda: with_options(raw=bytes(range(256))),
+    "empty map": lambda: with_options(raw=flexbuffer({})),
+    "zero stride": lambda: with_options(stride_h=0),
+    "huge kernel": lambda: with_options(kernel_w=2**31 - 1),
+    "huge dilation": lambda: with_options(dilation_h=2**31 - 1),
+    "huge integer": lambda: with_options(dilation_h=2**40),
+    "negative channels": lambda: with_options(channels=-16),
+    "other channels": lambda: with_options(channels=8),
+    "padding 2": lambda: with_options(padding=2),
+    "activation 4": lambda: with_options(activation=4),
+    "no codes": lambda: with_options(codes=b""),
+    "short codes": lambda: with_options(codes=code_blob(range(40), 136)),
+    "too many codes": lambda: with_options(codes=code_blob(range(50), 144)),
+    "dense options": lambda: with_options(keep_num_dims=0),
+    "code past the grid": lambda: with_options(Conv(5, codes=range(9)), codes=code_blob([*range(8), 45], 45)),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_options(interpreter, name):
+    node = BAD[name]()
+    with pytest.raises((RuntimeError, ValueError)):
+        run(interpreter(model([node], (1, 6, 6, node.channels))), random((1, 6, 6, node.channels)))
+
+
+def test_truncated_options(interpreter):
+    for length in range(0, len(GOOD), 5):
+        with pytest.raises((RuntimeError, ValueError)):
+            run(interpreter(model([with_options(raw=GOOD[:length])], (1, 6, 6, 16))), random((1, 6, 6, 16)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda n: setattr(n, "alpha", n.alpha[:, :-1].copy()),
+        lambda n: setattr(n, "alpha", n.alpha.reshape(1, *n.alpha.shape)),
+        lambda n: setattr(n, "bias", n.bias[:-1]),
+        lambda n: setattr(n, "bias", n.bias.astype(np.int8)),
+        lambda n: setattr(n, "scales", None),
+    ],
+    ids=["columns of alpha", "rank of alpha", "size of bias", "type of bias", "no scales"],
+)
+def test_bad_tensors(interpreter, change):
+    node = Conv(16, 8, int8="per-filter")
+    reference = node.reference(np.zeros((1, 6, 6, 16)))
+    change(node)
+    node.reference = lambda x: reference
+    with pytest.raises((RuntimeError, ValueError)):
+        run(interpreter(model([node], (1, 6, 6, 16))), random((1, 6, 6, 16)))
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 6, 15), (6, 6, 16), (96, 6), (2, 2, 2, 2, 16)])
+def test_bad_input(interpreter, shape):
+    node = Conv(16, 8)
+    node.reference = lambda x: np.zeros((1, 6, 6, 8))
+    with pytest.raises((RuntimeError, ValueError)):
+        run(interpreter(model([node], shape)), random(shape))
+    it = interpreter(model([Conv(16, 8)], (1, 6, 6, 16)))
+    with pytest.raises((RuntimeError, ValueError)):
+        run(it, random(shape), resize=True)
+
+
+def test_bad_delegate_options(interpreter):
+    with pytest.raises(ValueError):
+        interpreter(model([Conv(4)], (1, 6, 6, 4)), isa="pentium")
