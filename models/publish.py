@@ -43,11 +43,11 @@ class probabilities. {parameters:,} parameters.
 |---|---|---|---|---|
 {rows}
 
-Keras: {keras_accuracy:.2%} on the {tests:,} test images. Latency: one image, one thread, interleaved, on {machine};
-compare with `python -m dbf_keras.benchmark`. Figures by `models/publish.py`.
+Keras: {keras_accuracy:.2%} on the {tests:,} test images. Latency: median of one image at a time, one thread, files in
+turns, on {machine}. Figures by `models/publish.py`.
 
-- Training: `{train_command}`, {epochs} epochs, the last epoch's weights; the recipe is in `recipe.json`, the learning
-  curve below.
+- Training: {epochs} epochs, the last epoch's weights; details in `recipe.json`, the learning curve below.
+  `{train_command}`
 - Data: {source}. No test image was used to train or to choose.
 - Checks: `check.npz` holds test images and the Keras model's output for them; a test holds every file to it.
 
