@@ -329,9 +329,20 @@ static void ProjectRow(const DbfConv* conv, const float* input, size_t in, float
       if (written < plan->rows)
         memset(rows + written * vector, 0, (plan->rows - written) * vector * sizeof(float));
       kernels->hadamard(rows, Max(vector >> plan->shift, 1), plan->rows);
-      for (size_t j = 0; j < plan->full + plan->partial; ++j) {
-        memcpy(row + j * conv->row_pitch, rows + plan->source[j] * vector, vector * sizeof(float));
-      }
+      const size_t none = 0;
+      const DbfCombine gather = {
+          .ops = plan->gather_ops,
+          .num_ops = plan->full + plan->partial,
+          .signs = plan->signs_w,
+          .offsets = &none,
+          .taps = 1,
+          .src = rows,
+          .src_pitch = vector,
+          .dst = row,
+          .dst_pitch = conv->row_pitch,
+          .width = vector,
+      };
+      kernels->combine(&gather);
     }
   }
 }

@@ -86,13 +86,13 @@ static bool PlanChannels(DbfPlan* plan, const uint32_t* count, int32_t* channel)
   plan->rows = padded >> plan->shift;
   if (plan->rows == 0) plan->rows = 1;
 
-  plan->source = DbfAllocate(plan->full + plan->partial, sizeof(*plan->source));
-  if (plan->source == NULL) return false;
+  plan->gather_ops = DbfAllocate(plan->full + plan->partial, sizeof(*plan->gather_ops));
+  if (plan->gather_ops == NULL) return false;
   size_t next_full = 0, next_partial = plan->full;
   for (int32_t w = 0; w < plan->channels; ++w) {
     if (count[w] == 0) continue;
     channel[w] = (int32_t)(count[w] == spatial ? next_full++ : next_partial++);
-    plan->source[channel[w]] = w >> plan->shift;
+    plan->gather_ops[channel[w]].source = w >> plan->shift;
   }
   return true;
 }
@@ -324,7 +324,7 @@ DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
 
 void DbfPlanFree(DbfPlan* plan) {
   if (plan == NULL) return;
-  free(plan->source);
+  free(plan->gather_ops);
   free(plan->raw_ops);
   free(plan->line_ops);
   free(plan->feature_ops);

@@ -86,7 +86,7 @@ typedef struct DbfPlan {
                     // `transpose` writes
   size_t full;      // full channel codes
   size_t partial;   // partial channel codes
-  int32_t* source;  // [full + partial] which run or transform row each projected channel is
+  DbfLineOp* gather_ops;  // [full + partial] which row of the transform each projected channel is
   // Line stage: raw lines (tap x, full channel), then lines (partial channel, horizontal code).
   size_t raw_lines;
   DbfLineOp* raw_ops;  // [full]: the identity

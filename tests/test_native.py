@@ -237,7 +237,7 @@ def c_objects(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("test,arguments", [("flexbuffer", []), ("op", ["2000"]), ("conv", ["60"])])
-def test_c(c_objects, test, arguments, tmp_path):
+def test_in_c(c_objects, test, arguments, tmp_path):
     compile_command, objects, sanitizer = c_objects
     if sanitizer == "thread" and test == "flexbuffer":
         pytest.skip("has no threads")

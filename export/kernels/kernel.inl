@@ -192,17 +192,35 @@ static void Hadamard(float* data, size_t first, size_t rows) {
   }
 }
 
-// `taps` is a compile-time constant up to 4, where the signs stay in registers.
+// `taps` is a compile-time constant, so that shifts and signs stay in registers.
 INLINE void Combine(const DbfCombine* args, const int taps) {
-  for (size_t i = 0; i < args->num_ops; ++i) {
-    const float* signs = args->signs + (size_t)args->ops[i].code * taps;
-    const float* src = args->src + (size_t)args->ops[i].source * args->src_pitch;
-    const float* first = src + args->offsets[0];
-    float* dst = args->dst + i * args->dst_pitch;
-    for (size_t x = 0; x < args->width; x += VL) {
-      V sum = Load(first + x);
-      for (int t = 1; t < taps; ++t) sum += Splat(signs[t]) * Load(src + args->offsets[t] + x);
+  const size_t width = args->width;
+  float* dst = args->dst;
+  for (const DbfLineOp* op = args->ops; op < args->ops + args->num_ops; ++op) {
+    const float* src[4];
+    V sign[4];
+    UNROLL for (int t = 0; t < taps; ++t) {
+      src[t] = args->src + (size_t)op->source * args->src_pitch + args->offsets[t];
+      sign[t] = Splat(args->signs[(size_t)op->code * taps + t]);
+    }
+    for (size_t x = 0; x < width; x += VL) {
+      V sum = Load(src[0] + x);
+      UNROLL for (int t = 1; t < taps; ++t) sum += sign[t] * Load(src[t] + x);
       Store(dst + x, sum);
+    }
+    dst += args->dst_pitch;
+  }
+}
+
+// The same for any number of taps.
+static void CombineMany(const DbfCombine* args) {
+  for (size_t i = 0; i < args->num_ops; ++i) {
+    const float* signs = args->signs + (size_t)args->ops[i].code * args->taps;
+    const float* src = args->src + (size_t)args->ops[i].source * args->src_pitch;
+    for (size_t x = 0; x < args->width; x += VL) {
+      V sum = Load(src + args->offsets[0] + x);
+      for (int t = 1; t < args->taps; ++t) sum += Splat(signs[t]) * Load(src + args->offsets[t] + x);
+      Store(args->dst + i * args->dst_pitch + x, sum);
     }
   }
 }
@@ -218,7 +236,7 @@ static void CombineAny(const DbfCombine* args) {
     case 4:
       return Combine(args, 4);
     default:
-      return Combine(args, args->taps);
+      return CombineMany(args);
   }
 }
 
