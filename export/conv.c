@@ -163,6 +163,7 @@ static void Release(DbfConv* conv) {
   conv->allocation = NULL;
   conv->y_offset = NULL;
   conv->pool = NULL;
+  conv->row_parts = conv->filter_parts = 0;
 }
 
 void DbfConvFree(DbfConv* conv) {
@@ -282,7 +283,7 @@ const char* DbfConvResize(DbfConv* conv, int32_t batch, int32_t height, int32_t 
   if (conv->allocation == NULL || conv->y_offset == NULL) return "out of memory";
   conv->memory = (float*)(((uintptr_t)conv->allocation + kAlignment - 1) / kAlignment * kAlignment);
   if (parts > 1) {
-    conv->pool = DbfPoolAcquire(owner, (int)parts);
+    conv->pool = DbfPoolAcquire(owner, threads);
     if (conv->pool == NULL) return "cannot start threads";
   }
   return NULL;

@@ -81,11 +81,11 @@ typedef struct DbfPlan {
   // Channel stage.
   int shift;
   bool hadamard;
-  size_t runs;      // groups of 2^shift channels
-  size_t rows;      // rows of the Hadamard transform's buffer: a power of two, at least what
-                    // `transpose` writes
-  size_t full;      // full channel codes
-  size_t partial;   // partial channel codes
+  size_t runs;            // groups of 2^shift channels
+  size_t rows;            // rows of the Hadamard transform's buffer: a power of two, at least what
+                          // `transpose` writes
+  size_t full;            // full channel codes
+  size_t partial;         // partial channel codes
   DbfLineOp* gather_ops;  // [full + partial] which row of the transform each projected channel is
   // Line stage: raw lines (tap x, full channel), then lines (partial channel, horizontal code).
   size_t raw_lines;

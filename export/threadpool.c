@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-// How often a thread looks for work, or the caller for the end of it, before it sleeps: some ten
-// microseconds, about the time to the next layer.
+// How often a thread looks for work, or the caller for the end of it, before it sleeps: at most
+// some hundred microseconds, the time that another layer takes.
 enum { kSpins = 2000 };
 
 typedef struct Worker {
@@ -22,9 +22,9 @@ struct DbfPool {
   DbfPool* next;  // likewise
   pthread_mutex_t mutex;
   pthread_cond_t wake, done;
-  atomic_uint generation;  // counts jobs; written under mutex
-  atomic_int running;      // workers that have not finished the job
-  void (*task)(void* argument, int i);
+  atomic_uint generation;               // counts jobs; written under mutex
+  atomic_int running;                   // workers that have not finished their part
+  void (*task)(void* argument, int i);  // the job; written under mutex
   void* argument;
   int tasks;
   bool quit;
@@ -43,14 +43,17 @@ static void Pause(void) {
 static void* Work(void* argument) {
   const Worker* worker = argument;
   DbfPool* pool = worker->pool;
-  for (unsigned seen = 0;; ++seen) {
+  unsigned seen = 0;
+  for (;;) {
     for (int i = 0; i < kSpins && atomic_load(&pool->generation) == seen; ++i) Pause();
     pthread_mutex_lock(&pool->mutex);
     while (atomic_load(&pool->generation) == seen) pthread_cond_wait(&pool->wake, &pool->mutex);
-    const bool quit = pool->quit;
+    seen = atomic_load(&pool->generation);
+    const bool quit = pool->quit, takes_part = worker->index < pool->tasks;
     pthread_mutex_unlock(&pool->mutex);
     if (quit) return NULL;
-    if (worker->index < pool->tasks) pool->task(pool->argument, worker->index);
+    if (!takes_part) continue;
+    pool->task(pool->argument, worker->index);
     if (atomic_fetch_sub(&pool->running, 1) == 1) {
       pthread_mutex_lock(&pool->mutex);
       pthread_cond_signal(&pool->done);
@@ -59,10 +62,15 @@ static void* Work(void* argument) {
   }
 }
 
-// Starts the next job on all workers.
-static void Publish(DbfPool* pool) {
+// Starts a job on workers 1 ... tasks - 1. Those that take no part may see it late or never.
+static void Publish(DbfPool* pool, void (*task)(void* argument, int i), void* argument, int tasks,
+                    bool quit) {
   pthread_mutex_lock(&pool->mutex);
-  atomic_store(&pool->running, pool->threads - 1);
+  pool->task = task;
+  pool->argument = argument;
+  pool->tasks = tasks;
+  pool->quit = quit;
+  atomic_store(&pool->running, tasks - 1);
   atomic_fetch_add(&pool->generation, 1);
   pthread_cond_broadcast(&pool->wake);
   pthread_mutex_unlock(&pool->mutex);
@@ -70,8 +78,7 @@ static void Publish(DbfPool* pool) {
 
 // Ends the workers and frees the pool, which nobody uses any more.
 static void Destroy(DbfPool* pool) {
-  pool->quit = true;
-  Publish(pool);
+  Publish(pool, NULL, NULL, 1, true);
   for (int i = 1; i < pool->threads; ++i) pthread_join(pool->workers[i].thread, NULL);
   pthread_cond_destroy(&pool->wake);
   pthread_cond_destroy(&pool->done);
@@ -129,10 +136,7 @@ void DbfPoolRelease(DbfPool* pool) {
 }
 
 void DbfPoolRun(DbfPool* pool, void (*task)(void* argument, int i), void* argument, int tasks) {
-  pool->task = task;
-  pool->argument = argument;
-  pool->tasks = tasks;
-  Publish(pool);
+  Publish(pool, task, argument, tasks, false);
   task(argument, 0);
   for (int i = 0; i < kSpins && atomic_load(&pool->running) > 0; ++i) Pause();
   pthread_mutex_lock(&pool->mutex);

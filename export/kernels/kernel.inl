@@ -219,7 +219,8 @@ static void CombineMany(const DbfCombine* args) {
     const float* src = args->src + (size_t)args->ops[i].source * args->src_pitch;
     for (size_t x = 0; x < args->width; x += VL) {
       V sum = Load(src + args->offsets[0] + x);
-      for (int t = 1; t < args->taps; ++t) sum += Splat(signs[t]) * Load(src + args->offsets[t] + x);
+      for (int t = 1; t < args->taps; ++t)
+        sum += Splat(signs[t]) * Load(src + args->offsets[t] + x);
       Store(args->dst + i * args->dst_pitch + x, sum);
     }
   }
