@@ -111,6 +111,13 @@ def test_a_quarter_of_the_codes_is_a_quarter_of_the_file():
     assert len(dbf_keras.export.to_tflite(model, "onthefly", "weights")) <= 0.085 * explicit
 
 
+@pytest.mark.parametrize("mode", ["explicit", "folded", pytest.param("onthefly", marks=needs_library)])
+def test_a_network_computes_what_keras_does(mode):
+    # Without softmax, which would hide differences behind probabilities of 0 and 1.
+    model = networks.build("dbfnet_micro", ratio=0.25, classifier_activation=None)
+    assert dbf_keras.export.convert(model, mode).relative_difference < TOLERANCE
+
+
 @needs_library
 def test_on_the_fly_files_are_checked(model):
     result = dbf_keras.export.convert(model, "onthefly")

@@ -55,8 +55,11 @@ def random_layer(random):
         elif random.random() < 0.5:
             dilation = tuple(random.integers(1, 4, 2).tolist())
         padding = pick("same", "valid")
+        # Valid convolutions get two columns if strided: with one, oneDNN (TensorFlow 2.21) reads past inputs of one
+        # channel, and Keras is the side that is wrong.
         least = [
-            (size - 1) * step + 1 if padding == "valid" else 1 for size, step in zip(kernel, dilation, strict=True)
+            (size - 1) * step + 1 + (stride if stride > 1 else 0) if padding == "valid" else 1
+            for size, step, stride in zip(kernel, dilation, strides, strict=True)
         ]
         shape = (*(int(random.integers(low, low + 12)) for low in least), channels)
         chosen, ratio = selection(random, (*kernel, channels), ratio)
