@@ -7,8 +7,10 @@ Needs numpy and one TFLite runtime; TensorFlow and Keras are imported only for `
     ...
 """
 
+import contextlib
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import types
@@ -32,9 +34,20 @@ def installed_runtimes() -> list[str]:
 
 
 def library_path() -> str | None:
-    """Returns the path of the op's C library beside this package, or None if it was not built."""
+    """Returns the path of the op's C library, or None if it was not built.
+
+    That beside this package; or, where Python runs in a checkout and so finds the package there, that of the package
+    which pip installed.
+    """
     spec = importlib.util.find_spec(_LIBRARY)
-    return spec.origin if spec else None
+    if spec:
+        return spec.origin
+    stem = _LIBRARY.replace(".", "/")
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("dbf-keras") or ():
+            if str(file).startswith(stem) and file.locate().is_file():
+                return str(file.locate())
+    return None
 
 
 def load_delegate(runtime: str | None = None, options: Mapping[str, Any] | None = None) -> Any:

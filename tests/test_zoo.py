@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import dbf_keras
 from dbf_keras import data, networks, train, zoo
 from dbf_keras.runtime import Interpreter
 
+ROOT = pathlib.Path(__file__).parents[1]
 DATA_DIR = os.environ.get("DBF_DATA_DIR")
 NAMES = sorted(zoo.index()["models"])
 
@@ -83,24 +85,50 @@ def test_unknown_names_are_refused():
         zoo.path(None, "nothing")
 
 
-def test_an_installed_wheel_has_the_zoo_and_the_library(tmp_path):
-    """Offline, without build isolation: everything that the build needs is here."""
-    root = pathlib.Path(__file__).parents[1]
-    wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-q"]
-    subprocess.run([*wheel, "-w", tmp_path, root], check=True, capture_output=True)
-    (file,) = tmp_path.glob("*.whl")
-    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "-q", "--target", tmp_path / "site"]
-    subprocess.run([*install, file], check=True, capture_output=True)
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import dbf_keras.zoo, dbf_keras.runtime as r;"
-        "print(dbf_keras.__file__); i = r.Interpreter(str(dbf_keras.zoo.path(None, 'onthefly')));"
-        "i.allocate_tensors(); i.invoke(); print(r.library_path())"
-    )
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder into which the package's wheel is installed, offline: everything that the build needs is here."""
+    folder = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "-q"]
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder]
+    subprocess.run([*pip, *build, ROOT], check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    install = ["install", "--no-deps", "--no-index", "--target", folder / "site"]
+    subprocess.run([*pip, *install, wheel], check=True, capture_output=True)
+    return folder / "site"
+
+
+_RUN_DEFAULT = """
+import dbf_keras.zoo, dbf_keras.runtime
+interpreter = dbf_keras.runtime.Interpreter(str(dbf_keras.zoo.path(None, "onthefly")))
+interpreter.allocate_tensors()
+interpreter.invoke()
+print(dbf_keras.__file__, dbf_keras.zoo.folder(), dbf_keras.runtime.library_path())
+"""
+
+
+def run_default(folder, installed):
     result = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "site"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", _RUN_DEFAULT],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(installed)},
     )
     assert result.returncode == 0, result.stderr
-    assert all(line.startswith(str(tmp_path / "site")) for line in result.stdout.split())
+    return [pathlib.Path(part) for part in result.stdout.split()]
+
+
+def test_an_installed_wheel_has_the_zoo_and_the_library(installed, tmp_path):
+    assert all(path.is_relative_to(installed) for path in run_default(tmp_path, installed))
+
+
+def test_a_checkout_uses_the_installed_library(installed, tmp_path):
+    for part in ("dbf_keras", "models"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    package, zoo_folder, library = run_default(tmp_path, installed)
+    assert package.is_relative_to(tmp_path) and zoo_folder.is_relative_to(tmp_path)
+    assert library.is_relative_to(installed)
 
 
 def test_a_quarter_of_the_codes_is_about_a_quarter_of_the_file():
