@@ -64,15 +64,29 @@ class Conv:
 
     name = b"DBFConv2D"
 
-    def __init__(self, channels, filters=5, kernel=(3, 3), ratio=0.3, bias=True, int8=None, seed=0, codes=None,
-                 strides=(1, 1), dilation=(1, 1), padding=SAME, activation=NONE):
+    def __init__(
+        self,
+        channels,
+        filters=5,
+        kernel=(3, 3),
+        ratio=0.3,
+        bias=True,
+        int8=None,
+        seed=0,
+        codes=None,
+        strides=(1, 1),
+        dilation=(1, 1),
+        padding=SAME,
+        activation=NONE,
+    ):
         rng = np.random.default_rng(seed)
         self.kernel, self.channels, self.filters = kernel, channels, filters
         self.grid = kernel[0] * kernel[1] * channels
         if codes is None:
             codes = rng.choice(self.grid, max(1, round(ratio * self.grid)), replace=False)
         self.codes = np.sort(np.asarray(codes))
-        self.alpha = (rng.standard_normal((filters, len(self.codes))) / np.sqrt(self.grid * len(self.codes))).astype("f")
+        scale = np.sqrt(self.grid * len(self.codes))
+        self.alpha = (rng.standard_normal((filters, len(self.codes))) / scale).astype("f")
         self.bias = rng.standard_normal(filters).astype("f") if bias else None
         self.scales = None
         if int8 is not None:
@@ -85,9 +99,19 @@ class Conv:
 
     def default_options(self):
         (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.strides, self.dilation
-        return dict(version=1, channels=self.channels, activation=self.activation,
-                    codes=code_blob(self.codes, self.grid), kernel_h=kh, kernel_w=kw, stride_h=sh, stride_w=sw,
-                    dilation_h=dh, dilation_w=dw, padding=self.padding)
+        return dict(
+            version=1,
+            channels=self.channels,
+            activation=self.activation,
+            codes=code_blob(self.codes, self.grid),
+            kernel_h=kh,
+            kernel_w=kw,
+            stride_h=sh,
+            stride_w=sw,
+            dilation_h=dh,
+            dilation_w=dw,
+            padding=self.padding,
+        )
 
     def activate(self, y):
         low, high = {NONE: (-np.inf, np.inf), RELU: (0, np.inf), RELU_N1_TO_1: (-1, 1), RELU6: (0, 6)}[self.activation]
@@ -102,7 +126,7 @@ class Conv:
     def reference(self, x):
         weights = self.weights()
         out, padded = [], []
-        for size, k, s, d in zip(x.shape[1:3], self.kernel, self.strides, self.dilation):
+        for size, k, s, d in zip(x.shape[1:3], self.kernel, self.strides, self.dilation, strict=True):
             extent = (k - 1) * d + 1
             n = -(-size // s) if self.padding == SAME else (size - extent) // s + 1
             total = max(0, (n - 1) * s + extent - size) if self.padding == SAME else 0
@@ -113,8 +137,11 @@ class Conv:
         for i in range(self.kernel[0]):
             for j in range(self.kernel[1]):
                 top, left = i * self.dilation[0], j * self.dilation[1]
-                window = x[:, top:top + (out[0] - 1) * self.strides[0] + 1:self.strides[0],
-                           left:left + (out[1] - 1) * self.strides[1] + 1:self.strides[1]]
+                window = x[
+                    :,
+                    top : top + (out[0] - 1) * self.strides[0] + 1 : self.strides[0],
+                    left : left + (out[1] - 1) * self.strides[1] + 1 : self.strides[1],
+                ]
                 y += window @ weights[i, j]
         return self.activate(y + (0 if self.bias is None else self.bias))
 
@@ -129,8 +156,13 @@ class Dense(Conv):
         super().__init__(channels, filters, kernel=(1, 1), **kwargs)
 
     def default_options(self):
-        return dict(version=1, channels=self.channels, activation=self.activation,
-                    codes=code_blob(self.codes, self.grid), keep_num_dims=self.keep_num_dims)
+        return dict(
+            version=1,
+            channels=self.channels,
+            activation=self.activation,
+            codes=code_blob(self.codes, self.grid),
+            keep_num_dims=self.keep_num_dims,
+        )
 
     def reference(self, x):
         y = x.reshape(-1, self.channels).astype(np.float64) @ self.weights()[0, 0]
@@ -229,8 +261,19 @@ def c_objects(request, tmp_path_factory):
     if compiler is None:
         pytest.skip("no C compiler")
     folder = tmp_path_factory.mktemp("objects")
-    flags = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-ffp-contract=fast",
-             f"-fsanitize={request.param}", "-fno-sanitize-recover=all", f"-I{EXPORT}"]
+    flags = [
+        "-std=gnu11",
+        "-O1",
+        "-g",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-pthread",
+        "-ffp-contract=fast",
+        f"-fsanitize={request.param}",
+        "-fno-sanitize-recover=all",
+        f"-I{EXPORT}",
+    ]
     sources = [*EXPORT.glob("*.c"), *EXPORT.glob("kernels/*.c"), EXPORT / "tests/testing.c"]
     subprocess.run([compiler, *flags, "-c", *sources], cwd=folder, check=True)
     return [compiler, *flags], sorted(folder.glob("*.o")), request.param
@@ -268,7 +311,7 @@ def check(interpreter, nodes, shape, **kwargs):
         Conv(16, 8),
         Conv(3, 17, kernel=(7, 7), strides=(2, 2), activation=RELU6),
         Conv(12, 33, kernel=(2, 5), dilation=(2, 1), padding=VALID, activation=RELU, bias=False),
-        Conv(32, 16, kernel=(4, 4), codes=np.arange(16)[:, None].repeat(8, 1).ravel() * 32 + np.tile(np.arange(0, 32, 4), 16)),
+        Conv(32, 16, kernel=(4, 4), codes=(np.arange(16)[:, None] * 32 + np.arange(0, 32, 4)).ravel()),
         Conv(9, 40, kernel=(1, 1), strides=(2, 3), ratio=1, activation=RELU_N1_TO_1),
         Conv(16, 8, int8="per-filter"),
         Conv(16, 8, int8="single"),
