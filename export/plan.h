@@ -1,23 +1,20 @@
 // What a layer computes at each pixel, chosen from its code set, and its coefficients packed
 // accordingly.
 //
-// A plan does not depend on the input's size. It rests on b_(u,v,w)[y, x, c] = h_u(y) h_v(x)
-// h_w(c): the codes act on the activations, one axis at a time, and no filter is ever built. THE
-// RULE, in order:
+// A plan does not depend on the input's size. It rests on
+// b_(u,v,w)[y, x, c] = h_u(y) h_v(x) h_w(c): the codes act on the activations, one axis at a time,
+// and no filter is ever built. THE RULE, in order:
 //
 //  1. Let W be the channel codes that occur in the set and 2^shift the largest power of two that
-//  divides them all.
-//     Their codes are constant over runs of 2^shift neighbouring channels, so each run is added up
-//     first.
+//     divides them all. Their codes are constant over runs of 2^shift neighbouring channels, so
+//     each run is added up first.
 //  2. A channel code is *full* if all kh x kw spatial codes occur with it. They then span what the
-//  kh x kw taps span,
-//     so its features are the projected channel's raw taps and the spatial codes are absorbed into
-//     its coefficients. The other channel codes are *partial*: each kept code is computed, along x
-//     once per input row, along y while packing.
+//     kh x kw taps span, so its features are the projected channel's raw taps and the spatial codes
+//     are absorbed into its coefficients. The other channel codes are *partial*: each kept code is
+//     computed, along x once per input row, along y while packing.
 //  3. If all codes of W are full and W is *every* multiple of 2^shift below C, then they span what
-//  the runs span. The
-//     runs themselves are the features and the channel codes are absorbed as well. Otherwise a fast
-//     Hadamard transform over the runs gives the projections.
+//     the runs span. The runs themselves are the features and the channel codes are absorbed as
+//     well. Otherwise a fast Hadamard transform over the runs gives the projections.
 //
 // Absorbing replaces coefficients one for one: there are never more packed numbers than
 // coefficients, but for the padding of the last few filters to a whole vector. "All spatial codes x
@@ -111,8 +108,8 @@ typedef struct DbfPlan {
 } DbfPlan;
 
 // Makes the plan of a layer. Sets *error to NULL, or on failure returns NULL and sets *error to a
-// constant message: sizes out of range or
-// overflowing, codes that do not match num_codes, no memory. Nothing of `layer` is kept.
+// constant message: sizes out of range or overflowing, codes that do not match num_codes, no
+// memory. Nothing of `layer` is kept.
 DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const char** error);
 
 void DbfPlanFree(DbfPlan* plan);
