@@ -1,10 +1,10 @@
 // How an image is computed, tile of `tile_rows` output rows after tile (all buffers are planar: a
 // line is one feature, its numbers are pixels):
 //
-//   input row          --transpose, hadamard-->  projected channels `row`   once per input row
-//   row                --combine along x----->   lines                      once per input row;
-//   kept for the kh rows lines              --combine along y----->   packed partial codes only
-//   lines or packed    --gemm---------------->   output
+//   input row       --transpose, hadamard-->  `row`     projected channels, once per input row
+//   row             --combine along x------>  lines     once per input row, kept for kh rows
+//   lines           --combine along y------>  packed    of partial codes only
+//   lines, packed   --gemm----------------->  output
 //
 // A line holds, for one (channel, tap x) or (channel, horizontal code), numbers of out_width pixels
 // for successive rows without a gap. Pixels of a tile therefore lie side by side for every vertical
