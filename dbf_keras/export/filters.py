@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -46,6 +47,7 @@ class Filters:
         """P, the taps of a filter."""
         return int(np.prod(self.shape))
 
+    @functools.cached_property
     def explicit(self) -> np.ndarray:
         """The filters [K, kh, kw, C]."""
         if self.codes is None:

@@ -77,7 +77,7 @@ def convert(
     layers = {id(layer): layer for layer in trace.all_layers(model) if isinstance(layer, DBFConv2D | DBFDense)}
     filters = {key: Filters.of(layer) for key, layer in layers.items()}
     explicit = {
-        key: trace.plain_call(layer, _twin_kernel(layer, filters[key].explicit())) for key, layer in layers.items()
+        key: trace.plain_call(layer, _twin_kernel(layer, filters[key].explicit)) for key, layer in layers.items()
     }
     reasons = {}  # By id: the reason why a layer is explicit, and whether it had to be.
     if mode == "folded":

@@ -32,7 +32,7 @@ def to_ops(model: Any, layers: Iterable[Filters]) -> set[int]:
     """
     layers = list(layers)
     # Weights of one layer used in several places stay one tensor.
-    candidates = [(index, layer, layer.explicit().astype(np.float32)) for index, layer in enumerate(layers)]
+    candidates = [(index, layer, layer.explicit.astype(np.float32)) for index, layer in enumerate(layers)]
     found = set()
     for subgraph in model.subgraphs:
         written = {}

@@ -16,14 +16,14 @@ def test_explicit_filters_are_the_layers_kernel(selection, kernel_size, channels
     layer, filters = built(DBFConv2D(6, kernel_size, ratio=0.4, selection=selection), channels)
     expected = np.asarray(layer.kernel)
     assert filters.shape == expected.shape[:3]
-    np.testing.assert_allclose(np.moveaxis(filters.explicit(), 0, -1), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.moveaxis(filters.explicit, 0, -1), expected, rtol=0, atol=1e-6)
 
 
 def test_a_dense_layer_is_a_filter_of_one_pixel():
     layer, filters = built(DBFDense(6, ratio=0.4), 10)
     assert filters.shape == (1, 1, 10)
     assert filters.strides == (1, 1)
-    np.testing.assert_allclose(filters.explicit()[:, 0, 0].T, np.asarray(layer.kernel), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(filters.explicit[:, 0, 0].T, np.asarray(layer.kernel), rtol=0, atol=1e-6)
 
 
 def test_codes_ascend_and_coefficients_follow_them():
@@ -45,7 +45,7 @@ def test_folded_factors_multiply_to_the_explicit_filters(channels, ratio):
     projection, smaller = filters.folded()
     assert projection.shape == (channels, kept) and smaller.shape == (32, 3, 3, kept)
     assert set(np.unique(projection)) == {-1, 1}
-    np.testing.assert_allclose(np.einsum("kyxw,cw->kyxc", smaller, projection), filters.explicit(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(np.einsum("kyxw,cw->kyxc", smaller, projection), filters.explicit, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

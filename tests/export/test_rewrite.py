@@ -127,7 +127,7 @@ def test_the_decoder_agrees_with_the_layer():
     layer.build((None, 8, 8, 5))
     held = Filters.of(layer)
     decoded = filters(held.alpha, rewrite.bitmap(held.codes, held.taps), 2, 3, 5)
-    np.testing.assert_allclose(decoded, held.explicit(), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(decoded, held.explicit, rtol=0, atol=1e-6)
 
 
 def _file_and_layer():
@@ -135,7 +135,7 @@ def _file_and_layer():
     layer = DBFConv2D(4, 3, ratio=0.5)
     model = keras.Model(inputs, layer(inputs))
     held = Filters.of(layer)
-    kernel = np.moveaxis(held.explicit(), 0, -1).astype(np.float32)
+    kernel = np.moveaxis(held.explicit, 0, -1).astype(np.float32)
     return flatfile.load(trace.to_flatbuffer(model, {id(layer): trace.plain_call(layer, kernel)})), held
 
 
