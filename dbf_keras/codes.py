@@ -253,14 +253,16 @@ def fwht(x: np.ndarray, axis: int = -1) -> np.ndarray:
     Returns:
         A new floating array of the same shape.
     """
-    x = np.moveaxis(np.array(x, np.result_type(x, np.float32)), axis, -1)
+    x = np.array(np.moveaxis(x, axis, -1), np.result_type(x, np.float32), order="C")
     length = x.shape[-1]
     _require_power_of_two(length)
     half = 1
-    while half < length:
-        x = x.reshape(*x.shape[:-1], -1, 2, half)
-        x = np.stack([x[..., 0, :] + x[..., 1, :], x[..., 0, :] - x[..., 1, :]], axis=-2)
-        x = x.reshape(*x.shape[:-3], length)
+    while half < length:  # Butterflies in place.
+        pairs = x.reshape(*x.shape[:-1], -1, 2, half)
+        low, high = pairs[..., 0, :], pairs[..., 1, :]
+        difference = low - high
+        low += high
+        high[...] = difference
         half *= 2
     return np.moveaxis(x, -1, axis)
 
