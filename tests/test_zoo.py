@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import sysconfig
 
 import numpy as np
 import pytest
@@ -108,12 +109,16 @@ print(dbf_keras.__file__, dbf_keras.zoo.folder(), dbf_keras.runtime.library_path
 
 
 def run_default(folder, installed):
+    """Runs the default model with ``folder`` first on the path, then ``installed``.
+
+    Without site (-S), so that no .pth file of an editable installation in this environment takes part.
+    """
     result = subprocess.run(
-        [sys.executable, "-c", _RUN_DEFAULT],
+        [sys.executable, "-S", "-c", _RUN_DEFAULT],
         cwd=folder,
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(installed)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(installed), sysconfig.get_path("purelib")])},
     )
     assert result.returncode == 0, result.stderr
     return [pathlib.Path(part) for part in result.stdout.split()]
