@@ -157,14 +157,14 @@ def batches(
 
     class Batches(keras.utils.PyDataset):
         epoch = first_epoch
+        order = None  # Of the images, in this epoch; drawn when its first batch is.
 
         def __len__(self):
             return max(1, len(labels) // batch_size)
 
         def __getitem__(self, index):
-            if index == 0 or getattr(self, "order_of", None) != self.epoch:
+            if self.order is None:
                 self.order = np.random.default_rng([seed, self.epoch]).permutation(len(labels))
-                self.order_of = self.epoch
             chosen = self.order[index * batch_size : (index + 1) * batch_size]
             x = np.asarray(images[chosen], np.float32)
             if augment is not None:
@@ -173,6 +173,7 @@ def batches(
 
         def on_epoch_end(self):
             self.epoch += 1
+            self.order = None
 
     return Batches()
 
