@@ -48,7 +48,9 @@ turns, on {machine}. Figures by `models/publish.py`.
 
 - Training: {epochs} epochs, the last epoch's weights; details in `recipe.json`, the learning curve below.
   `{train_command}`
-- Data: {source}. No test image was used to train or to choose.
+- Data: {source}.
+- The test set is evaluated after each epoch, for the curve. No test image is trained on, and the last epoch's weights
+  are taken whatever it says.
 - Checks: `check.npz` holds test images and the Keras model's output for them; a test holds every file to it.
 
 ![learning curve](history.png)
