@@ -1,133 +1,184 @@
-"""Latency of single DBF convolutions in each export mode, against the same layer exported as explicit filters.
+"""Speed of single DBF convolutions in each export mode, against the same layer as explicit filters on XNNPACK.
 
-    python benchmarks/layers.py
-    python benchmarks/layers.py --ratios=1,0.5,0.25,0.125 --shapes=3x3x64-64@56,3x3x256-256@14 --json=layers.json
+    python benchmarks/layers.py                                    # every row of the table of targets, some minutes
+    python benchmarks/layers.py --shapes=3x3x64-64@32 --selections=ovsf --ratios=0.25 --types=float32
+    python benchmarks/layers.py --isa=avx2 --json=layers.json
 
-All modes of a shape are timed in turn in one process. The explicit side is an ordinary float32 CONV_2D on XNNPACK.
+All files of a case are timed in turn in one process. "peak" is the share of the processor's float32 peak that a file's
+own multiply-adds reach; GFLOP/s are those of the explicit convolution by the time taken.
 """
 
-import json
-import re
-from collections.abc import Sequence
-from typing import Any
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import numpy as np
 from absl import flags
 
+import common
+from common import FLAGS, Shape, Side
 from dbf_keras import command
-from dbf_keras.backend import keras
-from dbf_keras.benchmark import prepare, time_interleaved
 from dbf_keras.benchmark.progress import progress
-from dbf_keras.benchmark.report import describe_machine, print_table
-from dbf_keras.export import to_tflite
-from dbf_keras.layers import DBFConv2D
-from dbf_keras.runtime import RUNTIMES, Interpreter, resolve_runtime
+from dbf_keras.benchmark.report import print_table
 
-_SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)-(\d+)@(\d+)(?:/(\d+))?")
-
-FLAGS = flags.FLAGS
 flags.DEFINE_list(
     "shapes",
-    ["3x3x64-64@32", "4x4x128-128@16"],
+    (
+        "3x3x64-64@56 3x3x64-64@32 3x3x128-128@28 3x3x128-128@16 3x3x256-256@14 3x3x256-256@8 3x3x512-512@7 "
+        "4x4x64-64@32 4x4x128-128@16 4x4x256-256@8 3x3x16-16@32 4x4x16-16@32 "
+        "3x3x128-128@28/2 4x4x64-64@32/2 1x1x64-64@32 1x1x256-256@14"
+    ).split(),
     "Layers, each as KHxKWxCHANNELS-FILTERS@SIZE: a convolution on a square input of SIZE pixels, padding 'same'; "
-    "append /STRIDE for a stride other than 1.",
+    "append /STRIDE for a stride other than 1. A stride 2 needs its stride 1 before it to be judged.",
 )
-flags.DEFINE_list("ratios", ["0.25"], "Shares of the codes that are kept, each in (0, 1].")
-flags.DEFINE_list("selections", ["ovsf"], "Which codes are kept; see DBFConv2D.")
-flags.DEFINE_list("modes", ["explicit", "onthefly", "folded"], "Export modes; speed-ups are against the first.")
-flags.DEFINE_enum("quantize", None, ["weights"], "Quantise weights and coefficients (default: float32).")
-flags.DEFINE_integer("num_threads", 1, "Threads of each interpreter.", lower_bound=1)
-flags.DEFINE_enum("runtime", None, list(RUNTIMES), "TFLite runtime (default: the first installed).")
-flags.DEFINE_float("seconds", 2.0, "Time to spend on each file.", lower_bound=0.0)
-flags.DEFINE_string("json", None, "File to write the results to as JSON.")
+flags.DEFINE_list("selections", ["ovsf", "random"], "Which codes are kept: ovsf is separable, random is any set.")
 
 
-def build(shape: str, ratio: float, selection: str) -> "keras.Model":
-    """Builds a model of one layer.
+class Target(NamedTuple):
+    """The least speed-ups of a kind of layer.
+
+    Attributes:
+        selection: Which codes are kept, or None for any.
+        type: Type of both files.
+        kernel: Height and width of the filters, or None for 3 and 4.
+        channels: Least number of channels and of filters.
+        speedups: By ratio.
+    """
+
+    selection: str | None
+    type: str
+    kernel: int | None
+    channels: int
+    speedups: dict[float, float]
+
+
+def _speedups(*values: float) -> dict[float, float]:
+    return dict(zip((0.5, 0.25, 0.125), values, strict=True))
+
+
+# The first row that fits counts.
+_TARGETS = (
+    Target(None, "float32", None, 64, {1.0: 0.95}),
+    Target("ovsf", "float32", None, 64, _speedups(1.95, 3.9, 7)),
+    Target("random", "float32", 4, 64, _speedups(1.8, 3.2, 5)),
+    Target("random", "float32", 3, 128, _speedups(1.8, 3.2, 5.5)),
+    Target("random", "float32", 3, 64, _speedups(1.7, 2.7, 4.2)),
+    Target(None, "float32", None, 16, _speedups(1.5, 2.5, 3.5)),
+    Target("ovsf", "int8", None, 128, _speedups(1.75, 3.4, 6)),
+    Target("ovsf", "int8", None, 64, _speedups(1.6, 3, 4.7)),
+    Target("random", "int8", None, 128, _speedups(1.3, 2.2, 3.5)),
+)
+_STRIDED = 0.9  # of the speed-up at stride 1
+
+
+class Case(NamedTuple):
+    """What is measured at once."""
+
+    threads: int
+    shape: Shape
+    selection: str
+    ratio: float
+
+
+Speedups = Mapping[tuple[Case, str], float]
+
+
+def target(case: Case, kind: str, speedups: Speedups) -> float | None:
+    """Returns the speed-up that on-the-fly is to have, or None.
 
     Args:
-        shape: As in the flag `--shapes`.
-        ratio: Share of the codes that is kept.
-        selection: Which codes are kept.
-
-    Returns:
-        A model with an input [batch, size, size, channels].
-
-    Raises:
-        ValueError: If `shape` is malformed.
+        case: The case.
+        kind: Type of the files.
+        speedups: What was measured, for the target of a stride, by case and type.
     """
-    match = _SHAPE.fullmatch(shape)
-    if not match:
-        raise ValueError(f"Got shape {shape!r}; write it like 3x3x64-64@32 or, with stride 2, 3x3x64-64@32/2.")
-    height, width, channels, filters, size, stride = (int(number or 1) for number in match.groups())
-    layer = DBFConv2D(
-        filters,
-        (height, width),
-        strides=stride,
-        padding="same",
-        ratio=ratio,
-        selection=selection,
-        bias_initializer="random_normal",
-        name="layer",
-    )
-    image = keras.Input((size, size, channels))
-    return keras.Model(image, layer(image))
+    shape = case.shape
+    if shape.stride > 1:
+        unstrided = speedups.get((case._replace(shape=shape._replace(stride=1)), kind))
+        return unstrided and _STRIDED * unstrided
+    for row in _TARGETS:
+        if (
+            row.selection in (None, case.selection)
+            and row.type == kind
+            and shape.height == shape.width
+            and shape.height in ((row.kernel,) if row.kernel else (3, 4))
+            and min(shape.channels, shape.filters) >= row.channels
+            and case.ratio in row.speedups
+        ):
+            return row.speedups[case.ratio]
+    return None
 
 
-def measure(shape: str, ratio: float, selection: str) -> dict[str, Any]:
-    """Exports one layer in every mode and times the files in turn.
-
-    Args:
-        shape: As in the flag `--shapes`.
-        ratio: Share of the codes that is kept.
-        selection: Which codes are kept.
-
-    Returns:
-        The arguments, and for every mode the file's bytes and latency.
-    """
-    model = build(shape, ratio, selection)
-    files = [to_tflite(model, mode=mode, quantize=FLAGS.quantize) for mode in FLAGS.modes]
-    calls = [
-        prepare(Interpreter(model_content=file, num_threads=FLAGS.num_threads, runtime=FLAGS.runtime)) for file in files
+def cases() -> list[Case]:
+    """Returns what the flags ask for; with all codes kept, one selection is like another."""
+    return [
+        Case(int(threads), Shape.parse(shape), selection, ratio)
+        for threads, shape, selection, ratio in itertools.product(
+            FLAGS.num_threads, FLAGS.shapes, FLAGS.selections, map(float, FLAGS.ratios)
+        )
+        if ratio < 1 or selection == FLAGS.selections[0]
     ]
-    times = time_interleaved(calls, FLAGS.seconds)
-    modes = {
-        mode: {
-            "file_bytes": len(file),
-            "median_ms": 1e3 * float(np.median(row)),
-            "p90_ms": 1e3 * float(np.percentile(row, 90)),
-            "speedup": float(np.median(times[0]) / np.median(row)),
-        }
-        for mode, file, row in zip(FLAGS.modes, files, times, strict=True)
+
+
+@functools.lru_cache(maxsize=len(common.TYPES))
+def _explicit(shape: Shape, side: Side) -> bytes:
+    """The explicit file, which takes the same time whichever codes its filters are made of."""
+    return common.export(common.single_layer(shape, 1.0, "ovsf"), side)
+
+
+def export(case: Case) -> dict[Side, bytes]:
+    """Exports a layer in every mode and type that it can be written in."""
+    model = common.single_layer(case.shape, case.ratio, case.selection)
+    sides = common.sides()
+    files = {
+        side: _explicit(case.shape, side) if side == side.explicit else common.export(model, side) for side in sides
     }
-    return {"shape": shape, "ratio": ratio, "selection": selection, "runs": len(times[0]), "modes": modes}
+    return {side: file for side, file in files.items() if file}
+
+
+def to_row(case: Case, kind: str, measured: Mapping[Side, Mapping[str, float]], least: float | None) -> list[str]:
+    """Returns a row of the table: a case's files of one type, and the speed-up that is to be reached."""
+    cells = [str(case.shape), case.selection, f"{case.ratio:g}", kind]
+    for mode in common.MODES:
+        values = measured.get(Side(mode, kind))
+        speedup = [] if mode == "explicit" else [f"{values['speedup']:.2f}" if values else ""]
+        if mode == "onthefly":
+            judged = least is not None and values is not None
+            speedup += [f"{least:.2f}", "yes" if values["speedup"] >= least else "no"] if judged else ["", ""]
+        rest = [f"{values['gflops']:.0f}", f"{values['peak_share']:.0%}"] if values else ["", ""]
+        cells += [f"{values['median_ms']:.3f}" if values else "", *speedup, *rest]
+    return cells
+
+
+_HEADING = (
+    *("layer", "codes", "ρ", "type", "explicit\nms", "\nGFLOP/s", "\npeak"),
+    *("onthefly\nms", "\n×", "\ntarget", "\nmet", "\nGFLOP/s", "\npeak"),
+    *("folded\nms", "\n×", "\nGFLOP/s", "\npeak"),
+)
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     del argv  # flags only
-    runtime = resolve_runtime(FLAGS.runtime)
-    cases = [
-        (shape, float(ratio), selection)
-        for shape in FLAGS.shapes
-        for selection in FLAGS.selections
-        for ratio in FLAGS.ratios
-    ]
+    settings = common.start()
+    todo, results, speedups, tables = cases(), [], {}, {}
     with progress("layers") as tick:
-        results = []
-        for case in cases:
-            results.append(measure(*case))
-            tick(len(results) / len(cases))
-    settings = {**describe_machine(runtime), "num_threads": FLAGS.num_threads, "quantize": FLAGS.quantize}
-    if FLAGS.json:
-        text = json.dumps({"settings": settings, "layers": results}, indent=2) + "\n"
-        command.write_atomically(FLAGS.json, lambda temporary: temporary.write_text(text))
-    rows = [["layer", "selection", "ratio", *FLAGS.modes]]
-    for result in results:
-        cells = [f"{mode['median_ms']:.3f} ({mode['speedup']:.2f}×)" for mode in result["modes"].values()]
-        rows.append([result["shape"], result["selection"], f"{result['ratio']:g}", *cells])
-    title = f"{settings['runtime']}, threads: {FLAGS.num_threads}; median ms (speed-up against {FLAGS.modes[0]})"
-    print_table(title, rows, texts=2)
+        for number, case in enumerate(todo, 1):
+            measured = common.measure(export(case), case.threads)
+            for kind in FLAGS.types:
+                least = target(case, kind, speedups)
+                if side := measured.get(Side("onthefly", kind)):
+                    speedups[case, kind] = side["speedup"]
+                tables.setdefault(case.threads, [_HEADING]).append(to_row(case, kind, measured, least))
+            results += [
+                {**case._asdict(), "shape": str(case.shape), **side._asdict(), **values}
+                for side, values in measured.items()
+            ]
+            tick(number / len(todo))
+    common.write_json(settings, "layers", results)
+    for threads, rows in tables.items():
+        print_table(f"{settings['runtime']}, {FLAGS.isa or 'best'} instruction set, threads: {threads}", rows, texts=4)
+    judged = [row[_HEADING.index("\nmet")] for row in itertools.chain(*tables.values())]
+    print(f"Targets met: {judged.count('yes')} of {judged.count('yes') + judged.count('no')}")
 
 
 if __name__ == "__main__":

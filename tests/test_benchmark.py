@@ -1,14 +1,17 @@
-import functools
 import html.parser
-import importlib.util
 import json
-import pathlib
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+import agreement
+import common
+import layers
+import native
+from common import Shape, Side
 from dbf_keras.backend import keras
 from dbf_keras.benchmark import prepare, time_interleaved
 from dbf_keras.benchmark.accuracy import accuracy, quantize
@@ -18,16 +21,6 @@ from dbf_keras.benchmark.report import Result, to_json, to_rows
 from dbf_keras.export import to_tflite
 from dbf_keras.layers import DBFConv2D
 from dbf_keras.runtime import Interpreter
-
-SCRIPTS = pathlib.Path(__file__).parent.parent / "benchmarks"
-
-
-@functools.cache
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +197,11 @@ class TestReport:
         assert ("Accuracy " in page.text) == (accuracies[0] is not None)
 
 
+def with_benchmarks():
+    """An environment in which Python finds what this process finds."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
 def benchmark(*arguments, cwd=None):
     command = [sys.executable, "-m", "dbf_keras.benchmark", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
@@ -260,17 +258,72 @@ class TestCommandLine:
 
 
 class TestScripts:
-    def test_layers_build(self):
-        built = script("layers").build("3x2x8-16@12/2", 0.25, "ovsf")
+    @pytest.mark.parametrize("text", ["3x2x8-16@12/2", "4x4x64-32@7"])
+    def test_shape(self, text):
+        assert str(Shape.parse(text)) == text
+
+    def test_shape_error(self):
+        with pytest.raises(ValueError, match="'3x3x64'.*3x3x64-64@32"):
+            Shape.parse("3x3x64")
+
+    def test_single_layer(self):
+        built = common.single_layer(Shape.parse("3x2x8-16@12/2"), 0.25, "ovsf")
         assert built.input_shape == (None, 12, 12, 8) and built.output_shape == (None, 6, 6, 16)
         assert built.layers[1].coefficients.shape == (12, 16)
 
-    def test_layers_error(self):
-        with pytest.raises(ValueError, match="'3x3x64'.*3x3x64-64@32"):
-            script("layers").build("3x3x64", 0.25, "ovsf")
+    def test_multiply_adds(self, files):
+        convolution, dense = 8 * 8 * 8 * 16, 8 * 8 * 8 * 10
+        assert common.multiply_adds((files / "explicit.tflite").read_bytes()) == convolution + dense
+        assert common.multiply_adds((files / "onthefly.tflite").read_bytes()) == convolution // 2 + dense
+
+    @pytest.mark.parametrize(
+        ("shape", "selection", "ratio", "kind", "expected"),
+        [
+            ("3x3x64-64@56", "ovsf", 0.5, "float32", 1.95),
+            ("4x4x256-256@8", "random", 0.125, "float32", 5),
+            ("3x3x64-64@32", "random", 0.25, "float32", 2.7),
+            ("3x3x128-128@28", "random", 0.25, "float32", 3.2),
+            ("3x3x512-512@7", "ovsf", 1.0, "float32", 0.95),
+            ("4x4x16-16@32", "random", 0.5, "float32", 1.5),
+            ("4x4x16-16@32", "ovsf", 1.0, "float32", None),
+            ("3x3x64-64@32", "ovsf", 0.5, "int8", 1.6),
+            ("3x3x64-64@32", "random", 0.5, "int8", None),
+            ("3x3x256-256@14", "random", 0.5, "int8", 1.3),
+            ("1x1x64-64@32", "ovsf", 0.5, "float32", None),
+            ("3x3x128-128@28/2", "ovsf", 0.5, "float32", 0.9 * 2.5),
+            ("3x3x128-128@28/2", "ovsf", 0.25, "float32", None),
+        ],
+    )
+    def test_target(self, shape, selection, ratio, kind, expected):
+        case = layers.Case(1, Shape.parse(shape), selection, ratio)
+        measured = {(layers.Case(1, Shape.parse("3x3x128-128@28"), "ovsf", 0.5), "float32"): 2.5}
+        assert layers.target(case, kind, measured) == expected
+
+    def test_layers_row(self):
+        values = {"median_ms": 2.0, "speedup": 1.0, "gflops": 70.2, "peak_share": 0.5}
+        faster = {"median_ms": 0.5, "speedup": 4.0, "gflops": 281.0, "peak_share": 0.6}
+        measured = {Side("explicit", "int8"): values, Side("onthefly", "int8"): faster}
+        case = layers.Case(1, Shape.parse("3x3x64-64@32"), "ovsf", 0.25)
+        assert layers.to_row(case, "int8", measured, 3.0) == [
+            *("3x3x64-64@32", "ovsf", "0.25", "int8", "2.000", "70", "50%"),
+            *("0.500", "4.00", "3.00", "yes", "281", "60%", "", "", "", ""),
+        ]
+
+    def test_peak(self):
+        run, operations = native.fma_peak(None)
+        assert run() == operations > 1e6
+
+    def test_mask_cpuid(self):
+        program = (
+            "import native; native.mask_cpuid(); from numpy._core._multiarray_umath import __cpu_features__ as has"
+        )
+        program += "; print(has['AVX2'], has['AVX512F'], has['AVX512_SKX'])"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=with_benchmarks())
+        if "CPUID" in done.stderr:
+            pytest.skip(done.stderr.splitlines()[-1])
+        assert done.stdout == "True False False\n", done.stderr
 
     def test_agreement(self, files, tmp_path, model):
-        agreement = script("agreement")
         inputs = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype(np.float32)
         outputs = np.array(model(inputs))
         (tmp_path / "case.tflite").write_bytes((files / "onthefly.tflite").read_bytes())
@@ -282,4 +335,4 @@ class TestScripts:
 
     def test_agreement_of_nothing(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="--write"):
-            script("agreement").check(tmp_path, None)
+            agreement.check(tmp_path, None)

@@ -66,7 +66,7 @@ def to_rows(results: Sequence[Result]) -> list[list[str]]:
 
 
 def print_table(title: str, rows: Sequence[Sequence[str]], texts: int = 1) -> None:
-    """Prints a table to stdout, at least 100 columns wide even where that is a file.
+    """Prints a table to stdout, in as many columns as it needs.
 
     Args:
         title: What stands above it.
@@ -78,7 +78,8 @@ def print_table(title: str, rows: Sequence[Sequence[str]], texts: int = 1) -> No
         grid.add_column(heading, justify="right")
     for row in rows[1:]:
         grid.add_row(*row)
-    Console(width=max(100, Console().width)).print(grid)
+    width = Console(width=1000).measure(grid).maximum
+    Console(width=width).print(grid)
 
 
 def to_json(results: Sequence[Result], settings: dict[str, Any]) -> str:

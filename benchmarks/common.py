@@ -1,0 +1,217 @@
+"""What the benchmark scripts share: flags, single layers, and files that are exported and timed side by side."""
+
+import functools
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from absl import flags, logging
+
+import native
+from dbf_keras import command
+from dbf_keras.benchmark import prepare, time_interleaved
+from dbf_keras.benchmark.report import describe_machine
+from dbf_keras.runtime import RUNTIMES, Interpreter, resolve_runtime
+
+if TYPE_CHECKING:  # TensorFlow comes late: quiet, and after the instruction set is chosen
+    import keras
+
+MODES = ("explicit", "onthefly", "folded")
+TYPES = {"float32": None, "weights": "weights", "int8": "int8", "int4": "int4"}  # and `quantize` of the export
+_REPRESENTATIVE_INPUTS = 8
+_SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)-(\d+)@(\d+)(?:/(\d+))?")
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("ratios", ["1", "0.5", "0.25", "0.125"], "Shares of the codes that are kept, each in (0, 1].")
+flags.DEFINE_list("modes", list(MODES), "Export modes, of these; explicit is always measured.")
+flags.DEFINE_list(
+    "types", ["float32", "int8"], f"Types of the files, of {', '.join(TYPES)} (weights: int8 weights only)."
+)
+flags.DEFINE_list("num_threads", ["1"], "Threads of each interpreter; all is measured for each number.")
+flags.DEFINE_enum("runtime", None, list(RUNTIMES), "TFLite runtime (default: the first installed).")
+flags.DEFINE_enum("isa", None, ["avx2"], "Instruction set of our op and of XNNPACK (default: the best of the machine).")
+flags.DEFINE_float("seconds", 0.5, "Time to spend on each file.", lower_bound=0.0)
+flags.DEFINE_string("json", None, "File to write the results to as JSON.")
+
+
+class Side(NamedTuple):
+    """One of the files that are compared: its export mode, and its type, one of `TYPES`."""
+
+    mode: str
+    type: str
+
+    def __str__(self) -> str:
+        return f"{self.mode} {self.type}"
+
+    @property
+    def explicit(self) -> "Side":
+        """What this side is held against: the explicit file of the same type."""
+        return Side("explicit", self.type)
+
+
+class Shape(NamedTuple):
+    """A convolution on a square image."""
+
+    height: int
+    width: int
+    channels: int
+    filters: int
+    size: int
+    stride: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shape":
+        """Reads KHxKWxCHANNELS-FILTERS@SIZE or KHxKWxCHANNELS-FILTERS@SIZE/STRIDE.
+
+        Raises:
+            ValueError: If `text` is malformed.
+        """
+        match = _SHAPE.fullmatch(text)
+        if not match:
+            raise ValueError(f"Got shape {text!r}; write it like 3x3x64-64@32 or, with stride 2, 3x3x64-64@32/2.")
+        return cls(*(int(number or 1) for number in match.groups()))
+
+    def __str__(self) -> str:
+        stride = f"/{self.stride}" if self.stride > 1 else ""
+        return f"{self.height}x{self.width}x{self.channels}-{self.filters}@{self.size}{stride}"
+
+
+def start() -> dict[str, Any]:
+    """Checks the flags and sets the instruction set up.
+
+    Returns:
+        Where and how is measured, for the results.
+
+    Raises:
+        ValueError: If a flag names a mode or type that does not exist.
+        OSError: If the processor cannot be made to look as asked.
+    """
+    for given, known in ((FLAGS.modes, MODES), (FLAGS.types, TYPES)):
+        if unknown := set(given) - set(known):
+            raise ValueError(f"Got {', '.join(sorted(unknown))}; use some of {', '.join(known)}.")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.WARNING)
+    if FLAGS.isa:
+        native.mask_cpuid()
+    runtime = resolve_runtime(FLAGS.runtime)
+    return {**describe_machine(runtime), "isa": FLAGS.isa, "num_threads": [int(count) for count in FLAGS.num_threads]}
+
+
+def sides() -> list[Side]:
+    """Returns what the flags ask for; of each type the explicit side comes first."""
+    return [Side(mode, kind) for kind in FLAGS.types for mode in MODES if mode in ("explicit", *FLAGS.modes)]
+
+
+def single_layer(shape: Shape, ratio: float, selection: str) -> "keras.Model":
+    """Builds a model of one layer with random weights.
+
+    Args:
+        shape: Of the layer; padding is 'same'.
+        ratio: Share of the codes that is kept.
+        selection: Which codes are kept.
+
+    Returns:
+        A model with an input [batch, size, size, channels].
+    """
+    from dbf_keras.backend import keras
+    from dbf_keras.layers import DBFConv2D
+
+    layer = DBFConv2D(
+        shape.filters,
+        (shape.height, shape.width),
+        strides=shape.stride,
+        padding="same",
+        ratio=ratio,
+        selection=selection,
+        bias_initializer="random_normal",
+        name="layer",
+    )
+    image = keras.Input((shape.size, shape.size, shape.channels))
+    return keras.Model(image, layer(image))
+
+
+def export(model: "keras.Model", side: Side) -> bytes | None:
+    """Exports a model; int8 ranges are those of random pixels.
+
+    Returns:
+        The file, or None if no layer is written in that mode: it would be the explicit file by another name.
+    """
+    from dbf_keras.export import convert
+
+    arguments = {}
+    if side.type == "int8":
+        pixels = np.random.default_rng(0).uniform(0, 255, (_REPRESENTATIVE_INPUTS, *model.input_shape[1:]))
+        arguments["representative_data"] = pixels.astype(np.float32)
+    result = convert(model, side.mode, TYPES[side.type], check=False, **arguments)
+    return result.data if any(layer.form == side.mode for layer in result.layers) else None
+
+
+def interpreter(file: bytes, threads: int) -> Interpreter:
+    """Returns an interpreter by the flags."""
+    options = {"isa": FLAGS.isa} if FLAGS.isa else None
+    return Interpreter(model_content=file, num_threads=threads, runtime=FLAGS.runtime, delegate_options=options)
+
+
+def multiply_adds(file: bytes) -> int:
+    """Counts the multiply-adds of the convolutions and dense layers of a file, ours and the standard ones."""
+    from dbf_keras.export import flatfile
+
+    model = flatfile.load(file)
+    builtin = flatfile.schema().BuiltinOperator
+    counted = (builtin.CONV_2D, builtin.DEPTHWISE_CONV_2D, builtin.FULLY_CONNECTED, builtin.CUSTOM)
+    total = 0
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if flatfile.code_of(model, operator) in counted:
+                weights, output = graph.tensors[operator.inputs[1]], graph.tensors[operator.outputs[0]]
+                inner = weights.shape[1:3] if len(weights.shape) == 4 and weights.shape[0] == 1 else weights.shape[1:]
+                total += int(np.prod(output.shape) * np.prod(inner))
+    return total
+
+
+@functools.cache
+def _peak() -> tuple[Callable[[], float], float]:
+    return native.fma_peak(FLAGS.isa)
+
+
+def measure(files: Mapping[Side, bytes], threads: int) -> dict[Side, dict[str, float]]:
+    """Times files in turn, in one process.
+
+    Args:
+        files: The files, with the explicit side of each type.
+        threads: Threads of each interpreter.
+
+    Returns:
+        For each: `file_bytes`; `median_ms` and `p90_ms`; `speedup` against explicit of the same type; `gflops`, the
+        operations of the explicit file by this file's time; and `peak_share`, the operations that this file itself does
+        by what the processor could do, in float32, in its time. Operations are multiplications and additions in
+        multiply-adds; the additions of transforms and pooling are not counted.
+    """
+    run_peak, peak_operations = _peak()
+    calls = [prepare(interpreter(file, threads)) for file in files.values()]
+    times = time_interleaved([run_peak, *calls], FLAGS.seconds)
+    peak = threads * peak_operations / np.median(times[0])
+    rows = dict(zip(files, times[1:], strict=True))
+    seconds = {side: float(np.median(row)) for side, row in rows.items()}
+    operations = {side: 2 * multiply_adds(file) for side, file in files.items()}
+    return {
+        side: {
+            "file_bytes": len(file),
+            "median_ms": 1e3 * seconds[side],
+            "p90_ms": 1e3 * float(np.percentile(rows[side], 90)),
+            "speedup": seconds[side.explicit] / seconds[side],
+            "gflops": 1e-9 * operations[side.explicit] / seconds[side],
+            "peak_share": float(operations[side] / seconds[side] / peak),
+        }
+        for side, file in files.items()
+    }
+
+
+def write_json(settings: Mapping[str, Any], name: str, results: Sequence[Mapping[str, Any]]) -> None:
+    """Writes settings and results to the file of the flag `--json`, if it is given."""
+    if FLAGS.json:
+        text = json.dumps({"settings": settings, name: results}, indent=2) + "\n"
+        command.write_atomically(FLAGS.json, lambda temporary: temporary.write_text(text))
