@@ -29,8 +29,9 @@ const char* DbfConvResize(DbfConv* conv, int32_t batch, int32_t height, int32_t 
                           const void* owner);
 
 // Computes output [batch, out_height, out_width, K] from input [batch, height, width, C]. Both are
-// contiguous and as large as the last DbfConvResize, which has succeeded, says. Allocates nothing.
-void DbfConvRun(const DbfConv* conv, const float* input, float* output);
+// contiguous and as large as the last DbfConvResize, which has succeeded, says: floats, or int8 for
+// an int8 layer. Allocates nothing.
+void DbfConvRun(const DbfConv* conv, const void* input, void* output);
 
 // Bytes of the packed coefficients, and of the scratch memory of all threads.
 size_t DbfConvPackedBytes(const DbfConv* conv);

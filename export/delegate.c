@@ -77,12 +77,19 @@ static TfLiteStatus InvokeClaimed(TfLiteContext* context, TfLiteNode* node) {
   return DbfOpInvoke(claimed->op, context);
 }
 
+static const char* ProfileClaimed(const TfLiteContext* context, const TfLiteNode* node) {
+  (void)context;
+  const Claimed* claimed = node->user_data;
+  return claimed != NULL ? DbfOpProfile(claimed->op) : "";
+}
+
 static TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* delegate) {
   const TfLiteRegistration registration = {
       .init = InitClaimed,
       .free = FreeClaimed,
       .prepare = PrepareClaimed,
       .invoke = InvokeClaimed,
+      .profiling_string = ProfileClaimed,
       .custom_name = "DBFDelegate",
       .version = 1,
   };
@@ -122,7 +129,10 @@ TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t
     if (strcmp(keys[i], "isa") != 0) {
       error = "unknown option: the DBF delegate knows only isa";
     } else if ((kernels = DbfKernelsFind(values[i])) == NULL) {
-      error = "isa is unknown or this processor lacks it: use avx512, avx2, neon or baseline";
+      error =
+          "isa is unknown or this processor lacks it: use avx512vnni, avx512, avx2, neondot, neon "
+          "or "
+          "baseline";
     }
   }
   DbfDelegate* delegate = error == NULL ? DbfAllocate(1, sizeof(*delegate)) : NULL;

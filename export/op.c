@@ -1,5 +1,7 @@
 #include "op.h"
 
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,11 +16,32 @@ struct DbfOp {
   DbfLayer
       layer;  // codes point to `codes`; the tensors' part is filled in while the op is prepared
   uint8_t* codes;
+  DbfQuantized quantized;  // of int8 layers; features point to `features`
+  uint8_t* features;
   bool keep_num_dims;
   DbfConv* conv;
   int input, output;  // tensors
   size_t input_bytes, output_bytes;
+  size_t packed_bytes, scratch_bytes;  // as counted in held_...
+  char profile[96];
 };
+
+// Bytes that all ops of the process hold.
+static atomic_size_t held_packed, held_scratch;
+
+void dbf_memory(size_t* packed, size_t* scratch) {
+  *packed = atomic_load(&held_packed);
+  *scratch = atomic_load(&held_scratch);
+}
+
+static void CountMemory(DbfOp* op) {
+  const size_t packed = op->conv != NULL ? DbfConvPackedBytes(op->conv) : 0;
+  const size_t scratch = op->conv != NULL ? DbfConvScratchBytes(op->conv) : 0;
+  atomic_fetch_add(&held_packed, packed - op->packed_bytes);  // modulo the type's size
+  atomic_fetch_add(&held_scratch, scratch - op->scratch_bytes);
+  op->packed_bytes = packed;
+  op->scratch_bytes = scratch;
+}
 
 bool DbfOpTypeOf(const char* name, DbfOpType* type) {
   if (name == NULL) return false;
@@ -55,16 +78,25 @@ static const char* ParseOptions(DbfOp* op, const void* data, size_t size) {
       {"keep_num_dims", kDense, &keep_num_dims, 0, 1, false},
   };
   const size_t num_options = sizeof(options) / sizeof(options[0]);
-  const uint8_t* codes = NULL;
+  const uint8_t *codes = NULL, *features = NULL;
+  const struct {
+    const char *key, *error;
+    const uint8_t** data;
+    size_t* size;
+  } blobs[] = {
+      {"codes", "option codes is not a blob", &codes, &layer->codes_bytes},
+      {"features", "option features is not a blob", &features, &op->quantized.features_bytes},
+  };
   DbfFlexMap map;
   if (!DbfFlexMapOpen(data, size, &map)) return "the options are not a flexbuffer map";
   for (size_t i = 0; i < map.count; ++i) {
     const char* key = DbfFlexMapKey(&map, i);
     if (key == NULL) return "the options are damaged";
-    if (strcmp(key, "codes") == 0) {
-      if (codes != NULL) return "an option is given twice";
-      if (!DbfFlexMapBlob(&map, i, &codes, &layer->codes_bytes))
-        return "option codes is not a blob";
+    size_t b = 0;
+    while (b < sizeof(blobs) / sizeof(blobs[0]) && strcmp(key, blobs[b].key) != 0) ++b;
+    if (b < sizeof(blobs) / sizeof(blobs[0])) {
+      if (*blobs[b].data != NULL) return "an option is given twice";
+      if (!DbfFlexMapBlob(&map, i, blobs[b].data, blobs[b].size)) return blobs[b].error;
       continue;
     }
     Option* option = options;
@@ -96,6 +128,11 @@ static const char* ParseOptions(DbfOp* op, const void* data, size_t size) {
   if (op->codes == NULL) return "out of memory";
   memcpy(op->codes, codes, layer->codes_bytes);
   layer->codes = op->codes;
+  if (features == NULL) return NULL;
+  op->features = DbfAllocate(op->quantized.features_bytes, 1);
+  if (op->features == NULL) return "out of memory";
+  memcpy(op->features, features, op->quantized.features_bytes);
+  op->quantized.features = op->features;
   return NULL;
 }
 
@@ -114,7 +151,10 @@ DbfOp* DbfOpCreate(DbfOpType type, const void* options, size_t size, const DbfKe
 void DbfOpFree(DbfOp* op) {
   if (op == NULL) return;
   DbfConvFree(op->conv);
+  op->conv = NULL;
+  CountMemory(op);
   free(op->codes);
+  free(op->features);
   free(op);
 }
 
@@ -134,56 +174,119 @@ static size_t Elements(const TfLiteTensor* tensor) {
   return count;
 }
 
-// Whether the tensor is a constant with all of its data there.
-static bool IsConstant(const TfLiteTensor* tensor, size_t element_size) {
-  return tensor->allocation_type == kTfLiteMmapRo && tensor->data != NULL &&
-         tensor->bytes == DbfMul(Elements(tensor), element_size);
+// Bytes of so many elements of a type that the ops know, SIZE_MAX for other types.
+static size_t BytesOf(size_t elements, TfLiteType type) {
+  switch (type) {
+    case kTfLiteFloat32:
+    case kTfLiteInt32:
+      return DbfMul(elements, 4);
+    case kTfLiteInt8:
+      return elements;
+    case kTfLiteInt4:
+      return elements / 2 + elements % 2;
+    default:
+      return SIZE_MAX;
+  }
 }
 
-// Points op->layer to the scales of an int8 alpha.
+// Whether the tensor is a constant with all of its data there.
+static bool IsConstant(const TfLiteTensor* tensor) {
+  return tensor->allocation_type == kTfLiteMmapRo && tensor->data != NULL &&
+         tensor->bytes == BytesOf(Elements(tensor), tensor->type);
+}
+
+// The tensor's scales and zero points, or NULL if it has none.
+static const TfLiteAffineQuantizationParams* Quantization(const TfLiteTensor* tensor) {
+  const TfLiteAffineQuantizationParams* params = tensor->quantization.params;
+  return tensor->quantization.type == kTfLiteAffineQuantization && params != NULL &&
+                 params->scale != NULL
+             ? params
+             : NULL;
+}
+
+// Points op->layer to the scales of an integer alpha.
 static const char* ReadScales(DbfOp* op, const TfLiteTensor* alpha) {
-  const TfLiteAffineQuantizationParams* params = alpha->quantization.params;
-  if (alpha->quantization.type != kTfLiteAffineQuantization || params == NULL ||
-      params->scale == NULL) {
-    return "int8 alpha has no scales";
-  }
+  const TfLiteAffineQuantizationParams* params = Quantization(alpha);
+  if (params == NULL) return "integer alpha has no scales";
   if (params->scale->size != 1 &&
       (params->scale->size != op->layer.filters || params->quantized_dimension != 0)) {
-    return "int8 alpha needs one scale, or one per filter along dimension 0";
+    return "integer alpha needs one scale, or one per filter along dimension 0";
   }
   for (int i = 0; params->zero_point != NULL && i < params->zero_point->size; ++i) {
-    if (params->zero_point->data[i] != 0) return "int8 alpha needs zero points of 0";
+    if (params->zero_point->data[i] != 0) return "integer alpha needs zero points of 0";
   }
-  op->layer.alpha_int8 = alpha->data;
+  if (alpha->type == kTfLiteInt8) {
+    op->layer.alpha_int8 = alpha->data;
+  } else {
+    op->layer.alpha_int4 = alpha->data;
+  }
   op->layer.alpha_scales = params->scale->data;
   op->layer.num_scales = params->scale->size;
   return NULL;
 }
 
-// Packs the coefficients. Tensors alpha [K, n] and, unless NULL, bias [K].
-static const char* CreateConv(DbfOp* op, const TfLiteTensor* alpha, const TfLiteTensor* bias) {
+// Reads the one scale and zero point of an int8 input or output.
+static const char* ReadActivation(const TfLiteTensor* tensor, float* scale, int32_t* zero) {
+  const TfLiteAffineQuantizationParams* params = Quantization(tensor);
+  if (params == NULL || params->scale->size != 1 || params->zero_point == NULL ||
+      params->zero_point->size != 1) {
+    return "an int8 input or output needs one scale and zero point";
+  }
+  *scale = params->scale->data[0];
+  *zero = params->zero_point->data[0];
+  return NULL;
+}
+
+// Points op->layer to what an int8 layer has besides its coefficients.
+static const char* ReadQuantized(DbfOp* op, const TfLiteTensor* input, const TfLiteTensor* output) {
+  DbfQuantized* quantized = &op->quantized;
+  if (quantized->features == NULL) return "option features is missing";
+  op->layer.quantized = quantized;
+  const char* error = ReadActivation(input, &quantized->input_scale, &quantized->input_zero);
+  if (error != NULL) return error;
+  return ReadActivation(output, &quantized->output_scale, &quantized->output_zero);
+}
+
+// Points op->layer to bias [K].
+static const char* ReadBias(DbfOp* op, const TfLiteTensor* bias) {
   DbfLayer* layer = &op->layer;
-  const bool is_int8 = alpha->type == kTfLiteInt8;
-  if (!is_int8 && alpha->type != kTfLiteFloat32) return "alpha is neither float32 nor int8";
+  if (bias->type != (layer->quantized != NULL ? kTfLiteInt32 : kTfLiteFloat32)) {
+    return "bias is not float32, or int32 for an int8 op";
+  }
+  if (bias->dims->size != 1 || bias->dims->data[0] != layer->filters) {
+    return "bias does not have one number per filter";
+  }
+  if (!IsConstant(bias)) return "bias is not constant";
+  if (layer->quantized != NULL) {
+    op->quantized.bias = bias->data;
+  } else {
+    layer->bias = bias->data;
+  }
+  return NULL;
+}
+
+// Packs the coefficients. Tensors alpha [K, n] and, unless NULL, bias [K].
+static const char* CreateConv(DbfOp* op, const TfLiteTensor* input, const TfLiteTensor* alpha,
+                              const TfLiteTensor* bias, const TfLiteTensor* output) {
+  DbfLayer* layer = &op->layer;
+  if (alpha->type != kTfLiteFloat32 && alpha->type != kTfLiteInt8 && alpha->type != kTfLiteInt4) {
+    return "alpha is not float32, int8 or int4";
+  }
   if (alpha->dims->size != 2) return "alpha is not a matrix";
-  if (!IsConstant(alpha, is_int8 ? sizeof(int8_t) : sizeof(float))) return "alpha is not constant";
+  if (!IsConstant(alpha)) return "alpha is not constant";
   layer->filters = alpha->dims->data[0];
   layer->num_codes = alpha->dims->data[1];
   const char* error = NULL;
-  if (is_int8) {
-    error = ReadScales(op, alpha);
-  } else {
+  if (alpha->type == kTfLiteFloat32) {
     layer->alpha_float = alpha->data;
+  } else {
+    error = ReadScales(op, alpha);
   }
-  if (error == NULL && bias != NULL) {
-    layer->bias = bias->data;
-    if (bias->type != kTfLiteFloat32)
-      error = "bias is not float32";
-    else if (bias->dims->size != 1 || bias->dims->data[0] != layer->filters)
-      error = "bias does not have one number per filter";
-    else if (!IsConstant(bias, sizeof(float)))
-      error = "bias is not constant";
+  if (error == NULL && input->type == kTfLiteInt8) error = ReadQuantized(op, input, output);
+  if (error == NULL && input->type == kTfLiteFloat32 && op->features != NULL) {
+    error = "option features is for int8 inputs only";
   }
+  if (error == NULL && bias != NULL) error = ReadBias(op, bias);
   if (error == NULL) op->conv = DbfConvCreate(layer, op->kernels, &error);
   return error;
 }
@@ -234,21 +337,23 @@ static const char* Prepare(DbfOp* op, TfLiteContext* context, const TfLiteIntArr
   }
   if (bias == NULL && inputs->size == 3 && inputs->data[2] != kTfLiteOptionalTensor)
     return "bad index of bias";
-  if (input->type != kTfLiteFloat32 || output->type != kTfLiteFloat32)
-    return "input and output must be float32";
+  if (input->type != output->type ||
+      (input->type != kTfLiteFloat32 && input->type != kTfLiteInt8)) {
+    return "input and output must both be float32 or both int8";
+  }
   if (input->dims == NULL || alpha->dims == NULL || (bias != NULL && bias->dims == NULL))
     return "a tensor has no shape";
   op->input = inputs->data[0];
   op->output = outputs->data[0];
   if (op->conv == NULL) {
-    const char* error = CreateConv(op, alpha, bias);
+    const char* error = CreateConv(op, input, alpha, bias, output);
     if (error != NULL) return error;
   }
   const int rank = input->dims->size > 2 ? input->dims->size : 2;
   TfLiteIntArray* dims = malloc(sizeof(*dims) + (size_t)rank * sizeof(dims->data[0]));
   if (dims == NULL) return "out of memory";
   dims->size = input->dims->size;
-  op->input_bytes = DbfMul(Elements(input), sizeof(float));
+  op->input_bytes = BytesOf(Elements(input), input->type);
   const char* error = ResizeConv(op, context, input, dims);
   if (error != NULL) {
     free(dims);
@@ -256,7 +361,8 @@ static const char* Prepare(DbfOp* op, TfLiteContext* context, const TfLiteIntArr
   }
   // ResizeTensor takes over `dims` whatever happens.
   if (context->ResizeTensor(context, output, dims) != kTfLiteOk) return "cannot resize the output";
-  op->output_bytes = DbfMul(Elements(&context->tensors[op->output]), sizeof(float));
+  output = &context->tensors[op->output];
+  op->output_bytes = BytesOf(Elements(output), output->type);
   return NULL;
 }
 
@@ -264,6 +370,7 @@ TfLiteStatus DbfOpPrepare(DbfOp* op, TfLiteContext* context, const TfLiteIntArra
                           const TfLiteIntArray* outputs) {
   if (op != NULL) op->input_bytes = SIZE_MAX;  // no invoke unless this succeeds
   const char* error = Prepare(op, context, inputs, outputs);
+  if (op != NULL) CountMemory(op);
   if (error == NULL) return kTfLiteOk;
   if (op != NULL) op->input_bytes = SIZE_MAX;
   context->ReportError(context, "%s: %s",
@@ -282,6 +389,13 @@ TfLiteStatus DbfOpInvoke(DbfOp* op, TfLiteContext* context) {
   }
   DbfConvRun(op->conv, input->data, output->data);
   return kTfLiteOk;
+}
+
+const char* DbfOpProfile(DbfOp* op) {
+  snprintf(op->profile, sizeof(op->profile), "%s %s %s packed=%zu scratch=%zu",
+           op->type == kDbfDense ? "DBFDense" : "DBFConv2D", op->kernels->name,
+           op->layer.quantized != NULL ? "int8" : "float32", op->packed_bytes, op->scratch_bytes);
+  return op->profile;
 }
 
 // The registrations.
@@ -323,12 +437,18 @@ static TfLiteStatus InvokeNode(TfLiteContext* context, TfLiteNode* node) {
   return DbfOpInvoke(node->user_data, context);
 }
 
+static const char* ProfileNode(const TfLiteContext* context, const TfLiteNode* node) {
+  (void)context;
+  return node->user_data != NULL ? DbfOpProfile(node->user_data) : "";
+}
+
 const TfLiteRegistration* dbf_conv2d_registration(void) {
   static const TfLiteRegistration registration = {
       .init = InitConv2D,
       .free = FreeNode,
       .prepare = PrepareNode,
       .invoke = InvokeNode,
+      .profiling_string = ProfileNode,
       .custom_name = "DBFConv2D",
       .version = 1,
   };
@@ -341,6 +461,7 @@ const TfLiteRegistration* dbf_dense_registration(void) {
       .free = FreeNode,
       .prepare = PrepareNode,
       .invoke = InvokeNode,
+      .profiling_string = ProfileNode,
       .custom_name = "DBFDense",
       .version = 1,
   };

@@ -29,14 +29,21 @@ TfLiteStatus DbfOpPrepare(DbfOp* op, TfLiteContext* context, const TfLiteIntArra
 // Computes the output of an op that is prepared.
 TfLiteStatus DbfOpInvoke(DbfOp* op, TfLiteContext* context);
 
+// What a profiler shows of an op: kernels, type, bytes of packed coefficients and of scratch
+// memory. Valid until the next call or the op is freed.
+const char* DbfOpProfile(DbfOp* op);
+
 void DbfOpFree(DbfOp* op);
+
+// Bytes that all ops of this process hold: packed coefficients, and scratch memory.
+DBF_EXPORT void dbf_memory(size_t* packed, size_t* scratch);
 
 // For apps that register ops: add these under the names "DBFConv2D" and "DBFDense", version 1.
 DBF_EXPORT const TfLiteRegistration* dbf_conv2d_registration(void);
 DBF_EXPORT const TfLiteRegistration* dbf_dense_registration(void);
 
-// The instruction set that the registrations' ops use from now on: "avx512", "avx2", "neon",
-// "baseline", or NULL for the best. Returns false, and changes nothing, if this processor does not
+// The instruction set that the registrations' ops use from now on: a name of kernels.h, or
+// NULL for the best. Returns false, and changes nothing, if this processor does not
 // have it.
 DBF_EXPORT bool dbf_set_isa(const char* isa);
 

@@ -5,15 +5,13 @@
 #include <string.h>
 
 #include "checked.h"
+#include "plan_int8.h"
 
 // Deepest block of the matrix product: a block's panel of B and rows of A stay in the caches.
 enum { kMaxDepth = 384 };
 
 // Longest side of a kernel: bounds the tables of signs.
 enum { kMaxSide = 1024 };
-
-// (−1)^popcount(i & j): entry of a Hadamard matrix in natural order.
-static int Sign(uint32_t i, uint32_t j) { return __builtin_parity(i & j) ? -1 : 1; }
 
 static bool HasCode(const DbfLayer* layer, size_t g) { return layer->codes[g >> 3] >> (g & 7) & 1; }
 
@@ -42,7 +40,9 @@ static const char* CheckLayer(const DbfLayer* layer) {
   if (kept == 0) return "no code is kept";
   if (kept != layer->num_codes) return "the number of codes differs from the columns of alpha";
   if (layer->alpha_float == NULL) {
-    if (layer->alpha_int8 == NULL || layer->alpha_scales == NULL) return "no coefficients";
+    if ((layer->alpha_int8 == NULL && layer->alpha_int4 == NULL) || layer->alpha_scales == NULL) {
+      return "no coefficients";
+    }
     if (layer->num_scales != 1 && layer->num_scales != (size_t)layer->filters) {
       return "alpha has neither one scale nor one per filter";
     }
@@ -50,17 +50,21 @@ static const char* CheckLayer(const DbfLayer* layer) {
   return NULL;
 }
 
-static float Alpha(const DbfLayer* layer, size_t filter, size_t column) {
+int DbfLayerInteger(const DbfLayer* layer, size_t filter, size_t column) {
   const size_t i = filter * layer->num_codes + column;
-  if (layer->alpha_float != NULL) return layer->alpha_float[i];
-  return layer->alpha_int8[i] * layer->alpha_scales[layer->num_scales > 1 ? filter : 0];
+  if (layer->alpha_int8 != NULL) return layer->alpha_int8[i];
+  const int half = layer->alpha_int4[i / 2] >> (i % 2 * 4) & 15;
+  return half < 8 ? half : half - 16;
 }
 
-// Where the coefficients of the kept codes go, found while planning and needed while packing.
-typedef struct Columns {
-  size_t* full;     // [kh·kw, plan->full] column of alpha of (spatial code, full channel code)
-  size_t* partial;  // [plan->num_features]
-} Columns;
+float DbfLayerScale(const DbfLayer* layer, size_t filter) {
+  return layer->alpha_scales[layer->num_scales > 1 ? filter : 0];
+}
+
+static float Alpha(const DbfLayer* layer, size_t filter, size_t column) {
+  if (layer->alpha_float != NULL) return layer->alpha_float[filter * layer->num_codes + column];
+  return (float)DbfLayerInteger(layer, filter, column) * DbfLayerScale(layer, filter);
+}
 
 // The channel stage of the rule above. count[w] is the number of spatial codes kept with channel
 // code w. channel[w] becomes the projected channel of w: full ones first.
@@ -100,7 +104,7 @@ static bool PlanChannels(DbfPlan* plan, const uint32_t* count, int32_t* channel)
 static float* SignTable(int32_t size) {
   float* signs = DbfAllocate(DbfMul(size, size), sizeof(*signs));
   for (int32_t i = 0; signs != NULL && i < size; ++i) {
-    for (int32_t j = 0; j < size; ++j) signs[(size_t)i * size + j] = (float)Sign(i, j);
+    for (int32_t j = 0; j < size; ++j) signs[(size_t)i * size + j] = (float)DbfSign(i, j);
   }
   return signs;
 }
@@ -108,7 +112,7 @@ static float* SignTable(int32_t size) {
 // The line and feature stages: the ops of the partial codes, ordered by line, and the columns of
 // all codes.
 static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* channel,
-                      Columns* columns) {
+                      DbfColumns* columns) {
   const size_t kh = plan->kernel_h, kw = plan->kernel_w, channels = plan->channels;
   plan->raw_lines = kw * plan->full;
   plan->num_features = plan->depth - kh * plan->raw_lines;
@@ -148,8 +152,7 @@ static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* chann
       } else {
         const size_t line = lines[(j - plan->full) * kw + spatial % kw];
         const size_t feature = first[line]++;
-        plan->feature_ops[feature] =
-            (DbfLineOp){(int32_t)(plan->raw_lines + line), (int32_t)(spatial / kw)};
+        plan->feature_ops[feature] = (DbfLineOp){(int32_t)line, (int32_t)(spatial / kw)};
         columns->partial[feature] = column;
       }
       ++column;
@@ -201,7 +204,7 @@ static void TransformAxis(double* data, double* column, size_t outer, size_t siz
       double* d = data + o * size * inner + k;
       for (size_t j = 0; j < size; ++j) {
         column[j] = 0;
-        for (size_t i = 0; i < size; ++i) column[j] += Sign(i, j) * d[i * inner];
+        for (size_t i = 0; i < size; ++i) column[j] += DbfSign(i, j) * d[i * inner];
       }
       for (size_t j = 0; j < size; ++j) d[j * inner] = column[j];
     }
@@ -232,13 +235,15 @@ static void PackOne(DbfPlan* plan, float* base, size_t block_depth, size_t depth
 }
 
 // Absorbs codes into the coefficients and packs them.
-static bool Pack(DbfPlan* plan, const DbfLayer* layer, const Columns* columns) {
+static bool Pack(DbfPlan* plan, const DbfLayer* layer, const DbfColumns* columns) {
   const size_t kh = plan->kernel_h, kw = plan->kernel_w, full = plan->full;
   size_t pitch = 1;
   while (pitch < full) pitch *= 2;
   double* taps = DbfAllocate(DbfMul(kh * kw, pitch), sizeof(*taps));
   double* column = DbfAllocate(kh > kw ? kh : kw, sizeof(*column));
-  if (taps == NULL || column == NULL) {
+  plan->packed = DbfAllocate(DbfMul(plan->depth, plan->padded_filters), sizeof(*plan->packed));
+  plan->bias = DbfAllocate(plan->padded_filters, sizeof(*plan->bias));
+  if (taps == NULL || column == NULL || plan->packed == NULL || plan->bias == NULL) {
     free(taps);
     free(column);
     return false;
@@ -271,6 +276,7 @@ static bool Pack(DbfPlan* plan, const DbfLayer* layer, const Columns* columns) {
       base += depth * plan->padded_filters;
     }
   }
+  if (layer->bias != NULL) memcpy(plan->bias, layer->bias, layer->filters * sizeof(*plan->bias));
   free(taps);
   free(column);
   return true;
@@ -290,7 +296,7 @@ DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
   DbfPlan* plan = DbfAllocate(1, sizeof(*plan));
   uint32_t* count = DbfAllocate(channels, sizeof(*count));
   int32_t* channel = DbfAllocate(channels, sizeof(*channel));
-  Columns columns = {NULL, NULL};
+  DbfColumns columns = {NULL, NULL};
   bool ok = plan != NULL && count != NULL && channel != NULL;
   if (ok) {
     plan->kernels = kernels;
@@ -302,14 +308,14 @@ DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
     plan->padded_filters = DivideUp(layer->filters, kernels->vector) * kernels->vector;
     SetActivation(plan, layer->activation);
     for (size_t g = 0; g < grid; ++g) count[g % channels] += HasCode(layer, g);
-    plan->packed = DbfAllocate(DbfMul(plan->depth, plan->padded_filters), sizeof(*plan->packed));
-    plan->bias = DbfAllocate(plan->padded_filters, sizeof(*plan->bias));
-    ok = plan->packed != NULL && plan->bias != NULL && PlanChannels(plan, count, channel) &&
-         PlanLines(plan, layer, channel, &columns) && PlanBlocks(plan) &&
-         Pack(plan, layer, &columns);
+    ok = PlanChannels(plan, count, channel) && PlanLines(plan, layer, channel, &columns);
+    if (ok && layer->quantized != NULL) {
+      plan->int8 = DbfPlanInt8Create(plan, layer, &columns, error);
+      ok = plan->int8 != NULL;
+    } else if (ok) {
+      ok = PlanBlocks(plan) && Pack(plan, layer, &columns);
+    }
   }
-  if (ok && layer->bias != NULL)
-    memcpy(plan->bias, layer->bias, layer->filters * sizeof(*plan->bias));
   free(count);
   free(channel);
   free(columns.full);
@@ -324,6 +330,7 @@ DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
 
 void DbfPlanFree(DbfPlan* plan) {
   if (plan == NULL) return;
+  DbfPlanInt8Free(plan->int8);
   free(plan->gather_ops);
   free(plan->raw_ops);
   free(plan->line_ops);
@@ -335,4 +342,9 @@ void DbfPlanFree(DbfPlan* plan) {
   free(plan->packed);
   free(plan->bias);
   free(plan);
+}
+
+size_t DbfPlanPackedBytes(const DbfPlan* plan) {
+  const size_t depth = plan->int8 != NULL ? plan->int8->depth : plan->depth;
+  return depth * plan->padded_filters * sizeof(float);  // an element of int8 is as large
 }

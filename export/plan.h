@@ -20,6 +20,9 @@
 // coefficients, but for the padding of the last few filters to a whole vector. "All spatial codes x
 // a channel set" is thus a dense convolution on |W| channels; a set with a few codes left over is
 // that plus the left-over codes; any other set is all transforms.
+//
+// Int8 layers follow the same rule. Their coefficients are absorbed already in the file
+// (FORMAT.md); see plan_int8.h.
 
 #ifndef DBF_EXPORT_PLAN_H_
 #define DBF_EXPORT_PLAN_H_
@@ -37,6 +40,15 @@ typedef enum DbfActivation {
   kDbfRelu6 = 3,
 } DbfActivation;
 
+// What a layer with int8 input and output has besides, as in FORMAT.md.
+typedef struct DbfQuantized {
+  float input_scale, output_scale;
+  int32_t input_zero, output_zero;
+  const uint8_t* features;  // triples of bytes
+  size_t features_bytes;
+  const int32_t* bias;  // [filters], or NULL
+} DbfQuantized;
+
 // A layer, as in FORMAT.md. A dense layer is a 1 x 1 convolution.
 typedef struct DbfLayer {
   int32_t kernel_h, kernel_w;
@@ -48,13 +60,27 @@ typedef struct DbfLayer {
   DbfActivation activation;
   const uint8_t* codes;  // bit set over the code grid
   size_t codes_bytes;
-  const float* alpha_float;  // [filters, num_codes], or NULL if alpha_int8 is given
+  const float* alpha_float;  // [filters, num_codes], or NULL if alpha_int8 or alpha_int4 is given
   const int8_t* alpha_int8;
-  const float* alpha_scales;  // for alpha_int8: one per filter, or one in all
+  const uint8_t* alpha_int4;  // two numbers a byte
+  const float* alpha_scales;  // for integers: one per filter, or one in all
   size_t num_scales;
   size_t num_codes;
-  const float* bias;  // [filters], or NULL
+  const float* bias;              // [filters], or NULL
+  const DbfQuantized* quantized;  // NULL for a float layer
 } DbfLayer;
+
+// Coefficient of column `column` of `filter`, without its scale. Only for integer coefficients.
+int DbfLayerInteger(const DbfLayer* layer, size_t filter, size_t column);
+
+// The scale of a filter's integer coefficients.
+float DbfLayerScale(const DbfLayer* layer, size_t filter);
+
+// Where the coefficients of the kept codes are: columns of alpha. Needed while a plan is made.
+typedef struct DbfColumns {
+  size_t* full;     // [kh·kw, plan->full] column of (spatial code, full channel code)
+  size_t* partial;  // [plan->num_features]
+} DbfColumns;
 
 // A step of the matrix product: `depth` features a segment. Raw features of one vertical tap lie in
 // successive lines, so a segment is (tap, first line). Partial features are packed for the block
@@ -86,10 +112,10 @@ typedef struct DbfPlan {
   DbfLineOp* gather_ops;  // [full + partial] which row of the transform each projected channel is
   // Line stage: raw lines (tap x, full channel), then lines (partial channel, horizontal code).
   size_t raw_lines;
-  DbfLineOp* raw_ops;  // [full]: the identity
+  DbfLineOp* raw_ops;  // [raw_lines / kernel_w]: the identity
   size_t code_lines;
-  DbfLineOp* line_ops;  // [code_lines]
-  // Feature stage: one op (line, vertical code) per partial code.
+  DbfLineOp* line_ops;  // [code_lines], of the projected channels
+  // Feature stage: one op (code line, vertical code) per partial code.
   size_t num_features;
   DbfLineOp* feature_ops;
   float* signs_h;  // [kernel_h, kernel_h] h_u(y)
@@ -105,7 +131,12 @@ typedef struct DbfPlan {
   float* packed;  // for each block, for each panel of 2 (the last: 1 or 2) vectors: [depth, panel]
   float* bias;    // [padded_filters]
   float low, high;  // activation
+  // For int8 layers: takes the place of raw lines' count, blocks and packed numbers; else NULL.
+  struct DbfPlanInt8* int8;
 } DbfPlan;
+
+// (−1)^popcount(i & j): entry of a Hadamard matrix in natural order.
+static inline int DbfSign(uint32_t i, uint32_t j) { return __builtin_parity(i & j) ? -1 : 1; }
 
 // Makes the plan of a layer. Sets *error to NULL, or on failure returns NULL and sets *error to a
 // constant message: sizes out of range or overflowing, codes that do not match num_codes, no
@@ -113,5 +144,8 @@ typedef struct DbfPlan {
 DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const char** error);
 
 void DbfPlanFree(DbfPlan* plan);
+
+// Bytes of the packed coefficients.
+size_t DbfPlanPackedBytes(const DbfPlan* plan);
 
 #endif  // DBF_EXPORT_PLAN_H_

@@ -17,7 +17,13 @@
 
 typedef enum TfLiteStatus { kTfLiteOk = 0, kTfLiteError = 1 } TfLiteStatus;
 
-typedef enum TfLiteType { kTfLiteNoType = 0, kTfLiteFloat32 = 1, kTfLiteInt8 = 9 } TfLiteType;
+typedef enum TfLiteType {
+  kTfLiteNoType = 0,
+  kTfLiteFloat32 = 1,
+  kTfLiteInt32 = 2,
+  kTfLiteInt8 = 9,
+  kTfLiteInt4 = 18
+} TfLiteType;
 
 typedef enum TfLiteAllocationType { kTfLiteMemNone = 0, kTfLiteMmapRo = 1 } TfLiteAllocationType;
 

@@ -6,7 +6,7 @@
 //   DBF_ROWS                pixels in a tile of the matrix product: at most 14, so that DBF_ROWS x
 //   2 accumulators,
 //                           2 vectors of B and one of A fit the registers
-// and includes this.
+// and includes this; what it may define for int8 is in int8.inl.
 
 #include <string.h>
 
@@ -200,7 +200,7 @@ INLINE void Combine(const DbfCombine* args, const int taps) {
     const float* src[4];
     V sign[4];
     UNROLL for (int t = 0; t < taps; ++t) {
-      src[t] = args->src + (size_t)op->source * args->src_pitch + args->offsets[t];
+      src[t] = (const float*)args->src + (size_t)op->source * args->src_pitch + args->offsets[t];
       sign[t] = Splat(args->signs[(size_t)op->code * taps + t]);
     }
     for (size_t x = 0; x < width; x += VL) {
@@ -216,12 +216,13 @@ INLINE void Combine(const DbfCombine* args, const int taps) {
 static void CombineMany(const DbfCombine* args) {
   for (size_t i = 0; i < args->num_ops; ++i) {
     const float* signs = args->signs + (size_t)args->ops[i].code * args->taps;
-    const float* src = args->src + (size_t)args->ops[i].source * args->src_pitch;
+    const float* src = (const float*)args->src + (size_t)args->ops[i].source * args->src_pitch;
+    float* dst = (float*)args->dst + i * args->dst_pitch;
     for (size_t x = 0; x < args->width; x += VL) {
       V sum = Load(src + args->offsets[0] + x);
       for (int t = 1; t < args->taps; ++t)
         sum += Splat(signs[t]) * Load(src + args->offsets[t] + x);
-      Store(args->dst + i * args->dst_pitch + x, sum);
+      Store(dst + x, sum);
     }
   }
 }
@@ -332,6 +333,8 @@ static void Gemm(const DbfGemm* g) {
   }
 }
 
+#include "int8.inl"
+
 DBF_POP_TARGET
 
 const DbfKernels DBF_KERNELS = {
@@ -342,6 +345,16 @@ const DbfKernels DBF_KERNELS = {
     .hadamard = Hadamard,
     .combine = CombineAny,
     .gemm = Gemm,
+    .pack = DBF_PACK,
+    .biased = DBF_BIASED,
+    .planar = DBF_PLANAR,
+    .runs = Runs,
+    .transpose_int16 = TransposeInt16,
+    .hadamard_int16 = HadamardInt16,
+    .combine_int16 = CombineInt16,
+    .narrow = Narrow,
+    .features = Features,
+    .gemm_int8 = GemmInt8,
 };
 
 #endif  // DBF_SUPPORTED

@@ -1,4 +1,5 @@
-// AVX2 with FMA: 8 floats a vector, 16 registers.
+// AVX2 with FMA: 8 floats a vector, 16 registers. Int8 by products of int16: those of bytes
+// saturate.
 
 #include "kernels.h"
 
@@ -6,10 +7,19 @@
 #define DBF_NAME "avx2"
 
 #if defined(__x86_64__)
+#include <immintrin.h>
 #define DBF_SUPPORTED (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
 #define DBF_TARGET "avx2,fma"
 #define DBF_LOG2_VECTOR 3
 #define DBF_ROWS 6
+#define DBF_PACK 2
+#define DBF_DOT(acc, a, b) ((acc) + (I)_mm256_madd_epi16((__m256i)(a), (__m256i)(b)))
+#define DBF_CLAMP16(x, low, high) \
+  ((H)_mm256_min_epi16(_mm256_max_epi16((__m256i)(x), (__m256i)(low)), (__m256i)(high)))
+#define DBF_CLAMP32(x, low, high) \
+  ((I)_mm256_min_epi32(_mm256_max_epi32((__m256i)(x), (__m256i)(low)), (__m256i)(high)))
+#define DBF_SATURATED_ADD(a, b) ((H)_mm256_adds_epi16((__m256i)(a), (__m256i)(b)))
+#define DBF_ANY(mask) (!_mm256_testz_si256((__m256i)(mask), (__m256i)(mask)))
 #endif
 
 #include "kernel.inl"

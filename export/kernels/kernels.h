@@ -1,7 +1,7 @@
 // The inner loops of the convolution, one implementation per instruction set.
 //
-// All of them are compiled from kernel.inl. To add an instruction set, add one file kernel_<name>.c
-// that defines its vector width and tile, and one line to the list below.
+// All of them are compiled from kernel.inl, which includes int8.inl. To add an instruction set, add
+// one file kernel_<name>.c that defines its vector width and tile, and one line to the list below.
 
 #ifndef DBF_EXPORT_KERNELS_KERNELS_H_
 #define DBF_EXPORT_KERNELS_KERNELS_H_
@@ -13,13 +13,16 @@
 // The variants, best first. A file for another processor architecture defines its variant as
 // unsupported.
 #define DBF_KERNEL_LIST(X) \
+  X(Avx512Vnni)            \
   X(Avx512)                \
   X(Avx2)                  \
+  X(NeonDot)               \
   X(Neon)                  \
   X(Baseline)
 
 enum {
-  kDbfMaxVector = 16,  // floats in the widest vector; buffers have this much slack behind them
+  kDbfMaxVector = 16,  // floats in the widest vector
+  kDbfMaxPack = 4,     // int8 features in a 32-bit element
 };
 
 // One signed sum of shifted copies of a line: which line to read and which row of signs to use.
@@ -28,20 +31,20 @@ typedef struct DbfLineOp {
   int32_t code;
 } DbfLineOp;
 
-// Signed sums of lines. For each op i and each x < width:
+// Signed sums of lines, of floats or of int16. For each op i and each x < width:
 //   dst[i * dst_pitch + x] = sum over t < taps of
 //       signs[ops[i].code * taps + t] * src[ops[i].source * src_pitch + offsets[t] + x]
-// The first sign of each row is +1. Whole vectors are read and written: up to one vector less one
-// float past `width`.
+// The first sign of each row is +1; `signs` are floats in either case. Whole vectors are read and
+// written: up to one vector less one number past `width`.
 typedef struct DbfCombine {
   const DbfLineOp* ops;
   size_t num_ops;
   const float* signs;
   const size_t* offsets;
   int taps;
-  const float* src;
+  const void* src;
   size_t src_pitch;
-  float* dst;
+  void* dst;
   size_t dst_pitch;
   size_t width;
 } DbfCombine;
@@ -70,6 +73,59 @@ typedef struct DbfGemm {
   float high;
 } DbfGemm;
 
+// How a sum of int16 lines becomes a number of fewer bits:
+// clamp(clamp16(sum + add) >> shift, low, high), |add| <= 65534.
+typedef struct DbfNarrow {
+  DbfLineOp line;
+  int32_t add;
+  int32_t shift;
+} DbfNarrow;
+
+// Int8 features: signed sums of int16 lines, as DbfCombine, narrowed to −128...127 and put together
+// into 32-bit elements of `pack` features, element e from ops e * pack...
+typedef struct DbfFeatures {
+  const DbfNarrow* ops;
+  size_t num_elements;
+  const float* signs;
+  const size_t* offsets;
+  int taps;
+  const int16_t* src;
+  size_t src_pitch;
+  uint32_t* dst;
+  size_t dst_pitch;
+  size_t width;
+} DbfFeatures;
+
+// Elements of successive lines that go into a product at once, after the sums so far are shifted
+// left.
+typedef struct DbfSlice {
+  const uint32_t* a;
+  size_t a_pitch;
+  size_t depth;  // elements
+  int shift;
+} DbfSlice;
+
+// A product of `pixels` rows of int8 features with one panel of packed int8 coefficients,
+// requantised as FORMAT.md says. With sums acc of all features times coefficients:
+//   out[p * out_pitch + k] = clamp(zero + requantised(bias[k] + (acc << last_shift)), low, high)
+typedef struct DbfGemmInt8 {
+  const DbfSlice* slices;
+  size_t num_slices;
+  int last_shift;
+  const void* b;
+  const int32_t* bias;
+  const int32_t* multiplier;   // Q31
+  const int32_t* right_shift;  // 0 ... 31
+  const float* scale;          // multiplier / 2^(31 + right_shift), about
+  float tie;  // within 0.5 − tie of an integer, rounding the product with `scale` is exact
+  int32_t zero, low, high;
+  int8_t* out;
+  size_t out_pitch;
+  size_t pixels;
+  int vectors;
+  size_t columns;
+} DbfGemmInt8;
+
 typedef struct DbfKernels {
   const char* name;
   bool (*supported)(void);
@@ -85,6 +141,29 @@ typedef struct DbfKernels {
   void (*hadamard)(float* data, size_t first, size_t rows);
   void (*combine)(const DbfCombine* args);
   void (*gemm)(const DbfGemm* args);
+
+  // The same for int8. A 32-bit element of a line holds `pack` features: 4 bytes, with 128 added if
+  // `biased`, or 2 int16. Packed coefficients of an element: for each vector of the panel, either
+  // [filter][pack] or, if `planar`, [pack][filter], of int8 if pack is 4, else of int16.
+  int pack;
+  bool biased, planar;
+  // Runs form: sums of 2^shift neighbouring channels less input_zero, of `vector` pixels, as
+  // features clamp8((sum + add) >> right), to elements dst[e * pitch + i].
+  void (*runs)(const int8_t* const* pixels, size_t channels, int shift, int32_t input_zero,
+               int32_t add, int right, uint32_t* dst, size_t pitch);
+  // Transposes 2 * vector pixels to int16 rows of as many numbers, with the butterflies of bits 0
+  // and 1 of the channel; only sums of the lowest `shift` (0, 1 or 2) of them. Row c >> shift; all
+  // rows of whole blocks of 4 * vector channels are written, channels that are not there are 0.
+  void (*transpose_int16)(const int8_t* const* pixels, size_t channels, int shift, int16_t* dst);
+  // In-place butterflies between rows of 2 * vector int16; both terms of distances from `halving`
+  // on are halved first.
+  void (*hadamard_int16)(int16_t* data, size_t first, size_t rows, size_t halving);
+  void (*combine_int16)(const DbfCombine* args);
+  // Row i of 2 * vector numbers: src row ops[i].line.source, narrowed to −bound...bound.
+  void (*narrow)(const DbfNarrow* ops, size_t num_ops, int bound, const int16_t* src, int16_t* dst,
+                 size_t dst_pitch);
+  void (*features)(const DbfFeatures* args);
+  void (*gemm_int8)(const DbfGemmInt8* args);
 } DbfKernels;
 
 #define DBF_DECLARE_KERNELS(name) extern const DbfKernels kDbfKernels##name;
@@ -94,8 +173,8 @@ DBF_KERNEL_LIST(DBF_DECLARE_KERNELS)
 // The best variant that this processor runs.
 const DbfKernels* DbfKernelsBest(void);
 
-// The variant of that name ("avx512", "avx2", "neon", "baseline"), or NULL if there is none or the
-// processor lacks it.
+// The variant of that name ("avx512vnni", "avx512", "avx2", "neondot", "neon", "baseline"), or NULL
+// if there is none or the processor lacks it.
 const DbfKernels* DbfKernelsFind(const char* name);
 
 // Variant `i` of the list if the processor runs it, NULL if not. Sets *more to whether `i` is in

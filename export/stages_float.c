@@ -1,0 +1,154 @@
+#include <string.h>
+
+#include "stages.h"
+
+// Projects the channels of one input row [in, channels] to lines at `dst`, `pitch` apart; partial
+// ones follow the full ones. Padding in `dst` stays zero: it has been from the start, and vectors
+// that run over the row's end write zeros.
+static void ProjectRow(const DbfConv* conv, const float* input, size_t in, char* scratch,
+                       float* dst, size_t pitch) {
+  const DbfPlan* plan = conv->plan;
+  const DbfKernels* kernels = plan->kernels;
+  const Axis* axis = &conv->x;
+  const size_t channels = plan->channels, vector = kernels->vector;
+  float* rows = (float*)(scratch + conv->scratch.rows);
+  const size_t written =
+      ((channels + vector - 1) / vector * vector - 1) / ((size_t)1 << plan->shift) + 1;
+  for (size_t p = 0; p < axis->num_phases; ++p) {
+    const size_t end = conv->direct ? in : axis->out + axis->reach;
+    for (size_t i = DbfFirstEntry(axis, p); i < end; i += vector) {
+      const float* pixels[kDbfMaxVector];
+      if (!DbfRowPixels(conv, p, i, in, input, channels * sizeof(float),
+                        scratch + conv->scratch.padding, vector, (const void**)pixels)) {
+        break;
+      }
+      float* row = dst + p * conv->row_phase_pitch + i;
+      if (!plan->hadamard) {
+        kernels->transpose(pixels, channels, plan->shift, false, row, pitch);
+        continue;
+      }
+      kernels->transpose(pixels, channels, plan->shift, true, rows, vector);
+      if (written < plan->rows) {
+        memset(rows + written * vector, 0, (plan->rows - written) * vector * sizeof(float));
+      }
+      kernels->hadamard(rows, DbfMax(vector >> plan->shift, 1), plan->rows);
+      const size_t none = 0;
+      const DbfCombine gather = {
+          .ops = plan->gather_ops,
+          .num_ops = plan->full + plan->partial,
+          .signs = plan->signs_w,
+          .offsets = &none,
+          .taps = 1,
+          .src = rows,
+          .src_pitch = vector,
+          .dst = row,
+          .dst_pitch = pitch,
+          .width = vector,
+      };
+      kernels->combine(&gather);
+    }
+  }
+}
+
+void DbfFillLinesFloat(const DbfConv* conv, const float* input, size_t out, char* scratch,
+                       size_t at) {
+  const DbfPlan* plan = conv->plan;
+  float* raw_lines = (float*)(scratch + conv->scratch.raw_lines) + at;
+  float* code_lines = (float*)(scratch + conv->scratch.code_lines) + at;
+  if (input == NULL) {
+    for (size_t i = 0; i < plan->raw_lines; ++i) {
+      memset(raw_lines + i * conv->line_pitch, 0, out * sizeof(float));
+    }
+    for (size_t i = 0; i < plan->code_lines; ++i) {
+      memset(code_lines + i * conv->line_pitch, 0, out * sizeof(float));
+    }
+    return;
+  }
+  // A narrow image is that of a 1 x 1 convolution.
+  const size_t in = out < conv->x.out ? out : conv->x.in;
+  if (conv->direct) return ProjectRow(conv, input, in, scratch, raw_lines, conv->line_pitch);
+  float* row = (float*)(scratch + conv->scratch.raw_row);
+  ProjectRow(conv, input, in, scratch, row, conv->row_pitch);
+  DbfCombine combine = {
+      .ops = plan->raw_ops,
+      .num_ops = plan->full,
+      .signs = plan->signs_w,
+      .taps = 1,
+      .src = row,
+      .src_pitch = conv->row_pitch,
+      .dst_pitch = conv->line_pitch,
+      .width = out,
+  };
+  for (size_t t = 0; t < conv->x.taps && plan->full > 0; ++t) {
+    combine.offsets = &conv->x_offset[t];
+    combine.dst = raw_lines + t * plan->full * conv->line_pitch;
+    plan->kernels->combine(&combine);
+  }
+  combine.ops = plan->line_ops;
+  combine.num_ops = plan->code_lines;
+  combine.taps = (int)conv->x.taps;
+  combine.offsets = conv->x_offset;
+  combine.dst = code_lines;
+  plan->kernels->combine(&combine);
+}
+
+void DbfMultiplyFloat(const DbfConv* conv, const DbfProduct* product, char* scratch,
+                      float* output) {
+  const DbfPlan* plan = conv->plan;
+  const size_t panel_columns = 2 * (size_t)plan->kernels->vector;
+  const float* raw_lines = (const float*)(scratch + conv->scratch.raw_lines) + product->first;
+  const float* code_lines = (const float*)(scratch + conv->scratch.code_lines) + product->first;
+  float* packed = (float*)(scratch + conv->scratch.packed);
+  const size_t zero = 0;
+  size_t* offsets = product->offsets;
+  size_t depth_before = 0;
+  for (size_t i = 0; i < plan->num_blocks; ++i) {
+    const DbfBlock* block = &plan->blocks[i];
+    const size_t depth = block->num_segments * block->depth;
+    DbfGemm gemm = {
+        .a = block->partial ? packed : raw_lines,
+        .a_pitch = block->partial ? conv->packed_pitch : conv->line_pitch,
+        .segments = block->partial ? &zero : offsets,
+        .num_segments = block->num_segments,
+        .segment_depth = block->depth,
+        .out_pitch = plan->filters,
+        .pixels = product->pixels,
+        .first = i == 0,
+        .last = i + 1 == plan->num_blocks,
+        .low = plan->low,
+        .high = plan->high,
+    };
+    if (block->partial) {
+      for (size_t t = 0; t < conv->y.taps; ++t) offsets[t] = DbfTapOffset(conv, t);
+      const DbfCombine combine = {
+          .ops = plan->feature_ops + block->first,
+          .num_ops = block->depth,
+          .signs = plan->signs_h,
+          .offsets = offsets,
+          .taps = (int)conv->y.taps,
+          .src = code_lines,
+          .src_pitch = conv->line_pitch,
+          .dst = packed,
+          .dst_pitch = conv->packed_pitch,
+          .width = product->pixels,
+      };
+      plan->kernels->combine(&combine);
+    } else {
+      for (size_t s = 0; s < block->num_segments; ++s) {
+        const DbfSegment* segment = &plan->segments[block->first + s];
+        offsets[s] = segment->line * conv->line_pitch + DbfTapOffset(conv, segment->tap);
+      }
+    }
+    for (size_t j = product->panel; j < product->end_panel; ++j) {
+      const size_t k = j * panel_columns;
+      const size_t width = DbfMin(plan->padded_filters - k, panel_columns);
+      gemm.b = plan->packed + depth_before * plan->padded_filters + k * depth;
+      gemm.bias = plan->bias + k;
+      gemm.out = output + k;
+      gemm.vectors = (int)(width / plan->kernels->vector);
+      gemm.columns = DbfMin(plan->filters - k, width);
+      plan->kernels->gemm(&gemm);
+    }
+    depth_before += depth;
+  }
+}
