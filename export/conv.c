@@ -192,6 +192,10 @@ static void SetBuffers(DbfConv* conv) {
   const size_t rows = int8 == NULL ? plan->rows * vector * sizeof(float)
                                    : int8->rows * 2 * vector * sizeof(int16_t);
   const size_t packed = int8 == NULL ? plan->max_block : int8->feature_elements;
+  // Float rows of partial channels follow those of full ones.
+  const size_t row_lines = conv->direct   ? 0
+                           : int8 == NULL ? plan->full + plan->partial
+                                          : int8->full_elements;
   const size_t number = int8 == NULL ? sizeof(float) : sizeof(int8_t);
   Scratch* scratch = &conv->scratch;
   size_t end = 0;
@@ -201,8 +205,8 @@ static void SetBuffers(DbfConv* conv) {
   } buffers[] = {
       {&scratch->padding, 1, plan->channels, number},
       {&scratch->rows, plan->hadamard ? 1 : 0, rows, 1},
-      {&scratch->raw_row, conv->direct ? 0 : plan->raw_lines / conv->x.taps, conv->row_pitch, 4},
-      {&scratch->code_row, plan->partial, conv->row_pitch, conv->code_size},
+      {&scratch->raw_row, row_lines, conv->row_pitch, 4},
+      {&scratch->code_row, int8 == NULL ? 0 : plan->partial, conv->row_pitch, conv->code_size},
       {&scratch->raw_lines, plan->raw_lines, conv->line_pitch, 4},
       {&scratch->code_lines, plan->code_lines, conv->line_pitch, conv->code_size},
       {&scratch->packed, packed, conv->packed_pitch, 4},

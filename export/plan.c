@@ -139,7 +139,7 @@ static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* chann
     for (size_t i = 0; i < kw * plan->partial; ++i) {
       if (lines[i] == 0) continue;
       const size_t line = plan->code_lines++;
-      plan->line_ops[line] = (DbfLineOp){(int32_t)(plan->full + i / kw), (int32_t)(i % kw)};
+      plan->line_ops[line] = (DbfLineOp){(int32_t)(i / kw), (int32_t)(i % kw)};
       first[line + 1] = first[line] + lines[i];
       lines[i] = (uint32_t)line;
     }

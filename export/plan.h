@@ -114,7 +114,7 @@ typedef struct DbfPlan {
   size_t raw_lines;
   DbfLineOp* raw_ops;  // [raw_lines / kernel_w]: the identity
   size_t code_lines;
-  DbfLineOp* line_ops;  // [code_lines], of the projected channels
+  DbfLineOp* line_ops;  // [code_lines], of the partial channels
   // Feature stage: one op (code line, vertical code) per partial code.
   size_t num_features;
   DbfLineOp* feature_ops;

@@ -24,8 +24,8 @@ typedef struct Axis {
 typedef struct Scratch {
   size_t padding;     // [channels] a pixel of padding
   size_t rows;        // the transform's buffer
-  size_t raw_row;     // [raw_lines / x.taps, row_pitch]
-  size_t code_row;    // [partial, row_pitch]
+  size_t raw_row;     // a projected row: [full + partial, row_pitch], or elements
+  size_t code_row;    // int8 layers: [partial, row_pitch]
   size_t raw_lines;   // [raw_lines, line_pitch]
   size_t code_lines;  // [code_lines, line_pitch]
   size_t packed;      // [packed_lines, packed_pitch]

@@ -84,6 +84,7 @@ void DbfFillLinesFloat(const DbfConv* conv, const float* input, size_t out, char
     combine.dst = raw_lines + t * plan->full * conv->line_pitch;
     plan->kernels->combine(&combine);
   }
+  combine.src = row + plan->full * conv->row_pitch;
   combine.ops = plan->line_ops;
   combine.num_ops = plan->code_lines;
   combine.taps = (int)conv->x.taps;

@@ -61,65 +61,16 @@ static void CheckOnAll(const DbfLayer* layer, int batch, int height, int width, 
   free(filters);
 }
 
-// Which codes a layer keeps.
-typedef enum Kind {
-  kAll,
-  kSome,       // any
-  kMultiples,  // all spatial codes x all multiples of a power of two
-  kChannels,   // all spatial codes x any channel codes
-  kLeftOver,   // such a set and a few codes more
-  kOne,
-  kNumKinds,
-} Kind;
-
-static bool* Codes(const DbfLayer* layer, Kind kind) {
-  const int channels = layer->channels, spatial = layer->kernel_h * layer->kernel_w;
-  bool* kept = calloc((size_t)spatial * channels, sizeof(*kept));
-  bool* channel = calloc(channels, sizeof(*channel));
-  const int step = 1 << RandomIn(0, 7), share = RandomIn(1, 8);
-  for (int w = 0; w < channels; ++w) {
-    channel[w] = kind == kAll || (kind == kMultiples ? w % step == 0
-                                                     : (kind == kChannels || kind == kLeftOver) &&
-                                                           RandomIn(1, 8) <= share);
-  }
-  for (int g = 0; g < spatial * channels; ++g) {
-    kept[g] = channel[g % channels] || (kind == kSome && RandomIn(1, 8) <= share);
-  }
-  kept[RandomIn(0, spatial * channels - 1)] = true;  // never an empty set
-  free(channel);
-  return kept;
-}
-
-static int OneOf(const int* values, int count) { return values[RandomIn(0, count - 1)]; }
-#define ONE_OF(...) \
-  OneOf((const int[]){__VA_ARGS__}, sizeof((const int[]){__VA_ARGS__}) / sizeof(int))
-
 static void TestRandomLayers(int count) {
   for (int i = 0; i < count; ++i) {
     RandomSeed(i);
-    TestLayer test = {
-        .layer = {
-            .kernel_h = ONE_OF(1, 1, 2, 3, 3, 4, 4, 5, 7),
-            .kernel_w = ONE_OF(1, 1, 2, 3, 3, 4, 4, 5, 7),
-            .stride_h = ONE_OF(1, 1, 1, 2, 3),
-            .stride_w = ONE_OF(1, 1, 1, 2, 3),
-            .dilation_h = ONE_OF(1, 1, 1, 2, 3),
-            .dilation_w = ONE_OF(1, 1, 1, 2, 3),
-            .channels = ONE_OF(1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 17, 20, 24, 32, 33, 48, 64, 70),
-            .filters = ONE_OF(1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 65),
-            .same_padding = RandomIn(0, 1),
-            .activation = RandomIn(0, 3),
-        }};
-    DbfLayer* layer = &test.layer;
-    while (layer->kernel_h * layer->kernel_w * layer->channels > 1000)
-      layer->channels /= 2;  // or the reference is slow
-    bool* kept = Codes(layer, RandomIn(0, kNumKinds - 1));
-    FillLayer(&test, kept, RandomIn(0, 1), RandomIn(0, 1), RandomIn(0, 1));
+    TestLayer test;
+    RandomLayer(&test, RandomIn(0, 1));
+    const DbfLayer* layer = &test.layer;
     const int least_h = layer->same_padding ? 1 : (layer->kernel_h - 1) * layer->dilation_h + 1;
     const int least_w = layer->same_padding ? 1 : (layer->kernel_w - 1) * layer->dilation_w + 1;
     CheckOnAll(layer, RandomIn(1, 2), least_h + RandomIn(0, 9), least_w + RandomIn(0, 20),
                RandomIn(1, 3));
-    free(kept);
     FreeLayer(&test);
   }
 }
@@ -129,13 +80,13 @@ static void TestRandomLayers(int count) {
 static void TestThreads(void) {
   const struct {
     int kernel, stride, channels, filters, batch, height, width;
-    Kind kind;
+    CodeSet kind;
   } cases[] = {
-      {3, 1, 32, 32, 1, 32, 32, kSome},     {3, 1, 64, 48, 2, 14, 14, kMultiples},
-      {4, 2, 24, 40, 1, 40, 30, kLeftOver}, {3, 1, 64, 200, 1, 4, 4, kSome},
-      {1, 1, 256, 130, 1, 1, 3, kChannels}, {1, 1, 64, 70, 3, 20, 17, kSome},
-      {3, 1, 4, 9, 1, 3, 500, kSome},       {3, 1, 140, 17, 1, 9, 9, kAll},
-      {5, 1, 40, 33, 1, 9, 9, kSome},
+      {3, 1, 32, 32, 1, 32, 32, kSomeCodes},     {3, 1, 64, 48, 2, 14, 14, kMultiplesCodes},
+      {4, 2, 24, 40, 1, 40, 30, kLeftOverCodes}, {3, 1, 64, 200, 1, 4, 4, kSomeCodes},
+      {1, 1, 256, 130, 1, 1, 3, kChannelsCodes}, {1, 1, 64, 70, 3, 20, 17, kSomeCodes},
+      {3, 1, 4, 9, 1, 3, 500, kSomeCodes},       {3, 1, 140, 17, 1, 9, 9, kAllCodes},
+      {5, 1, 40, 33, 1, 9, 9, kSomeCodes},
   };
   for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
     RandomSeed(1000 + i);
@@ -150,7 +101,7 @@ static void TestThreads(void) {
                           .filters = cases[i].filters,
                           .same_padding = true,
                       }};
-    bool* kept = Codes(&test.layer, cases[i].kind);
+    bool* kept = RandomCodes(&test.layer, cases[i].kind);
     FillLayer(&test, kept, false, false, true);
     double* filters = Filters(&test.layer);
     for (int threads = 1; threads <= 5; threads += 2) {
@@ -165,9 +116,9 @@ static void TestThreads(void) {
 
 // The packed numbers are never more than the coefficients, rounded up to whole vectors of filters.
 static void TestPackedBytes(void) {
-  for (Kind kind = 0; kind < kNumKinds; ++kind) {
+  for (CodeSet kind = 0; kind < kNumCodeSets; ++kind) {
     TestLayer test = {.layer = {3, 3, 1, 1, 1, 1, 64, 32, true, kDbfNone, .bias = NULL}};
-    bool* kept = Codes(&test.layer, kind);
+    bool* kept = RandomCodes(&test.layer, kind);
     FillLayer(&test, kept, false, false, false);
     const char* error;
     DbfConv* conv = DbfConvCreate(&test.layer, DbfKernelsBest(), &error);

@@ -59,6 +59,51 @@ void FillLayer(TestLayer* test, const bool* kept, bool is_int8, bool per_filter,
   if (bias) layer->bias = test->bias = RandomFloats(layer->filters);
 }
 
+bool* RandomCodes(const DbfLayer* layer, CodeSet kind) {
+  const int channels = layer->channels, spatial = layer->kernel_h * layer->kernel_w;
+  bool* kept = calloc((size_t)spatial * channels, sizeof(*kept));
+  bool* channel = calloc(channels, sizeof(*channel));
+  const int step = 1 << RandomIn(0, 7), share = RandomIn(1, 8);
+  for (int w = 0; w < channels; ++w) {
+    channel[w] = kind == kAllCodes ||
+                 (kind == kMultiplesCodes ? w % step == 0
+                                          : (kind == kChannelsCodes || kind == kLeftOverCodes) &&
+                                                RandomIn(1, 8) <= share);
+  }
+  for (int g = 0; g < spatial * channels; ++g) {
+    kept[g] = channel[g % channels] || (kind == kSomeCodes && RandomIn(1, 8) <= share);
+  }
+  kept[RandomIn(0, spatial * channels - 1)] = true;  // never an empty set
+  free(channel);
+  return kept;
+}
+
+static int OneOf(const int* values, int count) { return values[RandomIn(0, count - 1)]; }
+#define ONE_OF(...) \
+  OneOf((const int[]){__VA_ARGS__}, sizeof((const int[]){__VA_ARGS__}) / sizeof(int))
+
+void RandomLayer(TestLayer* test, bool is_int8) {
+  *test = (TestLayer){
+      .layer = {
+          .kernel_h = ONE_OF(1, 1, 2, 3, 3, 4, 4, 5, 7),
+          .kernel_w = ONE_OF(1, 1, 2, 3, 3, 4, 4, 5, 7),
+          .stride_h = ONE_OF(1, 1, 1, 2, 3),
+          .stride_w = ONE_OF(1, 1, 1, 2, 3),
+          .dilation_h = ONE_OF(1, 1, 1, 2, 3),
+          .dilation_w = ONE_OF(1, 1, 1, 2, 3),
+          .channels = ONE_OF(1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 17, 20, 24, 32, 33, 48, 64, 70),
+          .filters = ONE_OF(1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 65),
+          .same_padding = RandomIn(0, 1),
+          .activation = RandomIn(0, 3),
+      }};
+  DbfLayer* layer = &test->layer;
+  while (layer->kernel_h * layer->kernel_w * layer->channels > 1000)
+    layer->channels /= 2;  // or the reference is slow
+  bool* kept = RandomCodes(layer, RandomIn(0, kNumCodeSets - 1));
+  FillLayer(test, kept, is_int8, RandomIn(0, 1), RandomIn(0, 1));
+  free(kept);
+}
+
 void FreeLayer(TestLayer* test) {
   free(test->codes);
   free(test->alpha);

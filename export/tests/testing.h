@@ -48,6 +48,23 @@ typedef struct TestLayer {
 // and bias of a layer whose other numbers are set.
 void FillLayer(TestLayer* test, const bool* kept, bool is_int8, bool per_filter, bool bias);
 
+// Which codes a layer keeps.
+typedef enum CodeSet {
+  kAllCodes,
+  kSomeCodes,       // any
+  kMultiplesCodes,  // all spatial codes x all multiples of a power of two
+  kChannelsCodes,   // all spatial codes x any channel codes
+  kLeftOverCodes,   // such a set and a few codes more
+  kOneCodes,
+  kNumCodeSets,
+} CodeSet;
+
+// Random codes [P] of the layer, at least one; the caller frees them.
+bool* RandomCodes(const DbfLayer* layer, CodeSet set);
+
+// A random layer, small enough for the reference.
+void RandomLayer(TestLayer* test, bool is_int8);
+
 void FreeLayer(TestLayer* test);
 
 // The filters [K, P] that the layer's coefficients stand for, by the definition in FORMAT.md; the

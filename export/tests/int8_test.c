@@ -1,0 +1,370 @@
+// Int8 layers against the arithmetic of FORMAT.md, bit for bit, over random layers, on every
+// instruction set that this processor has.
+
+#include <math.h>
+#include <string.h>
+
+#include "conv.h"
+#include "testing.h"
+
+static int32_t Clamp(int32_t x, int32_t low, int32_t high) {
+  return x < low ? low : x > high ? high : x;
+}
+
+static int32_t Clamp16(int32_t x) { return Clamp(x, -32768, 32767); }
+static int32_t Round(int shift) { return shift > 0 ? 1 << (shift - 1) : 0; }
+static int Sign(int i, int j) { return __builtin_parity(i & j) ? -1 : 1; }
+
+// MultiplyByQuantizedMultiplier and QuantizeMultiplier of TFLite's reference, for multipliers below
+// one, written from their description.
+static int32_t Requantized(int32_t acc, double multiplier) {
+  int exponent;
+  const double fraction = frexp(multiplier, &exponent);
+  int64_t fixed = llround(fraction * 2147483648.0);
+  if (fixed == 2147483648) {
+    fixed /= 2;
+    ++exponent;
+  }
+  if (exponent < -31) fixed = exponent = 0;
+  const int64_t product = acc * fixed, nudge = product >= 0 ? 1 << 30 : 1 - (1 << 30);
+  const int64_t high = (product + nudge) / (1ll << 31);  // rounds towards zero
+  const int64_t half = exponent < 0 ? 1ll << (-exponent - 1) : 0;
+  return (int32_t)((high >= 0 ? high + half : high - half) / (1ll << -exponent));
+}
+
+// What FORMAT.md says of a code set.
+typedef struct Set {
+  int m;  // log2 of the channels in a run
+  bool runs;
+  bool* occurs;  // [C]
+  bool* full;
+} Set;
+
+static bool Kept(const DbfLayer* layer, int g) { return layer->codes[g >> 3] >> (g & 7) & 1; }
+
+static Set SetOf(const DbfLayer* layer) {
+  const int channels = layer->channels, spatial = layer->kernel_h * layer->kernel_w;
+  Set set = {.occurs = calloc(channels, 1), .full = calloc(channels, 1), .runs = true};
+  int any = 0;
+  for (int w = 0; w < channels; ++w) {
+    int count = 0;
+    for (int s = 0; s < spatial; ++s) count += Kept(layer, s * channels + w);
+    set.occurs[w] = count > 0;
+    set.full[w] = count == spatial;
+    if (count > 0) any |= w;
+  }
+  while ((1 << set.m) < channels && !(any >> set.m & 1)) ++set.m;
+  for (int w = 0; w < channels; ++w) {
+    if (w % (1 << set.m) == 0 ? !set.full[w] : set.occurs[w]) set.runs = false;
+  }
+  return set;
+}
+
+// p_w of a pixel.
+static void Project(const DbfLayer* layer, const Set* set, const int8_t* pixel, int32_t* p) {
+  const int channels = layer->channels;
+  int padded = 1;
+  while (padded < channels) padded *= 2;
+  int32_t* x = calloc(padded, sizeof(*x));
+  for (int c = 0; c < channels; ++c) x[c] = pixel[c];
+  if (set->runs) {
+    memset(p, 0, channels * sizeof(*p));
+    for (int c = 0; c < channels; ++c) p[c >> set->m << set->m] += x[c];
+  } else {
+    for (int h = 1; h < padded; h *= 2) {
+      for (int i = 0; i < padded; ++i) {
+        if (i & h) continue;
+        const int32_t a = h < 256 ? x[i] : x[i] >> 1, b = h < 256 ? x[i + h] : x[i + h] >> 1;
+        x[i] = a + b;
+        x[i + h] = a - b;
+      }
+    }
+    memcpy(p, x, channels * sizeof(*p));
+  }
+  free(x);
+}
+
+// The output of an int8 layer; the caller frees it. Every feature of every pixel is computed anew.
+static int8_t* ReferenceInt8(const DbfLayer* layer, const int8_t* input, int batch, int height,
+                             int width, int out_h, int out_w) {
+  const int kh = layer->kernel_h, kw = layer->kernel_w, channels = layer->channels;
+  const int filters = layer->filters, grid = kh * kw * channels;
+  const DbfQuantized* q = layer->quantized;
+  const Set set = SetOf(layer);
+  const int extent_h = (kh - 1) * layer->dilation_h, extent_w = (kw - 1) * layer->dilation_w;
+  const int need_h = (out_h - 1) * layer->stride_h + extent_h + 1 - height;
+  const int need_w = (out_w - 1) * layer->stride_w + extent_w + 1 - width;
+  const int top = layer->same_padding && need_h > 0 ? need_h / 2 : 0;
+  const int left = layer->same_padding && need_w > 0 ? need_w / 2 : 0;
+
+  int32_t* p = malloc(sizeof(*p) * channels * ((size_t)batch * height * width + 1));
+  int8_t* zero = malloc(channels);
+  memset(zero, q->input_zero, channels);
+  int32_t* p0 = p + (size_t)batch * height * width * channels;
+  Project(layer, &set, zero, p0);
+  for (int i = 0; i < batch * height * width; ++i) {
+    Project(layer, &set, input + (size_t)i * channels, p + (size_t)i * channels);
+  }
+  // Triples: of channel codes (one in all in runs form), then of partial codes.
+  const uint8_t** channel = calloc(channels, sizeof(*channel));
+  const uint8_t** code = calloc(grid, sizeof(*code));
+  const uint8_t* next = q->features;
+  for (int w = 0; w < channels; ++w) {
+    if (!set.occurs[w]) continue;
+    channel[w] = next;
+    if (!set.runs) next += 3;
+  }
+  for (int g = 0; g < grid; ++g) {
+    if (!Kept(layer, g) || set.full[g % channels]) continue;
+    code[g] = next;
+    next += 3;
+  }
+  const int bound = 32767 / (kh * kw);
+  int32_t* features = malloc(layer->num_codes * sizeof(*features));
+  int8_t* output = malloc((size_t)batch * out_h * out_w * filters + 1);
+  int8_t* out = output;
+  for (int i = 0; i < batch * out_h * out_w; ++i) {
+    const int n = i / (out_h * out_w), oy = i / out_w % out_h, ox = i % out_w;
+    size_t column = 0;
+    for (int g = 0; g < grid; ++g) {
+      if (!Kept(layer, g)) continue;
+      const int w = g % channels, u = g / channels / kw, v = g / channels % kw;
+      const uint8_t* triple = set.full[w] ? channel[w] : code[g];
+      int32_t sum = 0;
+      for (int t = 0; t < kh * kw; ++t) {
+        if (set.full[w] && t != u * kw + v) continue;
+        const int y = oy * layer->stride_h + t / kw * layer->dilation_h - top;
+        const int x = ox * layer->stride_w + t % kw * layer->dilation_w - left;
+        if (y < 0 || y >= height || x < 0 || x >= width) continue;
+        const int32_t value = p[(((size_t)n * height + y) * width + x) * channels + w] - p0[w];
+        if (set.full[w]) {
+          sum = value;
+        } else {
+          const int a = channel[w][0];
+          sum += Sign(u, t / kw) * Sign(v, t % kw) *
+                 Clamp(Clamp16(value + Round(a)) >> a, -bound, bound);
+        }
+      }
+      const int s = triple[0], z = (int8_t)triple[1];
+      sum += Round(s) + z * (1 << s);
+      if (!set.runs) sum = Clamp16(sum);
+      features[column++] = (Clamp(sum >> s, -128, 127) - z) * (1 << triple[2]);
+    }
+    for (int k = 0; k < filters; ++k) {
+      int64_t acc = q->bias != NULL ? q->bias[k] : 0;
+      for (size_t j = 0; j < layer->num_codes; ++j) {
+        acc += (int64_t)layer->alpha_int8[k * layer->num_codes + j] * features[j];
+      }
+      const double multiplier = (double)q->input_scale *
+                                (double)layer->alpha_scales[layer->num_scales > 1 ? k : 0] /
+                                (double)q->output_scale;
+      int32_t low = -128, high = 127;
+      const float step = q->output_scale;
+      if (layer->activation == kDbfRelu || layer->activation == kDbfRelu6) low = q->output_zero;
+      if (layer->activation == kDbfReluN1To1) {
+        low = (int32_t)fmax(low, q->output_zero + roundf(-1 / step));
+      }
+      const float top_value = layer->activation == kDbfRelu6 ? 6 : 1;
+      if (layer->activation == kDbfRelu6 || layer->activation == kDbfReluN1To1) {
+        high = (int32_t)fmin(high, q->output_zero + roundf(top_value / step));
+      }
+      *out++ = (int8_t)Clamp(q->output_zero + Requantized((int32_t)acc, multiplier), low, high);
+    }
+  }
+  free(p);
+  free(zero);
+  free(channel);
+  free(code);
+  free(features);
+  free(set.occurs);
+  free(set.full);
+  return output;
+}
+
+// Features whose shifts fit a random input, so that few saturate, and exponents that stay within
+// the bound of sums.
+static void FillFeatures(const DbfLayer* layer, uint8_t* features, size_t* bytes) {
+  const Set set = SetOf(layer);
+  const int spatial = layer->kernel_h * layer->kernel_w;
+  const int mean = (int)(log2(layer->channels) / 2), spread = (int)(log2(spatial) / 2);
+  uint8_t* next = features;
+  const bool exponents = RandomIn(0, 1);
+#define PUT(shift, limit, zero, exponent)                          \
+  do {                                                             \
+    *next++ = (uint8_t)Clamp((shift) + RandomIn(-1, 2), 0, limit); \
+    *next++ = (uint8_t)(zero);                                     \
+    *next++ = (uint8_t)(exponent);                                 \
+  } while (0)
+  const int w_end = set.runs ? 1 : layer->channels;
+  for (int w = 0; w < w_end; ++w) {
+    if (!set.occurs[w] && !set.runs) continue;
+    if (set.runs && RandomIn(0, 1)) {  // the common case: nothing is lost
+      *next++ = (uint8_t)set.m;
+      *next++ = (uint8_t)layer->quantized->input_zero;
+      *next++ = 0;
+    } else if (set.full[w]) {
+      PUT(set.runs ? set.m : mean, set.runs ? 16 : 8, RandomIn(-128, 127),
+          exponents ? RandomIn(0, 2) : 0);
+    } else {
+      PUT(mean - 2, 8, 0, 0);
+    }
+  }
+  for (int g = 0; g < spatial * layer->channels; ++g) {
+    if (Kept(layer, g) && !set.full[g % layer->channels]) {
+      PUT(2 + spread, 8, RandomIn(0, 3) ? 0 : RandomIn(-128, 127), exponents ? RandomIn(0, 2) : 0);
+    }
+  }
+#undef PUT
+  *bytes = next - features;
+  free(set.occurs);
+  free(set.full);
+}
+
+static void CheckLayer(const DbfLayer* layer, const DbfKernels* kernels, int batch, int height,
+                       int width, int threads) {
+  const char* error;
+  DbfConv* conv = DbfConvCreate(layer, kernels, &error);
+  CHECK(conv != NULL, "%s", error);
+  for (int round = 0; round < 2; ++round, batch += 1, height += 3, width += 2) {
+    error = DbfConvResize(conv, batch, height, width, threads, conv);
+    CHECK(error == NULL, "%s", error);
+    int32_t out_h, out_w;
+    CHECK(DbfConvOutputSize(conv, height, width, &out_h, &out_w) == NULL, "output size");
+    const size_t count = (size_t)batch * height * width * layer->channels;
+    int8_t* input = malloc(count + 1);
+    const int low = RandomIn(0, 1) ? -128 : layer->quantized->input_zero - RandomIn(0, 30);
+    for (size_t i = 0; i < count; ++i) {
+      input[i] = (int8_t)Clamp((int)(40 * RandomNormal()) + layer->quantized->input_zero,
+                               Clamp(low, -128, 127), 127);
+    }
+    int8_t* expected = ReferenceInt8(layer, input, batch, height, width, out_h, out_w);
+    const size_t outputs = (size_t)batch * out_h * out_w * layer->filters;
+    int8_t* output = malloc(outputs + 1);
+    for (int run = 0; run < 2; ++run) {
+      memset(output, 0x55, outputs);
+      DbfConvRun(conv, input, output);
+      for (size_t i = 0; i < outputs; ++i) {
+        CHECK(output[i] == expected[i],
+              "%s: kernel %dx%d stride %dx%d dilation %dx%d same %d channels %d filters %d codes "
+              "%zu, input %dx%dx%d, %d threads: %d, not %d, at %zu",
+              kernels->name, layer->kernel_h, layer->kernel_w, layer->stride_h, layer->stride_w,
+              layer->dilation_h, layer->dilation_w, layer->same_padding, layer->channels,
+              layer->filters, layer->num_codes, batch, height, width, threads, output[i],
+              expected[i], i);
+      }
+    }
+    free(input);
+    free(expected);
+    free(output);
+  }
+  DbfConvFree(conv);
+}
+
+// Scales of int8 layers are positive.
+static void MakeScalesPositive(TestLayer* test) {
+  for (size_t i = 0; i < test->layer.num_scales; ++i) {
+    test->scales[i] = fabsf(test->scales[i]) + 1e-6f;
+  }
+}
+
+static void TestRandomLayers(int count) {
+  for (int i = 0; i < count; ++i) {
+    RandomSeed(i);
+    TestLayer test;
+    RandomLayer(&test, true);
+    MakeScalesPositive(&test);
+    DbfLayer* layer = &test.layer;
+    int32_t* bias = malloc(layer->filters * sizeof(*bias));
+    for (int k = 0; k < layer->filters; ++k) bias[k] = RandomIn(-3000, 3000);
+    DbfQuantized quantized = {
+        .input_scale = expf(RandomNormal()),
+        .input_zero = RandomIn(0, 1) ? -128 : RandomIn(-128, 127),
+        .output_zero = RandomIn(0, 1) ? -128 : RandomIn(-128, 127),
+        .bias = RandomIn(0, 3) ? bias : NULL,
+    };
+    layer->quantized = &quantized;
+    uint8_t* features = malloc(3 * (layer->channels + layer->num_codes));
+    FillFeatures(layer, features, &quantized.features_bytes);
+    quantized.features = features;
+    // Sums of about this size become outputs of about 60.
+    const double sums = 60 * 60 * sqrt((double)layer->num_codes);
+    float largest = 0;
+    for (size_t k = 0; k < layer->num_scales; ++k) {
+      largest = fmaxf(largest, layer->alpha_scales[k]);
+    }
+    quantized.output_scale =
+        quantized.input_scale * largest * (float)fmax(1.1, sums / 60 * exp(RandomNormal() / 2));
+    const int least_h = layer->same_padding ? 1 : (layer->kernel_h - 1) * layer->dilation_h + 1;
+    const int least_w = layer->same_padding ? 1 : (layer->kernel_w - 1) * layer->dilation_w + 1;
+    const int height = least_h + RandomIn(0, 9), width = least_w + RandomIn(0, 20);
+    const int batch = RandomIn(1, 2), threads = RandomIn(1, 3);
+    bool more = true;
+    for (size_t v = 0; more; ++v) {
+      const DbfKernels* kernels = DbfKernelsAt(v, &more);
+      if (kernels != NULL) CheckLayer(layer, kernels, batch, height, width, threads);
+    }
+    free(features);
+    free(bias);
+    FreeLayer(&test);
+  }
+}
+
+// Numbers that contradict each other.
+static void TestBadLayers(void) {
+  TestLayer test = {.layer = {3, 3, 1, 1, 1, 1, 8, 4, true, kDbfNone, .bias = NULL}};
+  bool kept[72] = {false};
+  for (int g = 0; g < 72; g += 5) kept[g] = true;
+  FillLayer(&test, kept, true, true, false);
+  MakeScalesPositive(&test);
+  const size_t channels = 8, codes = test.layer.num_codes;
+  uint8_t features[3 * 80] = {0};
+  int32_t bias[4] = {0};
+  const DbfQuantized good = {.input_scale = 0.5f,
+                             .output_scale = 4.0f,
+                             .input_zero = 3,
+                             .output_zero = -5,
+                             .features = features,
+                             .features_bytes = 3 * (channels + codes),
+                             .bias = bias};
+  const char* error;
+#define TRY(condition, field, value)                                      \
+  do {                                                                    \
+    DbfQuantized quantized = good;                                        \
+    quantized.field = value;                                              \
+    test.layer.quantized = &quantized;                                    \
+    DbfConv* conv = DbfConvCreate(&test.layer, DbfKernelsBest(), &error); \
+    CHECK((conv != NULL) == condition, #field " = " #value ": %s",        \
+          error != NULL ? error : "made");                                \
+    CHECK((conv == NULL) == (error != NULL), #field);                     \
+    DbfConvFree(conv);                                                    \
+  } while (0)
+  TRY(true, input_zero, 3);
+  TRY(false, input_zero, 128);
+  TRY(false, output_zero, -129);
+  TRY(false, input_scale, 0);
+  TRY(false, output_scale, NAN);
+  TRY(false, output_scale, 1e-9f);  // a multiplier above 1
+  TRY(false, features_bytes, good.features_bytes - 3);
+  features[0] = 9;  // the shift of a channel code
+  TRY(false, input_zero, 3);
+  features[0] = 0;
+  features[1] = 1;  // a partial channel code has no zero point
+  TRY(false, input_zero, 3);
+  features[1] = 0;
+  features[3 * channels + 2] = 16;  // the exponent of a feature
+  TRY(false, input_zero, 3);
+  features[3 * channels + 2] = 15;
+  ((int8_t*)test.alpha)[0] = 127;
+  TRY(true, input_zero, 3);
+  bias[0] = INT32_MAX;  // the sums overflow
+  TRY(false, input_zero, 3);
+#undef TRY
+  FreeLayer(&test);
+}
+
+int main(int argc, char** argv) {
+  TestBadLayers();
+  TestRandomLayers(argc > 1 ? atoi(argv[1]) : 200);
+  printf("int8_test: %ld checks\n", num_checks);
+  return 0;
+}
