@@ -1,6 +1,7 @@
 """What the benchmark scripts share: flags, single layers, and files that are exported and timed side by side."""
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -13,7 +14,9 @@ from absl import flags, logging
 import native
 from dbf_keras import command
 from dbf_keras.benchmark import prepare, time_interleaved
-from dbf_keras.benchmark.report import describe_machine
+from dbf_keras.benchmark.memory import count_op_memory
+from dbf_keras.benchmark.progress import progress
+from dbf_keras.benchmark.report import describe_machine, print_table
 from dbf_keras.runtime import RUNTIMES, Interpreter, resolve_runtime
 
 if TYPE_CHECKING:  # TensorFlow comes late: quiet, and after the instruction set is chosen
@@ -26,6 +29,7 @@ _SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)-(\d+)@(\d+)(?:/(\d+))?")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("ratios", ["1", "0.5", "0.25", "0.125"], "Shares of the codes that are kept, each in (0, 1].")
+flags.DEFINE_list("selections", ["ovsf"], "Which codes are kept: ovsf is separable, random is any set; see DBFConv2D.")
 flags.DEFINE_list("modes", list(MODES), "Export modes, of these; explicit is always measured.")
 flags.DEFINE_list(
     "types", ["float32", "int8"], f"Types of the files, of {', '.join(TYPES)} (weights: int8 weights only)."
@@ -50,6 +54,9 @@ class Side(NamedTuple):
     def explicit(self) -> "Side":
         """What this side is held against: the explicit file of the same type."""
         return Side("explicit", self.type)
+
+
+Measured = Mapping[Side, Mapping[str, float]]
 
 
 class Shape(NamedTuple):
@@ -77,6 +84,33 @@ class Shape(NamedTuple):
     def __str__(self) -> str:
         stride = f"/{self.stride}" if self.stride > 1 else ""
         return f"{self.height}x{self.width}x{self.channels}-{self.filters}@{self.size}{stride}"
+
+
+class Case(NamedTuple):
+    """What is measured at once.
+
+    Attributes:
+        threads: Threads of each interpreter.
+        subject: A layer's shape, or a network's name.
+        selection: Which codes are kept.
+        ratio: Share of the codes that is kept.
+    """
+
+    threads: int
+    subject: Shape | str
+    selection: str
+    ratio: float
+
+
+def cases(subjects: Sequence[Shape | str]) -> list[Case]:
+    """Returns what the flags ask for; with all codes kept, one selection is like another."""
+    return [
+        Case(int(threads), subject, selection, ratio)
+        for threads, subject, selection, ratio in itertools.product(
+            FLAGS.num_threads, subjects, FLAGS.selections, map(float, FLAGS.ratios)
+        )
+        if ratio < 1 or selection == FLAGS.selections[0]
+    ]
 
 
 def start() -> dict[str, Any]:
@@ -149,10 +183,15 @@ def export(model: "keras.Model", side: Side) -> bytes | None:
     return result.data if any(layer.form == side.mode for layer in result.layers) else None
 
 
-def interpreter(file: bytes, threads: int) -> Interpreter:
-    """Returns an interpreter by the flags."""
-    options = {"isa": FLAGS.isa} if FLAGS.isa else None
-    return Interpreter(model_content=file, num_threads=threads, runtime=FLAGS.runtime, delegate_options=options)
+def export_all(model: "keras.Model", explicit: Mapping[Side, bytes] | None = None) -> dict[Side, bytes]:
+    """Exports a model in every mode and type that the flags ask for and that it can be written in.
+
+    Args:
+        model: The model.
+        explicit: Its explicit files, where they are there already.
+    """
+    files = {side: (explicit or {}).get(side) or export(model, side) for side in sides()}
+    return {side: file for side, file in files.items() if file}
 
 
 def multiply_adds(file: bytes) -> int:
@@ -172,12 +211,19 @@ def multiply_adds(file: bytes) -> int:
     return total
 
 
+def load(file: bytes, threads: int) -> Callable[[], None]:
+    """Loads a file as the flags say and returns the call that runs one inference."""
+    options = {"isa": FLAGS.isa} if FLAGS.isa else None
+    interpreter = Interpreter(model_content=file, num_threads=threads, runtime=FLAGS.runtime, delegate_options=options)
+    return prepare(interpreter)
+
+
 @functools.cache
 def _peak() -> tuple[Callable[[], float], float]:
     return native.fma_peak(FLAGS.isa)
 
 
-def measure(files: Mapping[Side, bytes], threads: int) -> dict[Side, dict[str, float]]:
+def measure(files: Mapping[Side, bytes], threads: int) -> Measured:
     """Times files in turn, in one process.
 
     Args:
@@ -185,14 +231,17 @@ def measure(files: Mapping[Side, bytes], threads: int) -> dict[Side, dict[str, f
         threads: Threads of each interpreter.
 
     Returns:
-        For each: `file_bytes`; `median_ms` and `p90_ms`; `speedup` against explicit of the same type; `gflops`, the
-        operations of the explicit file by this file's time; and `peak_share`, the operations that this file itself does
-        by what the processor could do, in float32, in its time. Operations are multiplications and additions in
-        multiply-adds; the additions of transforms and pooling are not counted.
+        For each: `file_bytes`; `op_packed_bytes` and `op_scratch_bytes`, what our ops hold; `median_ms` and `p90_ms`;
+        `speedup` against explicit of the same type; `gflops`, the operations of the explicit file by this file's time;
+        and `peak_share`, the operations that this file itself does by what the processor could do, in float32, in its
+        time. Operations are multiplications and additions in multiply-adds; the additions of transforms and pooling are
+        not counted.
     """
     run_peak, peak_operations = _peak()
-    calls = [prepare(interpreter(file, threads)) for file in files.values()]
-    times = time_interleaved([run_peak, *calls], FLAGS.seconds)
+    calls, op_memories = {}, {}
+    for side, file in files.items():
+        calls[side], op_memories[side] = count_op_memory(functools.partial(load, file, threads))
+    times = time_interleaved([run_peak, *calls.values()], FLAGS.seconds)
     peak = threads * peak_operations / np.median(times[0])
     rows = dict(zip(files, times[1:], strict=True))
     seconds = {side: float(np.median(row)) for side, row in rows.items()}
@@ -200,6 +249,8 @@ def measure(files: Mapping[Side, bytes], threads: int) -> dict[Side, dict[str, f
     return {
         side: {
             "file_bytes": len(file),
+            "op_packed_bytes": op_memories[side].packed,
+            "op_scratch_bytes": op_memories[side].scratch,
             "median_ms": 1e3 * seconds[side],
             "p90_ms": 1e3 * float(np.percentile(rows[side], 90)),
             "speedup": seconds[side.explicit] / seconds[side],
@@ -210,8 +261,102 @@ def measure(files: Mapping[Side, bytes], threads: int) -> dict[Side, dict[str, f
     }
 
 
-def write_json(settings: Mapping[str, Any], name: str, results: Sequence[Mapping[str, Any]]) -> None:
-    """Writes settings and results to the file of the flag `--json`, if it is given."""
-    if FLAGS.json:
-        text = json.dumps({"settings": settings, name: results}, indent=2) + "\n"
-        command.write_atomically(FLAGS.json, lambda temporary: temporary.write_text(text))
+def measure_all(title: str, cases: Sequence[Case], measure_one: Callable[[Case], Measured]) -> dict[Case, Measured]:
+    """Measures cases one after another, under a progress bar.
+
+    Args:
+        title: Of the bar.
+        cases: The cases.
+        measure_one: What measures a case, as `measure` does.
+
+    Returns:
+        What was measured, by case.
+    """
+    results = {}
+    with progress(title) as tick:
+        for case in cases:
+            results[case] = measure_one(case)
+            tick(len(results) / len(cases))
+    return results
+
+
+# What tables show of what is measured: heading, and how to write it.
+_FIELDS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "median_ms": ("ms", "{:.3f}".format),
+    "speedup": ("×", "{:.2f}".format),
+    "gflops": ("GFLOP/s", "{:.0f}".format),
+    "peak_share": ("peak", "{:.0%}".format),
+    "file_bytes": ("file kB", lambda size: f"{size / 1e3:,.1f}"),
+    "op_packed_bytes": ("packed kB", lambda size: f"{size / 1e3:,.1f}"),
+    "op_scratch_bytes": ("scratch kB", lambda size: f"{size / 1e3:,.1f}"),
+    "peak_memory_bytes": ("memory MB", lambda size: f"{size / 1e6:.1f}"),
+}
+
+
+Columns = Mapping[str, Sequence[str]]  # what is shown of every mode
+
+
+def headings(subject: str, columns: Columns) -> list[str]:
+    """Returns the headings of a table of cases."""
+    shown = [
+        f"{'' if number else mode}\n{_FIELDS[field][0]}"
+        for mode, fields in columns.items()
+        for number, field in enumerate(fields)
+    ]
+    return [subject, "codes", "ρ", "type", *shown]
+
+
+def to_row(case: Case, kind: str, measured: Measured, columns: Columns) -> list[str]:
+    """Returns a row of a table of cases: the files of one type, blank where there is none."""
+    shown = [
+        _FIELDS[field][1](measured[Side(mode, kind)][field]) if Side(mode, kind) in measured else ""
+        for mode, fields in columns.items()
+        for field in fields
+    ]
+    return [str(case.subject), case.selection, f"{case.ratio:g}", kind, *shown]
+
+
+def title(settings: Mapping[str, Any], threads: int) -> str:
+    """Returns what stands above a table or plot."""
+    return f"{settings['runtime']}, {FLAGS.isa or 'best'} instruction set, threads: {threads}"
+
+
+def print_tables(
+    settings: Mapping[str, Any],
+    results: Mapping[Case, Measured],
+    subject: str,
+    columns: Columns,
+    more: Mapping[str, Callable[[Case, str], str]] | None = None,
+) -> None:
+    """Prints a table for each number of threads, with a row for each case and type.
+
+    Args:
+        settings: What `start` returned.
+        results: What was measured.
+        subject: What the cases are of.
+        columns: What is shown.
+        more: Further columns by heading: what their cells are, by case and type.
+    """
+    more = more or {}
+    for threads in settings["num_threads"]:
+        rows = [
+            [*to_row(case, kind, measured, columns), *(cell(case, kind) for cell in more.values())]
+            for case, measured in results.items()
+            for kind in FLAGS.types
+            if case.threads == threads
+        ]
+        print_table(title(settings, threads), [[*headings(subject, columns), *more], *rows], texts=4)
+
+
+def write_json(settings: Mapping[str, Any], results: Mapping[tuple, Measured]) -> None:
+    """Writes settings and results by case to the file of the flag `--json`, if it is given: a record for each file."""
+    if not FLAGS.json:
+        return
+    records = [
+        {key: str(value) if isinstance(value, Shape) else value for key, value in case._asdict().items()}
+        | {**side._asdict(), **values}
+        for case, measured in results.items()
+        for side, values in measured.items()
+    ]
+    text = json.dumps({"settings": settings, "results": records}, indent=2) + "\n"
+    command.write_atomically(FLAGS.json, lambda temporary: temporary.write_text(text))

@@ -9,17 +9,14 @@ own multiply-adds reach; GFLOP/s are those of the explicit convolution by the ti
 """
 
 import functools
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from absl import flags
 
 import common
-from common import FLAGS, Shape, Side
+from common import FLAGS, Case, Shape, Side
 from dbf_keras import command
-from dbf_keras.benchmark.progress import progress
-from dbf_keras.benchmark.report import print_table
 
 flags.DEFINE_list(
     "shapes",
@@ -29,9 +26,17 @@ flags.DEFINE_list(
         "3x3x128-128@28/2 4x4x64-64@32/2 1x1x64-64@32 1x1x256-256@14"
     ).split(),
     "Layers, each as KHxKWxCHANNELS-FILTERS@SIZE: a convolution on a square input of SIZE pixels, padding 'same'; "
-    "append /STRIDE for a stride other than 1. A stride 2 needs its stride 1 before it to be judged.",
+    "append /STRIDE for a stride other than 1, which is judged if its stride 1 is there too.",
 )
-flags.DEFINE_list("selections", ["ovsf", "random"], "Which codes are kept: ovsf is separable, random is any set.")
+FLAGS.set_default("selections", ["ovsf", "random"])
+
+
+_SHARES = ("gflops", "peak_share")
+_COLUMNS = {
+    "explicit": ("median_ms", *_SHARES),
+    "onthefly": ("median_ms", "speedup", *_SHARES),
+    "folded": ("median_ms", "speedup", *_SHARES),
+}
 
 
 class Target(NamedTuple):
@@ -71,30 +76,18 @@ _TARGETS = (
 _STRIDED = 0.9  # of the speed-up at stride 1
 
 
-class Case(NamedTuple):
-    """What is measured at once."""
-
-    threads: int
-    shape: Shape
-    selection: str
-    ratio: float
-
-
-Speedups = Mapping[tuple[Case, str], float]
-
-
-def target(case: Case, kind: str, speedups: Speedups) -> float | None:
+def target(case: Case, kind: str, results: Mapping[Case, common.Measured]) -> float | None:
     """Returns the speed-up that on-the-fly is to have, or None.
 
     Args:
         case: The case.
         kind: Type of the files.
-        speedups: What was measured, for the target of a stride, by case and type.
+        results: What was measured; the target of a stride is a share of what its stride 1 has.
     """
-    shape = case.shape
+    shape = case.subject
     if shape.stride > 1:
-        unstrided = speedups.get((case._replace(shape=shape._replace(stride=1)), kind))
-        return unstrided and _STRIDED * unstrided
+        unstrided = results.get(case._replace(subject=shape._replace(stride=1)), {}).get(Side("onthefly", kind))
+        return _STRIDED * unstrided["speedup"] if unstrided else None
     for row in _TARGETS:
         if (
             row.selection in (None, case.selection)
@@ -108,77 +101,37 @@ def target(case: Case, kind: str, speedups: Speedups) -> float | None:
     return None
 
 
-def cases() -> list[Case]:
-    """Returns what the flags ask for; with all codes kept, one selection is like another."""
-    return [
-        Case(int(threads), Shape.parse(shape), selection, ratio)
-        for threads, shape, selection, ratio in itertools.product(
-            FLAGS.num_threads, FLAGS.shapes, FLAGS.selections, map(float, FLAGS.ratios)
-        )
-        if ratio < 1 or selection == FLAGS.selections[0]
-    ]
-
-
 @functools.lru_cache(maxsize=len(common.TYPES))
 def _explicit(shape: Shape, side: Side) -> bytes:
     """The explicit file, which takes the same time whichever codes its filters are made of."""
     return common.export(common.single_layer(shape, 1.0, "ovsf"), side)
 
 
-def export(case: Case) -> dict[Side, bytes]:
-    """Exports a layer in every mode and type that it can be written in."""
-    model = common.single_layer(case.shape, case.ratio, case.selection)
-    sides = common.sides()
-    files = {
-        side: _explicit(case.shape, side) if side == side.explicit else common.export(model, side) for side in sides
-    }
-    return {side: file for side, file in files.items() if file}
-
-
-def to_row(case: Case, kind: str, measured: Mapping[Side, Mapping[str, float]], least: float | None) -> list[str]:
-    """Returns a row of the table: a case's files of one type, and the speed-up that is to be reached."""
-    cells = [str(case.shape), case.selection, f"{case.ratio:g}", kind]
-    for mode in common.MODES:
-        values = measured.get(Side(mode, kind))
-        speedup = [] if mode == "explicit" else [f"{values['speedup']:.2f}" if values else ""]
-        if mode == "onthefly":
-            judged = least is not None and values is not None
-            speedup += [f"{least:.2f}", "yes" if values["speedup"] >= least else "no"] if judged else ["", ""]
-        rest = [f"{values['gflops']:.0f}", f"{values['peak_share']:.0%}"] if values else ["", ""]
-        cells += [f"{values['median_ms']:.3f}" if values else "", *speedup, *rest]
-    return cells
-
-
-_HEADING = (
-    *("layer", "codes", "ρ", "type", "explicit\nms", "\nGFLOP/s", "\npeak"),
-    *("onthefly\nms", "\n×", "\ntarget", "\nmet", "\nGFLOP/s", "\npeak"),
-    *("folded\nms", "\n×", "\nGFLOP/s", "\npeak"),
-)
+def measure(case: Case) -> common.Measured:
+    """Measures a layer in every mode and type that it can be written in."""
+    model = common.single_layer(case.subject, case.ratio, case.selection)
+    explicit = {side: _explicit(case.subject, side) for side in common.sides() if side == side.explicit}
+    return common.measure(common.export_all(model, explicit), case.threads)
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     del argv  # flags only
     settings = common.start()
-    todo, results, speedups, tables = cases(), [], {}, {}
-    with progress("layers") as tick:
-        for number, case in enumerate(todo, 1):
-            measured = common.measure(export(case), case.threads)
-            for kind in FLAGS.types:
-                least = target(case, kind, speedups)
-                if side := measured.get(Side("onthefly", kind)):
-                    speedups[case, kind] = side["speedup"]
-                tables.setdefault(case.threads, [_HEADING]).append(to_row(case, kind, measured, least))
-            results += [
-                {**case._asdict(), "shape": str(case.shape), **side._asdict(), **values}
-                for side, values in measured.items()
-            ]
-            tick(number / len(todo))
-    common.write_json(settings, "layers", results)
-    for threads, rows in tables.items():
-        print_table(f"{settings['runtime']}, {FLAGS.isa or 'best'} instruction set, threads: {threads}", rows, texts=4)
-    judged = [row[_HEADING.index("\nmet")] for row in itertools.chain(*tables.values())]
-    print(f"Targets met: {judged.count('yes')} of {judged.count('yes') + judged.count('no')}")
+    results = common.measure_all("layers", common.cases([Shape.parse(shape) for shape in FLAGS.shapes]), measure)
+    common.write_json(settings, results)
+    judged = {
+        (case, kind): (least, measured[side]["speedup"] >= least)
+        for case, measured in results.items()
+        for kind in FLAGS.types
+        if (least := target(case, kind, results)) and (side := Side("onthefly", kind)) in measured
+    }
+    more = {
+        "target": lambda *key: f"{judged[key][0]:.2f}" if key in judged else "",
+        "met": lambda *key: ("yes" if judged[key][1] else "no") if key in judged else "",
+    }
+    common.print_tables(settings, results, "layer", _COLUMNS, more)
+    print(f"Targets met: {sum(met for _, met in judged.values())} of {len(judged)}")
 
 
 if __name__ == "__main__":

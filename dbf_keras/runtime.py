@@ -8,6 +8,7 @@ Needs numpy and one TFLite runtime; TensorFlow and Keras are imported only for `
 """
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import importlib.metadata
@@ -16,7 +17,7 @@ import os
 import types
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 # Name, then what to import and what to install; in the order of preference.
 RUNTIMES = {
@@ -48,6 +49,28 @@ def library_path() -> str | None:
             if str(file).startswith(stem) and file.locate().is_file():
                 return str(file.locate())
     return None
+
+
+class OpMemory(NamedTuple):
+    """Memory that our ops hold between inferences, all of what they ever take.
+
+    Attributes:
+        packed: Bytes of coefficients, in the order in which the op reads them.
+        scratch: Bytes of working memory.
+    """
+
+    packed: int
+    scratch: int
+
+
+def op_memory() -> OpMemory:
+    """Returns the memory of all DBF ops whose tensors are allocated, of every interpreter of this process."""
+    path = library_path()
+    if path is None:
+        return OpMemory(0, 0)
+    sizes = ctypes.c_size_t(), ctypes.c_size_t()
+    ctypes.CDLL(path).dbf_memory(*map(ctypes.byref, sizes))
+    return OpMemory(*(size.value for size in sizes))
 
 
 def load_delegate(runtime: str | None = None, options: Mapping[str, Any] | None = None) -> Any:

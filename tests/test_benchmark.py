@@ -20,7 +20,7 @@ from dbf_keras.benchmark.page import to_html
 from dbf_keras.benchmark.report import Result, to_json, to_rows
 from dbf_keras.export import to_tflite
 from dbf_keras.layers import DBFConv2D
-from dbf_keras.runtime import Interpreter
+from dbf_keras.runtime import Interpreter, OpMemory
 
 
 @pytest.fixture(scope="module")
@@ -166,17 +166,19 @@ class Page(html.parser.HTMLParser):
 
 
 class TestReport:
-    FIRST = Result("explicit", "a/explicit.tflite", 400_000, 5_100_000, np.array([4e-3, 2e-3, 3e-3]), 0.987)
-    SECOND = Result("<b>&", "b.tflite", 100_000, 4_000_000, np.full(11, 1e-3), 0.98)
+    FIRST = Result(
+        "explicit", "a/explicit.tflite", 400_000, 5_100_000, OpMemory(0, 0), np.array([4e-3, 2e-3, 3e-3]), 0.987
+    )
+    SECOND = Result("<b>&", "b.tflite", 100_000, 4_000_000, OpMemory(98_300, 5_000), np.full(11, 1e-3), 0.98)
 
     def test_rows(self):
         assert to_rows([self.FIRST, self.SECOND])[1:] == [
-            ["explicit", "400.0", "5.10", "3.000", "3.800", "1.00×", "98.70%"],
-            ["<b>&", "100.0", "4.00", "1.000", "1.000", "3.00×", "98.00%"],
+            ["explicit", "400.0", "5.10", "0.0", "0.0", "3.000", "3.800", "1.00×", "98.70%"],
+            ["<b>&", "100.0", "4.00", "98.3", "5.0", "1.000", "1.000", "3.00×", "98.00%"],
         ]
 
     def test_rows_without_accuracy(self):
-        heading, row = to_rows([Result("a", "a", 1, 1, np.ones(3))])
+        heading, row = to_rows([Result("a", "a", 1, 1, OpMemory(0, 0), np.ones(3))])
         assert heading[-1] == "speed-up" and len(row) == len(heading)
 
     def test_json(self):
@@ -184,6 +186,7 @@ class TestReport:
         assert read["settings"] == {"num_threads": 1}
         second = read["models"][1]
         assert (second["file_bytes"], second["peak_memory_bytes"], second["runs"]) == (100_000, 4_000_000, 11)
+        assert (second["op_packed_bytes"], second["op_scratch_bytes"]) == (98_300, 5_000)
         assert (second["median_ms"], second["speedup"], second["accuracy"]) == pytest.approx((1, 3, 0.98))
 
     @pytest.mark.parametrize("accuracies", [(0.987, 0.98), (None, None), (0.0, 0.0)])
@@ -225,6 +228,8 @@ class TestCommandLine:
         assert first["speedup"] == 1 and second["runs"] == 6
         assert first["accuracy"] == second["accuracy"]
         assert min(first["peak_memory_bytes"], second["peak_memory_bytes"]) > 0
+        assert first["op_packed_bytes"] == first["op_scratch_bytes"] == 0
+        assert min(second["op_packed_bytes"], second["op_scratch_bytes"]) > 0
         assert (files / "o.html").read_text().startswith("<!doctype html>")
         assert "explicit" in done.stdout and "onthefly" in done.stdout and "accuracy" in done.stdout
 
@@ -295,19 +300,25 @@ class TestScripts:
         ],
     )
     def test_target(self, shape, selection, ratio, kind, expected):
-        case = layers.Case(1, Shape.parse(shape), selection, ratio)
-        measured = {(layers.Case(1, Shape.parse("3x3x128-128@28"), "ovsf", 0.5), "float32"): 2.5}
+        case = common.Case(1, Shape.parse(shape), selection, ratio)
+        unstrided = common.Case(1, Shape.parse("3x3x128-128@28"), "ovsf", 0.5)
+        measured = {unstrided: {Side("onthefly", "float32"): {"speedup": 2.5}}}
         assert layers.target(case, kind, measured) == expected
 
-    def test_layers_row(self):
-        values = {"median_ms": 2.0, "speedup": 1.0, "gflops": 70.2, "peak_share": 0.5}
-        faster = {"median_ms": 0.5, "speedup": 4.0, "gflops": 281.0, "peak_share": 0.6}
-        measured = {Side("explicit", "int8"): values, Side("onthefly", "int8"): faster}
-        case = layers.Case(1, Shape.parse("3x3x64-64@32"), "ovsf", 0.25)
-        assert layers.to_row(case, "int8", measured, 3.0) == [
-            *("3x3x64-64@32", "ovsf", "0.25", "int8", "2.000", "70", "50%"),
-            *("0.500", "4.00", "3.00", "yes", "281", "60%", "", "", "", ""),
-        ]
+    def test_row(self):
+        columns = {
+            "explicit": ("median_ms", "peak_share"),
+            "onthefly": ("speedup", "op_packed_bytes"),
+            "folded": ("gflops",),
+        }
+        measured = {
+            Side("explicit", "int8"): {"median_ms": 2.0, "peak_share": 0.5},
+            Side("onthefly", "int8"): {"speedup": 4.0, "op_packed_bytes": 12_340},
+        }
+        case = common.Case(1, Shape.parse("3x3x64-64@32"), "ovsf", 0.25)
+        row = common.to_row(case, "int8", measured, columns)
+        assert row == ["3x3x64-64@32", "ovsf", "0.25", "int8", "2.000", "50%", "4.00", "12.3", ""]
+        assert len(common.headings("layer", columns)) == len(row)
 
     def test_peak(self):
         run, operations = native.fma_peak(None)

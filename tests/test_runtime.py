@@ -161,6 +161,24 @@ def test_op_that_nobody_has(name):
         allocated(model_content=build("NoSuchOp"), runtime=name)
 
 
+@each_runtime
+def test_op_memory(name):
+    gc.collect()
+    before = runtime.op_memory()
+    interpreter = allocated(model_content=build(), runtime=name)
+    during = runtime.op_memory()
+    assert during.packed >= before.packed + ALPHA.nbytes and during.scratch > before.scratch
+    run(interpreter)
+    assert runtime.op_memory() == during
+    del interpreter
+    gc.collect()
+    assert runtime.op_memory() == before
+
+
+def test_op_memory_without_library(no_library):
+    assert runtime.op_memory() == (0, 0)
+
+
 def test_delegate_lives_as_long_as_the_interpreter():
     interpreters = [allocated(model_content=build()) for _ in range(3)]
     del interpreters[1]

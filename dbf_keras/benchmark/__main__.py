@@ -5,6 +5,7 @@
 Speed-ups are against the first file. With no file it compares all exports of the default zoo model.
 """
 
+import functools
 import os
 import tempfile
 from collections import Counter
@@ -16,7 +17,7 @@ from absl import flags, logging
 from dbf_keras import command
 from dbf_keras import runtime as runtime_lib
 from dbf_keras.benchmark.accuracy import accuracy
-from dbf_keras.benchmark.memory import peak_memory
+from dbf_keras.benchmark.memory import count_op_memory, peak_memory
 from dbf_keras.benchmark.page import to_html
 from dbf_keras.benchmark.progress import progress
 from dbf_keras.benchmark.report import Result, describe_machine, print_table, to_json, to_rows
@@ -61,8 +62,12 @@ def _run(paths: Sequence[str], folder: str) -> None:
 
 def _measure(paths: Sequence[str], runtime: str, dataset: str | None) -> list[Result]:
     """Measures files; accuracy only if a data set is named."""
-    interpreters = [runtime_lib.Interpreter(path, num_threads=FLAGS.num_threads, runtime=runtime) for path in paths]
-    calls = [prepare(interpreter) for interpreter in interpreters]
+    interpreters, calls, op_memories = [], [], []
+    for path in paths:
+        interpreters.append(runtime_lib.Interpreter(path, num_threads=FLAGS.num_threads, runtime=runtime))
+        call, op_memory = count_op_memory(functools.partial(prepare, interpreters[-1]))
+        calls.append(call)
+        op_memories.append(op_memory)
     names, shares = _name(paths), [None] * len(paths)
     if dataset:
         images, labels = _load_images(dataset, interpreters[0].get_input_details()[0]["shape"][1])
@@ -73,7 +78,7 @@ def _measure(paths: Sequence[str], runtime: str, dataset: str | None) -> list[Re
         times = time_interleaved(calls, FLAGS.seconds, FLAGS.runs, tick)
     memories = [peak_memory(path, runtime, FLAGS.num_threads) for path in paths]
     sizes = [os.path.getsize(path) for path in paths]
-    return [Result(*values) for values in zip(names, paths, sizes, memories, times, shares, strict=True)]
+    return [Result(*values) for values in zip(names, paths, sizes, memories, op_memories, times, shares, strict=True)]
 
 
 def _export_default(folder: str) -> tuple[list[str], str]:

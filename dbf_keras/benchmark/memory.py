@@ -1,4 +1,4 @@
-"""Peak memory of a model, measured in a process of its own.
+"""Memory: what the DBF ops of a model hold, and the peak of a model, measured in a process of its own.
 
 `python -m dbf_keras.benchmark.memory model.tflite litert 1` is that process; it prints bytes.
 """
@@ -7,11 +7,29 @@ import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 from dbf_keras import runtime as runtime_lib
 from dbf_keras.benchmark.timing import prepare
 
 _INFERENCES = 3
+_Made = TypeVar("_Made")
+
+
+def count_op_memory(make: Callable[[], _Made]) -> tuple[_Made, runtime_lib.OpMemory]:
+    """Makes something that allocates the tensors of interpreters.
+
+    Args:
+        make: Makes it.
+
+    Returns:
+        It, and the memory that its DBF ops hold from then on.
+    """
+    before = runtime_lib.op_memory()
+    made = make()
+    after = runtime_lib.op_memory()
+    return made, runtime_lib.OpMemory(after.packed - before.packed, after.scratch - before.scratch)
 
 
 def peak_memory(path: str, runtime: str | None = None, num_threads: int = 1, repeats: int = 3) -> int:

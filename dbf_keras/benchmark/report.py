@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dbf_keras.runtime import RUNTIMES
+from dbf_keras.runtime import RUNTIMES, OpMemory
 
 
 @dataclasses.dataclass
@@ -25,6 +25,7 @@ class Result:
         path: Path of the file.
         size: Bytes of the file.
         peak_memory: Bytes by which loading and running it raises peak resident memory.
+        op_memory: Memory that its DBF ops hold.
         times: Seconds of each timed run, float [runs].
         accuracy: Share of test images classified correctly, or None if no data set was given.
     """
@@ -33,6 +34,7 @@ class Result:
     path: str
     size: int
     peak_memory: int
+    op_memory: OpMemory
     times: np.ndarray
     accuracy: float | None = None
 
@@ -48,14 +50,18 @@ class Result:
 
 
 def to_rows(results: Sequence[Result]) -> list[list[str]]:
-    """Returns the results as a table of text, its heading first; speed-ups are against the first model."""
-    rows = [["model", "file kB", "peak memory MB", "median ms", "p90 ms", "speed-up", "accuracy"]]
+    """Returns the results as a table of text, its heading first; speed-ups are against the first model.
+
+    Peak is that of the process; packed coefficients and scratch are of the DBF ops and part of it.
+    """
+    rows = [["model", "file kB", "peak MB", "packed kB", "scratch kB", "median ms", "p90 ms", "speed-up", "accuracy"]]
     for result in results:
         rows.append(
             [
                 result.name,
                 f"{result.size / 1e3:,.1f}",
                 f"{result.peak_memory / 1e6:.2f}",
+                *(f"{size / 1e3:,.1f}" for size in result.op_memory),
                 f"{result.median * 1e3:.3f}",
                 f"{result.p90 * 1e3:.3f}",
                 f"{results[0].median / result.median:.2f}×",
@@ -90,6 +96,8 @@ def to_json(results: Sequence[Result], settings: dict[str, Any]) -> str:
             "path": result.path,
             "file_bytes": result.size,
             "peak_memory_bytes": result.peak_memory,
+            "op_packed_bytes": result.op_memory.packed,
+            "op_scratch_bytes": result.op_memory.scratch,
             "median_ms": result.median * 1e3,
             "p90_ms": result.p90 * 1e3,
             "runs": len(result.times),
