@@ -86,7 +86,11 @@ def measure(case: Case) -> common.Measured:
 
 
 def cut(file: bytes) -> Iterator[tuple[str, bytes]]:
-    """Cuts a file into files of one op each; yields them with the op's name, in the order of running."""
+    """Cuts a file into files of one op each, without those that only compute shapes or need one computed.
+
+    Yields:
+        The name of an op, with the size of its filters in standard convolutions, and its file; in the order of running.
+    """
     from dbf_keras.export import flatfile
 
     schema = flatfile.schema()
@@ -95,16 +99,17 @@ def cut(file: bytes) -> Iterator[tuple[str, bytes]]:
         model = flatfile.load(file)
         graph = model.subgraphs[0]
         operator = graph.operators[index]
-        code = flatfile.code_of(model, operator)
+        tensors = {int(number): graph.tensors[number] for number in operator.inputs if number >= 0}
+        inputs = [number for number, tensor in tensors.items() if model.buffers[tensor.buffer].data is None]
+        if any(graph.tensors[number].type == schema.TensorType.INT32 for number in [*inputs, *operator.outputs]):
+            continue
         custom = model.operatorCodes[operator.opcodeIndex].customCode
-        constant = {
-            number for number, tensor in enumerate(graph.tensors) if model.buffers[tensor.buffer].data is not None
-        }
-        graph.operators = [operator]
-        graph.inputs = [number for number in operator.inputs if number not in constant | {-1}]
-        graph.outputs = operator.outputs
+        name = custom.decode() if custom else names[flatfile.code_of(model, operator)]
+        if name.endswith("CONV_2D"):
+            name += " {}x{}".format(*tensors[int(operator.inputs[1])].shape[1:3])
+        graph.operators, graph.inputs, graph.outputs = [operator], inputs, operator.outputs
         model.signatureDefs = []
-        yield custom.decode() if custom else names[code], flatfile.dump(model)
+        yield name, flatfile.dump(model)
 
 
 def profile(file: bytes, threads: int) -> list[list[str]]:
@@ -128,19 +133,22 @@ def profile(file: bytes, threads: int) -> list[list[str]]:
     return [["op", "count", "ms", "share"], *rows, *totals]
 
 
-_PANELS = {"median_ms": "median ms", "file_bytes": "file, bytes", "peak_memory_bytes": "peak memory, bytes"}
+_PANELS = {
+    "median_ms": ("median ms", 1),
+    "file_bytes": ("file, MB", 1e-6),
+    "peak_memory_bytes": ("peak memory, MB", 1e-6),
+}
 
 
 def panels(results: Mapping[Case, common.Measured]) -> list[list[plots.Panel]]:
     """Returns what to draw: time, file and memory by share of codes, for each network."""
     rows = []
-    for field, unit in _PANELS.items():
+    for field, (unit, scale) in _PANELS.items():
         series = [(mode, field, mode) for mode in common.MODES]
-        row = []
+        rows.append([])
         for network in FLAGS.networks:
             by_ratio = {case.ratio: measured for case, measured in results.items() if case.subject == network}
-            row.append(plots.Panel(network, "share of codes ρ", unit, plots.lines(by_ratio, series)))
-        rows.append(row)
+            rows[-1].append(plots.Panel(network, "share of codes ρ", unit, plots.lines(by_ratio, series, scale)))
     return rows
 
 

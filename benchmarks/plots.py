@@ -41,19 +41,20 @@ class Panel(NamedTuple):
     lines: Mapping[str, Line]
 
 
-def lines(results: Mapping[float, Measured], series: Series) -> dict[str, Line]:
+def lines(results: Mapping[float, Measured], series: Series, scale: float = 1.0) -> dict[str, Line]:
     """Returns the lines of a panel: a colour for each of a series, dashes by type.
 
     Args:
         results: What was measured, by x.
         series: The lines to draw.
+        scale: Factor on what is drawn.
     """
     kinds = list(dict.fromkeys(side.type for measured in results.values() for side in measured))
     drawn = {}
     for dashes, kind in enumerate(kinds):
         for colour, (mode, field, name) in enumerate(series):
             side = Side(mode, kind)
-            points = {x: measured[side][field] for x, measured in results.items() if side in measured}
+            points = {x: scale * measured[side][field] for x, measured in results.items() if side in measured}
             if points:
                 drawn[f"{name}, {kind}"] = Line(points, colour, dashes)
     return drawn

@@ -51,9 +51,11 @@ def measure(case: Case) -> common.Measured:
 def panels(base: Case, results: Mapping[Case, common.Measured]) -> list[list[plots.Panel]]:
     """Returns what to draw: time above memory, for each respect."""
     rows = []
-    for unit, series in (("median ms", plots.TIMES), ("bytes", _MEMORY)):
-        found = {axis: {x: results[case] for x, case in along(axis, base).items()} for axis in _AXES}
-        rows.append([plots.Panel("", label, unit, plots.lines(found[axis], series)) for axis, label in _AXES.items()])
+    for unit, series, scale in (("median ms", plots.TIMES, 1), ("kB", _MEMORY, 1e-3)):
+        rows.append([])
+        for axis, label in _AXES.items():
+            found = {x: results[case] for x, case in along(axis, base).items()}
+            rows[-1].append(plots.Panel("", label, unit, plots.lines(found, series, scale)))
     return rows
 
 

@@ -11,6 +11,8 @@ import agreement
 import common
 import layers
 import native
+import networks
+import plots
 from common import Shape, Side
 from dbf_keras.backend import keras
 from dbf_keras.benchmark import prepare, time_interleaved
@@ -319,6 +321,20 @@ class TestScripts:
         row = common.to_row(case, "int8", measured, columns)
         assert row == ["3x3x64-64@32", "ovsf", "0.25", "int8", "2.000", "50%", "4.00", "12.3", ""]
         assert len(common.headings("layer", columns)) == len(row)
+
+    def test_lines(self):
+        measured = {Side("explicit", "int8"): {"bytes": 2000}, Side("onthefly", "int8"): {"bytes": 1000}}
+        drawn = plots.lines({0.5: measured, 1.0: {}}, [("explicit", "bytes", "a"), ("folded", "bytes", "b")], 1e-3)
+        assert drawn == {"a, int8": plots.Line({0.5: 2.0}, 0, 0)}
+
+    def test_cut(self, files):
+        data = (files / "explicit.tflite").read_bytes()
+        parts = dict(networks.cut(data))
+        assert list(parts) == ["CONV_2D 4x4", "FULLY_CONNECTED"]
+        image = np.random.default_rng(0).uniform(0, 255, (1, 8, 8, 1)).astype(np.float32)
+        features = agreement.run(Interpreter(model_content=parts["CONV_2D 4x4"]), image)
+        logits = agreement.run(Interpreter(model_content=parts["FULLY_CONNECTED"]), features.reshape(1, -1))
+        np.testing.assert_allclose(logits, agreement.run(Interpreter(model_content=data), image), rtol=1e-4, atol=1e-3)
 
     def test_peak(self):
         run, operations = native.fma_peak(None)
