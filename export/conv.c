@@ -23,6 +23,7 @@
 
 enum {
   kTilePixels = 112,   // pixels packed at a time
+  kMaxFillRows = 8,    // rows projected at a time
   kMinWork = 1 << 19,  // multiplications that are worth a thread
   kAlignment = 64,
   kMaxScratch = 1 << 28,  // bytes per thread; more is taken for a broken model
@@ -165,6 +166,25 @@ static void SetImages(DbfConv* conv, size_t batch, size_t height, size_t width) 
   conv->last_out = pointwise && pixels > 0 ? pixels - (conv->images - 1) * conv->x.in : conv->x.out;
 }
 
+// Sets how many rows are projected at a time: the number that wastes the least of the vectors.
+static void SetFillRows(DbfConv* conv) {
+  const DbfPlan* plan = conv->plan;
+  const size_t int16s = plan->int8 != NULL && plan->hadamard ? 2 : 1;
+  const size_t vector = int16s * plan->kernels->vector;
+  const size_t columns = DbfMin(DbfDivideUp(conv->x.in, conv->x.stride), conv->x.out);
+  conv->row_entries = DbfAdd(conv->x.out, conv->direct ? 0 : conv->x.reach);
+  conv->fill_rows = 1;
+  size_t least = DbfDivideUp(columns, vector);  // vectors
+  for (size_t rows = 2; rows <= DbfMin(conv->tile_rows, kMaxFillRows); ++rows) {
+    const size_t vectors =
+        DbfDivideUp(DbfAdd(DbfMul(rows - 1, conv->row_entries), columns), vector);
+    if (DbfMul(vectors, conv->fill_rows) < DbfMul(least, rows)) {
+      conv->fill_rows = rows;
+      least = vectors;
+    }
+  }
+}
+
 // Sets tile_rows and tiles, and the pitches of all buffers. The sizes stick at SIZE_MAX if they
 // overflow.
 static void SetBuffers(DbfConv* conv) {
@@ -182,8 +202,10 @@ static void SetBuffers(DbfConv* conv) {
   conv->line_rows = DbfAdd(2 * conv->tile_rows, conv->y.reach);
   conv->phase_pitch = DbfAdd(DbfMul(conv->line_rows, width), slack);
   conv->line_pitch = SpreadPitch(DbfMul(conv->y.num_phases, conv->phase_pitch));
+  SetFillRows(conv);
   // A combined line reads a vector too many, a transposed one writes a vector too many.
-  conv->row_phase_pitch = DbfAdd(RoundUp(DbfAdd(width, conv->x.reach), slack), 2 * slack);
+  conv->row_phase_pitch =
+      DbfAdd(RoundUp(DbfMul(conv->fill_rows, conv->row_entries), slack), 2 * slack);
   conv->row_pitch = DbfMul(conv->x.num_phases, conv->row_phase_pitch);
   // Whole vectors are stored per tile.
   conv->packed_pitch =
@@ -307,14 +329,30 @@ static void MoveLines(const DbfConv* conv, size_t row, size_t needed, size_t* fi
   *filled = DbfMax(*filled, row);
 }
 
-// Computes all lines of input row y, if there is one, at `at`.
-static void FillLines(const DbfConv* conv, const char* image, size_t y, size_t out, char* scratch,
-                      size_t at) {
-  const size_t offset = y * conv->x.in * conv->plan->channels;
-  if (conv->plan->int8 != NULL) {
-    DbfFillLinesInt8(conv, y < conv->y.in ? (const int8_t*)image + offset : NULL, out, scratch, at);
-  } else {
-    DbfFillLinesFloat(conv, y < conv->y.in ? (const float*)image + offset : NULL, out, scratch, at);
+// Computes all lines of rows [row, end) of phase `phase` of the padded input, at `at`.
+static void FillLines(const DbfConv* conv, const char* image, size_t phase, size_t row, size_t end,
+                      size_t out, char* scratch, size_t at, size_t number) {
+  const Axis* axis = &conv->y;
+  const bool int8 = conv->plan->int8 != NULL;
+  while (row < end) {
+    // Rows above the image wrap around to large numbers.
+    const size_t y = row * axis->stride + axis->remainder[phase] - axis->pad;
+    DbfRows rows = {.stride = axis->stride * conv->x.in * conv->plan->channels,
+                    .count = 1,
+                    .out = out,
+                    .at = at};
+    if (y < axis->in) {
+      rows.input = image + y * conv->x.in * conv->plan->channels * number;
+      rows.count =
+          DbfMin(DbfMin(end - row, conv->fill_rows), DbfDivideUp(axis->in - y, axis->stride));
+      int8 ? DbfFillLinesInt8(conv, &rows, scratch) : DbfFillLinesFloat(conv, &rows, scratch);
+    } else if (int8) {
+      DbfFillPaddingInt8(conv, out, scratch, at);
+    } else {
+      DbfFillPaddingFloat(conv, out, scratch, at);
+    }
+    row += rows.count;
+    at += rows.count * conv->x.out;
   }
 }
 
@@ -344,14 +382,12 @@ static void RunPart(void* argument, int index) {
     const char* input = part->input + image * image_in;
     if (tile == begin || row == 0) base = filled = row;  // another image
     MoveLines(conv, row, rows + conv->y.reach, &filled, &base, scratch);
-    for (; filled < row + rows + conv->y.reach; ++filled) {
-      for (size_t p = 0; p < conv->y.num_phases; ++p) {
-        // Rows above the image wrap around to large numbers.
-        const size_t y = filled * conv->y.stride + conv->y.remainder[p] - conv->y.pad;
-        FillLines(conv, input, y, width, scratch,
-                  p * conv->phase_pitch + (filled - base) * conv->x.out);
-      }
+    const size_t end = row + rows + conv->y.reach;
+    for (size_t p = 0; p < conv->y.num_phases; ++p) {
+      FillLines(conv, input, p, filled, end, width, scratch,
+                p * conv->phase_pitch + (filled - base) * conv->x.out, part->number);
     }
+    filled = DbfMax(filled, end);
     const size_t pixels = rows * width;
     const size_t pieces = DbfDivideUp(pixels, kTilePixels);
     for (size_t i = 0; i < pieces; ++i) {

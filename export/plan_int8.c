@@ -40,6 +40,26 @@ static size_t PlaceFeatures(const Feature* features, size_t count, int pack, siz
   return next;
 }
 
+static uint32_t BothHalves(int32_t x) { return (uint16_t)x * 0x10001u; }
+
+static DbfNarrow MakeNarrow(DbfLineOp line, int32_t add, int shift) {
+  const int32_t first = add / 2;
+  return (DbfNarrow){line, {BothHalves(first), BothHalves(add - first)}, shift};
+}
+
+static DbfMasks* MakeMasks(int32_t taps) {
+  DbfMasks* masks = DbfAllocate(DbfMul(taps, taps + 1), sizeof(*masks));
+  for (int32_t i = 0; masks != NULL && i < taps; ++i) {
+    DbfMasks* row = masks + (size_t)i * (taps + 1);
+    for (int32_t j = 0; j < taps; ++j) {
+      if (DbfSign(i, j) > 0) continue;
+      row[j] = BothHalves(-1);
+      row[taps] += BothHalves(1);
+    }
+  }
+  return masks;
+}
+
 // The transform of FORMAT.md of a pixel whose channels are all `zero`: p⁰_w for w < padded.
 static void TransformZero(const DbfPlan* plan, int32_t zero, int32_t* p, size_t padded) {
   for (size_t c = 0; c < padded; ++c) p[c] = c < (size_t)plan->channels ? zero : 0;
@@ -154,28 +174,22 @@ static const char* PlanOps(Builder* b) {
     TransformZero(plan, int8->input_zero, zeros, padded);
     const int drop = plan->shift - int8->low;  // gather_ops count rows of c >> plan->shift
     for (size_t j = 0; j < plan->full + plan->partial; ++j) {
-      const int32_t source = plan->gather_ops[j].source << drop;
-      const int32_t origin = -zeros[(size_t)source << int8->low];
-      DbfNarrow* op;
-      if (j < plan->full) {
-        const Feature* f = &b->full[j];
-        op = &int8->full_ops[b->full_slot[j]];
-        op->shift = f->shift;
-        op->add = origin + Rounding(f->shift) + f->zero * (1 << f->shift);
-      } else {
-        op = &int8->partial_ops[j - plan->full];
-        op->add = origin + Rounding(op->shift);
-      }
-      op->line.source = source;
-      if (op->add > kMaxAdd || op->add < -kMaxAdd) error = "features is out of range";
+      const DbfLineOp line = {plan->gather_ops[j].source << drop, 0};
+      int32_t add = -zeros[(size_t)line.source << int8->low];
+      DbfNarrow* partial = &int8->partial_ops[j < plan->full ? 0 : j - plan->full];
+      const Feature feature = j < plan->full ? b->full[j] : (Feature){partial->shift, 0, 0};
+      add += Rounding(feature.shift) + feature.zero * (1 << feature.shift);
+      *(j < plan->full ? &int8->full_ops[b->full_slot[j]] : partial) =
+          MakeNarrow(line, add, feature.shift);
+      if (add > kMaxAdd || add < -kMaxAdd) error = "features is out of range";
     }
   }
   for (size_t f = 0; f < plan->num_features; ++f) {
     const Feature* feature = &b->partial[f];
+    const int32_t add = Rounding(feature->shift) + feature->zero * (1 << feature->shift);
+    // Always int16, so that one part is enough.
     int8->feature_ops[b->partial_slot[f]] =
-        (DbfNarrow){.line = plan->feature_ops[f],
-                    .add = Rounding(feature->shift) + feature->zero * (1 << feature->shift),
-                    .shift = feature->shift};
+        (DbfNarrow){plan->feature_ops[f], {BothHalves(add), 0}, feature->shift};
   }
   free(zeros);
   return error;
@@ -217,10 +231,14 @@ static bool PlanSlices(Builder* b) {
     if (partial_depth > 0) {
       int8->slices[int8->num_slices++] = (DbfPlanSlice){true, 0, partial, partial_depth, 0};
     }
-    if (exponent >= 0) int8->slices[start].shift = exponent - x;
+    if (exponent >= 0) {
+      int8->slices[start].shift = exponent - x;
+      int8->shifted = true;
+    }
     exponent = x;
   }
   int8->last_shift = exponent;
+  int8->shifted |= exponent > 0;
   return true;
 }
 
@@ -386,9 +404,11 @@ DbfPlanInt8* DbfPlanInt8Create(DbfPlan* plan, const DbfLayer* layer, const DbfCo
   b.partial = DbfAllocate(plan->num_features, sizeof(*b.partial));
   b.full_slot = DbfAllocate(plan->full, sizeof(*b.full_slot));
   b.partial_slot = DbfAllocate(plan->num_features, sizeof(*b.partial_slot));
+  b.int8->masks_w = MakeMasks(plan->kernel_w);
+  b.int8->masks_h = MakeMasks(plan->kernel_h);
   b.int8->partial_ops = DbfAllocate(plan->partial, sizeof(*b.int8->partial_ops));
   if (b.full != NULL && b.partial != NULL && b.full_slot != NULL && b.partial_slot != NULL &&
-      b.int8->partial_ops != NULL) {
+      b.int8->masks_w != NULL && b.int8->masks_h != NULL && b.int8->partial_ops != NULL) {
     *error = SetOutput(b.int8, layer);
     if (*error == NULL && layer->alpha_float != NULL) *error = "int8 layers need integer alpha";
     SetTransform(plan, b.int8);
@@ -409,6 +429,8 @@ void DbfPlanInt8Free(DbfPlanInt8* plan) {
   if (plan == NULL) return;
   free(plan->full_ops);
   free(plan->padding);
+  free(plan->masks_w);
+  free(plan->masks_h);
   free(plan->partial_ops);
   free(plan->feature_ops);
   free(plan->slices);

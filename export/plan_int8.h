@@ -32,6 +32,8 @@ typedef struct DbfPlanInt8 {
   size_t full_elements;
   DbfNarrow* full_ops;  // [full_elements * pack] of rows; NULL in runs form
   uint32_t* padding;    // [full_elements] an element of a pixel of padding
+  DbfMasks* masks_w;    // [kernel_w, kernel_w + 1]
+  DbfMasks* masks_h;
   int bound;
   DbfNarrow* partial_ops;  // [plan->partial] of rows
   // Feature stage.
@@ -40,6 +42,7 @@ typedef struct DbfPlanInt8 {
   // Product.
   size_t num_slices;
   DbfPlanSlice* slices;
+  bool shifted;  // whether any shift is not 0
   int last_shift;
   size_t depth;   // elements
   void* packed;   // for each panel of 1 or 2 vectors: [depth], coefficients as DbfKernels says

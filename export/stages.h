@@ -24,7 +24,7 @@ typedef struct Axis {
 typedef struct Scratch {
   size_t padding;     // [channels] a pixel of padding
   size_t rows;        // the transform's buffer
-  size_t raw_row;     // a projected row: [full + partial, row_pitch], or elements
+  size_t raw_row;     // projected rows: [full + partial, row_pitch], or elements
   size_t code_row;    // int8 layers: [partial, row_pitch]
   size_t raw_lines;   // [raw_lines, line_pitch]
   size_t code_lines;  // [code_lines, line_pitch]
@@ -44,6 +44,8 @@ struct DbfConv {
                             // images of one row
   size_t tile_rows, tiles;  // output rows per tile, tiles per image
   size_t line_rows;         // rows of a phase that a line holds
+  size_t fill_rows;         // rows that are projected at a time
+  size_t row_entries;       // entries of a phase of a projected row
   size_t phase_pitch;       // numbers of a line per phase of rows
   size_t line_pitch, row_phase_pitch, row_pitch, packed_pitch;
   size_t* x_offset;  // [x.taps] where in a row of `row` a tap begins
@@ -66,12 +68,23 @@ static inline size_t DbfTapOffset(const DbfConv* conv, size_t tap) {
   return conv->y.phase[tap] * conv->phase_pitch + conv->y.step[tap] * conv->x.out;
 }
 
-// Computes all lines of one row of the padded input, `out` numbers at `at` of each line. `input` is
-// the row [x.in, channels] of the image, or NULL for a row of padding.
-void DbfFillLinesFloat(const DbfConv* conv, const float* input, size_t out, char* scratch,
-                       size_t at);
-void DbfFillLinesInt8(const DbfConv* conv, const int8_t* input, size_t out, char* scratch,
-                      size_t at);
+// Successive rows of one phase of the padded input, all of them rows of the image, and where they
+// go: `out` numbers from `at` on in each line, of each row x.out after the one before.
+typedef struct DbfRows {
+  const void* input;  // [x.in, channels] of the first row
+  size_t stride;      // numbers from one to the next
+  size_t count;
+  size_t out;
+  size_t at;
+} DbfRows;
+
+// Computes all lines of these rows, at most conv->fill_rows.
+void DbfFillLinesFloat(const DbfConv* conv, const DbfRows* rows, char* scratch);
+void DbfFillLinesInt8(const DbfConv* conv, const DbfRows* rows, char* scratch);
+
+// The same for one row of padding.
+void DbfFillPaddingFloat(const DbfConv* conv, size_t out, char* scratch, size_t at);
+void DbfFillPaddingInt8(const DbfConv* conv, size_t out, char* scratch, size_t at);
 
 // What a tile's product reads and writes: `pixels` successive pixels, from number `first` of the
 // lines, with panels [panel, end_panel), to `output`.
@@ -84,26 +97,58 @@ typedef struct DbfProduct {
 void DbfMultiplyFloat(const DbfConv* conv, const DbfProduct* product, char* scratch, float* output);
 void DbfMultiplyInt8(const DbfConv* conv, const DbfProduct* product, char* scratch, int8_t* output);
 
-// Where the columns of a phase of a row are: entries i in [first, end), in steps of `step` entries,
-// are columns i * stride + remainder − pad. Fills in the addresses of `count` pixels from entry i
-// on, with `padding` for those that are not there; returns false if none is.
-static inline bool DbfRowPixels(const DbfConv* conv, size_t phase, size_t i, size_t in,
-                                const void* input, size_t pixel_bytes, const void* padding,
-                                size_t count, const void** pixels) {
+// Walks over the pixels of one phase of rows, several at a time, as they lie side by side in the
+// buffer of projected rows: the entries of a row, with columns of padding, then those of the next.
+// The first row begins with its first entry that is a column of the image, the last ends with its
+// last.
+typedef struct DbfWalk {
+  const DbfConv* conv;
+  const DbfRows* rows;
+  size_t number;  // bytes of a number
+  size_t phase;
+  size_t row, entry;
+  size_t at;  // of `entry`, in the buffer
+} DbfWalk;
+
+static inline DbfWalk DbfWalkPhase(const DbfConv* conv, const DbfRows* rows, size_t number,
+                                   size_t phase) {
   const Axis* axis = &conv->x;
-  const size_t column = i * axis->stride + axis->remainder[phase] - axis->pad;
-  if (column >= in) return false;
-  for (size_t lane = 0; lane < count; ++lane) {
-    const size_t c = column + lane * axis->stride;
-    pixels[lane] = c < in ? (const char*)input + c * pixel_bytes : padding;
-  }
-  return true;
+  const size_t remainder = axis->remainder[phase];
+  const size_t first = remainder < axis->pad ? DbfDivideUp(axis->pad - remainder, axis->stride) : 0;
+  return (DbfWalk){conv, rows, number, phase, 0, first, phase * conv->row_phase_pitch + first};
 }
 
-// The first entry of a phase that is a column of the image.
-static inline size_t DbfFirstEntry(const Axis* axis, size_t phase) {
-  const size_t remainder = axis->remainder[phase];
-  return remainder < axis->pad ? DbfDivideUp(axis->pad - remainder, axis->stride) : 0;
+// Fills in the addresses of the next `count` pixels, with `padding` for those outside of the image,
+// and where in the buffer they go. Returns false if there are no more.
+static inline bool DbfWalkNext(DbfWalk* walk, const void* padding, size_t count,
+                               const void** pixels, size_t* at) {
+  const DbfConv* conv = walk->conv;
+  const DbfRows* rows = walk->rows;
+  const Axis* axis = &conv->x;
+  // A narrow image is that of a 1 x 1 convolution.
+  const size_t in = rows->out < axis->out ? rows->out : axis->in;
+  const size_t entries = conv->row_entries, skip = axis->pad - axis->remainder[walk->phase];
+  if (walk->row + 1 >= rows->count &&
+      (walk->row >= rows->count || walk->entry * axis->stride - skip >= in ||
+       walk->entry >= entries)) {
+    return false;
+  }
+  const char* input = (const char*)rows->input + walk->row * rows->stride * walk->number;
+  const size_t bytes = conv->plan->channels * walk->number;
+  *at = walk->at;
+  for (size_t lane = 0; lane < count; ++lane, ++walk->entry) {
+    if (walk->entry == entries) {
+      walk->entry = 0;
+      ++walk->row;
+      input += rows->stride * walk->number;
+    }
+    // Entries of padding before the image wrap around to large numbers.
+    const size_t column = walk->entry * axis->stride - skip;
+    pixels[lane] =
+        column < in && walk->row < rows->count ? (const void*)(input + column * bytes) : padding;
+  }
+  walk->at += count;
+  return true;
 }
 
 #endif  // DBF_EXPORT_STAGES_H_

@@ -2,29 +2,24 @@
 
 #include "stages.h"
 
-// Projects the channels of one input row [in, channels] to lines at `dst`, `pitch` apart; partial
-// ones follow the full ones. Padding in `dst` stays zero: it has been from the start, and vectors
-// that run over the row's end write zeros.
-static void ProjectRow(const DbfConv* conv, const float* input, size_t in, char* scratch,
-                       float* dst, size_t pitch) {
+// Projects the channels of rows to lines at `dst`, `pitch` apart; partial ones follow the full
+// ones. Padding before the first row and after the last stays zero: it has been from the start, and
+// vectors that run over the end write zeros.
+static void ProjectRows(const DbfConv* conv, const DbfRows* input, char* scratch, float* dst,
+                        size_t pitch) {
   const DbfPlan* plan = conv->plan;
   const DbfKernels* kernels = plan->kernels;
-  const Axis* axis = &conv->x;
   const size_t channels = plan->channels, vector = kernels->vector;
   float* rows = (float*)(scratch + conv->scratch.rows);
   const size_t written =
       ((channels + vector - 1) / vector * vector - 1) / ((size_t)1 << plan->shift) + 1;
-  for (size_t p = 0; p < axis->num_phases; ++p) {
-    const size_t end = conv->direct ? in : axis->out + axis->reach;
-    for (size_t i = DbfFirstEntry(axis, p); i < end; i += vector) {
-      const float* pixels[kDbfMaxVector];
-      if (!DbfRowPixels(conv, p, i, in, input, channels * sizeof(float),
-                        scratch + conv->scratch.padding, vector, (const void**)pixels)) {
-        break;
-      }
-      float* row = dst + p * conv->row_phase_pitch + i;
+  for (size_t p = 0; p < conv->x.num_phases; ++p) {
+    DbfWalk walk = DbfWalkPhase(conv, input, sizeof(float), p);
+    const float* pixels[kDbfMaxVector];
+    size_t at;
+    while (DbfWalkNext(&walk, scratch + conv->scratch.padding, vector, (const void**)pixels, &at)) {
       if (!plan->hadamard) {
-        kernels->transpose(pixels, channels, plan->shift, false, row, pitch);
+        kernels->transpose(pixels, channels, plan->shift, false, dst + at, pitch);
         continue;
       }
       kernels->transpose(pixels, channels, plan->shift, true, rows, vector);
@@ -39,9 +34,10 @@ static void ProjectRow(const DbfConv* conv, const float* input, size_t in, char*
           .signs = plan->signs_w,
           .offsets = &none,
           .taps = 1,
+          .rows = 1,
           .src = rows,
           .src_pitch = vector,
-          .dst = row,
+          .dst = dst + at,
           .dst_pitch = pitch,
           .width = vector,
       };
@@ -50,34 +46,24 @@ static void ProjectRow(const DbfConv* conv, const float* input, size_t in, char*
   }
 }
 
-void DbfFillLinesFloat(const DbfConv* conv, const float* input, size_t out, char* scratch,
-                       size_t at) {
+void DbfFillLinesFloat(const DbfConv* conv, const DbfRows* rows, char* scratch) {
   const DbfPlan* plan = conv->plan;
-  float* raw_lines = (float*)(scratch + conv->scratch.raw_lines) + at;
-  float* code_lines = (float*)(scratch + conv->scratch.code_lines) + at;
-  if (input == NULL) {
-    for (size_t i = 0; i < plan->raw_lines; ++i) {
-      memset(raw_lines + i * conv->line_pitch, 0, out * sizeof(float));
-    }
-    for (size_t i = 0; i < plan->code_lines; ++i) {
-      memset(code_lines + i * conv->line_pitch, 0, out * sizeof(float));
-    }
-    return;
-  }
-  // A narrow image is that of a 1 x 1 convolution.
-  const size_t in = out < conv->x.out ? out : conv->x.in;
-  if (conv->direct) return ProjectRow(conv, input, in, scratch, raw_lines, conv->line_pitch);
+  float* raw_lines = (float*)(scratch + conv->scratch.raw_lines) + rows->at;
+  if (conv->direct) return ProjectRows(conv, rows, scratch, raw_lines, conv->line_pitch);
   float* row = (float*)(scratch + conv->scratch.raw_row);
-  ProjectRow(conv, input, in, scratch, row, conv->row_pitch);
+  ProjectRows(conv, rows, scratch, row, conv->row_pitch);
   DbfCombine combine = {
       .ops = plan->raw_ops,
       .num_ops = plan->full,
       .signs = plan->signs_w,
       .taps = 1,
+      .rows = rows->count,
       .src = row,
       .src_pitch = conv->row_pitch,
+      .src_row = conv->row_entries,
       .dst_pitch = conv->line_pitch,
-      .width = out,
+      .dst_row = conv->x.out,
+      .width = rows->out,
   };
   for (size_t t = 0; t < conv->x.taps && plan->full > 0; ++t) {
     combine.offsets = &conv->x_offset[t];
@@ -89,8 +75,20 @@ void DbfFillLinesFloat(const DbfConv* conv, const float* input, size_t out, char
   combine.num_ops = plan->code_lines;
   combine.taps = (int)conv->x.taps;
   combine.offsets = conv->x_offset;
-  combine.dst = code_lines;
+  combine.dst = (float*)(scratch + conv->scratch.code_lines) + rows->at;
   plan->kernels->combine(&combine);
+}
+
+void DbfFillPaddingFloat(const DbfConv* conv, size_t out, char* scratch, size_t at) {
+  const DbfPlan* plan = conv->plan;
+  float* raw_lines = (float*)(scratch + conv->scratch.raw_lines) + at;
+  float* code_lines = (float*)(scratch + conv->scratch.code_lines) + at;
+  for (size_t i = 0; i < plan->raw_lines; ++i) {
+    memset(raw_lines + i * conv->line_pitch, 0, out * sizeof(float));
+  }
+  for (size_t i = 0; i < plan->code_lines; ++i) {
+    memset(code_lines + i * conv->line_pitch, 0, out * sizeof(float));
+  }
 }
 
 void DbfMultiplyFloat(const DbfConv* conv, const DbfProduct* product, char* scratch,
@@ -127,6 +125,7 @@ void DbfMultiplyFloat(const DbfConv* conv, const DbfProduct* product, char* scra
           .signs = plan->signs_h,
           .offsets = offsets,
           .taps = (int)conv->y.taps,
+          .rows = 1,
           .src = code_lines,
           .src_pitch = conv->line_pitch,
           .dst = packed,

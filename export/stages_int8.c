@@ -2,28 +2,23 @@
 
 #include "stages.h"
 
-// Projects the channels of one input row [in, channels]: elements of full features to `raw`,
-// `raw_pitch` apart, and partial channels to the row of codes. Padding in `raw` stays as it is, see
-// SetPadding; lanes that run over the row's end write the same.
-static void ProjectRow(const DbfConv* conv, const int8_t* input, size_t in, char* scratch,
-                       uint32_t* raw, size_t raw_pitch) {
+// Projects the channels of rows: elements of full features to `raw`, `raw_pitch` apart, and partial
+// channels to the rows of codes. Padding before the first row and after the last stays as it is,
+// see SetPadding in conv.c; lanes that run over the end write the same.
+static void ProjectRows(const DbfConv* conv, const DbfRows* input, char* scratch, uint32_t* raw,
+                        size_t raw_pitch) {
   const DbfPlan* plan = conv->plan;
   const DbfPlanInt8* int8 = plan->int8;
   const DbfKernels* kernels = plan->kernels;
-  const Axis* axis = &conv->x;
   const size_t channels = plan->channels;
   const size_t vector = plan->hadamard ? 2 * (size_t)kernels->vector : (size_t)kernels->vector;
   int16_t* rows = (int16_t*)(scratch + conv->scratch.rows);
   int16_t* code_row = (int16_t*)(scratch + conv->scratch.code_row);
-  for (size_t p = 0; p < axis->num_phases; ++p) {
-    const size_t end = conv->direct ? in : axis->out + axis->reach;
-    for (size_t i = DbfFirstEntry(axis, p); i < end; i += vector) {
-      const int8_t* pixels[2 * kDbfMaxVector];
-      if (!DbfRowPixels(conv, p, i, in, input, channels, scratch + conv->scratch.padding, vector,
-                        (const void**)pixels)) {
-        break;
-      }
-      const size_t at = p * conv->row_phase_pitch + i;
+  for (size_t p = 0; p < conv->x.num_phases; ++p) {
+    DbfWalk walk = DbfWalkPhase(conv, input, sizeof(int8_t), p);
+    const int8_t* pixels[2 * kDbfMaxVector];
+    size_t at;
+    while (DbfWalkNext(&walk, scratch + conv->scratch.padding, vector, (const void**)pixels, &at)) {
       if (!plan->hadamard) {
         kernels->runs(pixels, channels, plan->shift, int8->input_zero, int8->runs_add,
                       int8->runs_right, raw + at, raw_pitch);
@@ -39,7 +34,7 @@ static void ProjectRow(const DbfConv* conv, const int8_t* input, size_t in, char
       const DbfFeatures gather = {
           .ops = int8->full_ops,
           .num_elements = int8->full_elements,
-          .signs = plan->signs_w,
+          .signs = int8->masks_w,
           .offsets = &none,
           .taps = 1,
           .src = rows,
@@ -55,46 +50,52 @@ static void ProjectRow(const DbfConv* conv, const int8_t* input, size_t in, char
   }
 }
 
-void DbfFillLinesInt8(const DbfConv* conv, const int8_t* input, size_t out, char* scratch,
-                      size_t at) {
+void DbfFillLinesInt8(const DbfConv* conv, const DbfRows* rows, char* scratch) {
   const DbfPlan* plan = conv->plan;
   const DbfPlanInt8* int8 = plan->int8;
-  uint32_t* raw_lines = (uint32_t*)(scratch + conv->scratch.raw_lines) + at;
-  int16_t* code_lines = (int16_t*)(scratch + conv->scratch.code_lines) + at;
-  if (input == NULL) {
-    for (size_t i = 0; i < plan->raw_lines; ++i) {
-      const uint32_t element = int8->padding[i % int8->full_elements];
-      for (size_t x = 0; x < out; ++x) raw_lines[i * conv->line_pitch + x] = element;
-    }
-    for (size_t i = 0; i < plan->code_lines; ++i) {
-      memset(code_lines + i * conv->line_pitch, 0, out * sizeof(*code_lines));
-    }
-    return;
-  }
-  // A narrow image is that of a 1 x 1 convolution.
-  const size_t in = out < conv->x.out ? out : conv->x.in;
-  if (conv->direct) return ProjectRow(conv, input, in, scratch, raw_lines, conv->line_pitch);
+  uint32_t* raw_lines = (uint32_t*)(scratch + conv->scratch.raw_lines) + rows->at;
+  if (conv->direct) return ProjectRows(conv, rows, scratch, raw_lines, conv->line_pitch);
   uint32_t* row = (uint32_t*)(scratch + conv->scratch.raw_row);
-  ProjectRow(conv, input, in, scratch, row, conv->row_pitch);
+  ProjectRows(conv, rows, scratch, row, conv->row_pitch);
   for (size_t t = 0; t < conv->x.taps; ++t) {
     for (size_t e = 0; e < int8->full_elements; ++e) {
-      memcpy(raw_lines + (t * int8->full_elements + e) * conv->line_pitch,
-             row + e * conv->row_pitch + conv->x_offset[t], out * sizeof(*row));
+      const uint32_t* src = row + e * conv->row_pitch + conv->x_offset[t];
+      uint32_t* dst = raw_lines + (t * int8->full_elements + e) * conv->line_pitch;
+      for (size_t r = 0; r < rows->count; ++r) {
+        memcpy(dst + r * conv->x.out, src + r * conv->row_entries, rows->out * sizeof(*row));
+      }
     }
   }
   const DbfCombine combine = {
       .ops = plan->line_ops,
       .num_ops = plan->code_lines,
-      .signs = plan->signs_w,
+      .signs = int8->masks_w,
       .offsets = conv->x_offset,
       .taps = (int)conv->x.taps,
+      .rows = rows->count,
       .src = scratch + conv->scratch.code_row,
       .src_pitch = conv->row_pitch,
-      .dst = code_lines,
+      .src_row = conv->row_entries,
+      .dst = (int16_t*)(scratch + conv->scratch.code_lines) + rows->at,
       .dst_pitch = conv->line_pitch,
-      .width = out,
+      .dst_row = conv->x.out,
+      .width = rows->out,
   };
   plan->kernels->combine_int16(&combine);
+}
+
+void DbfFillPaddingInt8(const DbfConv* conv, size_t out, char* scratch, size_t at) {
+  const DbfPlan* plan = conv->plan;
+  const DbfPlanInt8* int8 = plan->int8;
+  uint32_t* raw_lines = (uint32_t*)(scratch + conv->scratch.raw_lines) + at;
+  int16_t* code_lines = (int16_t*)(scratch + conv->scratch.code_lines) + at;
+  for (size_t i = 0; i < plan->raw_lines; ++i) {
+    const uint32_t element = int8->padding[i % int8->full_elements];
+    for (size_t x = 0; x < out; ++x) raw_lines[i * conv->line_pitch + x] = element;
+  }
+  for (size_t i = 0; i < plan->code_lines; ++i) {
+    memset(code_lines + i * conv->line_pitch, 0, out * sizeof(*code_lines));
+  }
 }
 
 void DbfMultiplyInt8(const DbfConv* conv, const DbfProduct* product, char* scratch,
@@ -108,7 +109,7 @@ void DbfMultiplyInt8(const DbfConv* conv, const DbfProduct* product, char* scrat
     const DbfFeatures features = {
         .ops = int8->feature_ops,
         .num_elements = int8->feature_elements,
-        .signs = plan->signs_h,
+        .signs = int8->masks_h,
         .offsets = product->offsets,
         .taps = (int)conv->y.taps,
         .src = (const int16_t*)(scratch + conv->scratch.code_lines) + product->first,
@@ -136,6 +137,7 @@ void DbfMultiplyInt8(const DbfConv* conv, const DbfProduct* product, char* scrat
     const DbfGemmInt8 gemm = {
         .slices = slices,
         .num_slices = int8->num_slices,
+        .shifted = int8->shifted,
         .last_shift = int8->last_shift,
         .b = (const char*)int8->packed + 4 * int8->depth * k,
         .bias = int8->bias + k,

@@ -32,7 +32,7 @@ INLINE U LoadU(const void* p) {
 INLINE void StoreU(void* p, U v) { __builtin_memcpy(p, &v, sizeof(v)); }
 INLINE U SplatU(uint32_t x) { return (U){LANES(SAME, x)}; }
 
-// Both int16 halves of every lane.
+// In both int16 halves of every lane.
 INLINE H SplatH(int32_t x) { return (H)SplatU((uint16_t)x * 0x10001u); }
 INLINE H AddH(H a, H b) { return (H)((HU)a + (HU)b); }
 INLINE H SubtractH(H a, H b) { return (H)((HU)a - (HU)b); }
@@ -272,37 +272,34 @@ static void HadamardInt16(int16_t* data, size_t first, size_t rows, size_t halvi
   }
 }
 
-// A sum of shifted copies of a line, tap 0 with sign +1: `taps` is a compile-time constant up to 4,
-// or any number if `many`.
+// A sum of shifted copies of a line: `taps` is a compile-time constant up to 4, or any number if
+// `many`.
 typedef struct Sum {
   const int16_t* src[4];
-  H mask[4];  // −1 where a tap is subtracted
-  H start;    // −x = (x ^ −1) + 1
+  H mask[4];  // −1 where a tap is subtracted: −x = (x ^ −1) + 1
+  H start;
   const int16_t* line;
-  const float* signs;
+  const DbfMasks* masks;
 } Sum;
 
-INLINE Sum MakeSum(const int16_t* src, size_t pitch, const size_t* offsets, const float* signs,
+INLINE Sum MakeSum(const int16_t* src, size_t pitch, const size_t* offsets, const DbfMasks* signs,
                    int taps, DbfLineOp op, const bool many) {
-  Sum sum = {.line = src + (size_t)op.source * pitch, .signs = signs + (size_t)op.code * taps};
+  Sum sum = {.line = src + (size_t)op.source * pitch,
+             .masks = signs + (size_t)op.code * (taps + 1)};
   if (many) return sum;
-  int negative = 0;
   UNROLL for (int t = 0; t < taps; ++t) {
-    const bool minus = sum.signs[t] < 0;
-    negative += minus;
     sum.src[t] = sum.line + offsets[t];
-    sum.mask[t] = SplatH(-minus);
+    sum.mask[t] = (H)SplatU(sum.masks[t]);
   }
-  sum.start = SplatH(negative);
+  sum.start = (H)SplatU(sum.masks[taps]);
   return sum;
 }
 
 INLINE H SumAt(const Sum* sum, const size_t* offsets, int taps, size_t x, const bool many) {
   if (many) {
-    H result = SplatH(0);
+    H result = (H)SplatU(sum->masks[taps]);
     for (int t = 0; t < taps; ++t) {
-      const H value = (H)LoadU(sum->line + offsets[t] + x);
-      result = sum->signs[t] < 0 ? SubtractH(result, value) : AddH(result, value);
+      result = AddH(result, (H)LoadU(sum->line + offsets[t] + x) ^ (H)SplatU(sum->masks[t]));
     }
     return result;
   }
@@ -316,12 +313,14 @@ INLINE H SumAt(const Sum* sum, const size_t* offsets, int taps, size_t x, const 
 }
 
 INLINE void CombineInt16Of(const DbfCombine* args, const int taps, const bool many) {
-  int16_t* dst = args->dst;
-  for (size_t i = 0; i < args->num_ops; ++i, dst += args->dst_pitch) {
+  for (size_t i = 0; i < args->num_ops; ++i) {
     const Sum sum =
         MakeSum(args->src, args->src_pitch, args->offsets, args->signs, taps, args->ops[i], many);
-    for (size_t x = 0; x < args->width; x += 2 * VL) {
-      StoreU(dst + x, (U)SumAt(&sum, args->offsets, taps, x, many));
+    int16_t* dst = (int16_t*)args->dst + i * args->dst_pitch;
+    for (size_t r = 0, src = 0; r < args->rows; ++r, src += args->src_row, dst += args->dst_row) {
+      for (size_t x = 0; x < args->width; x += 2 * VL) {
+        StoreU(dst + x, (U)SumAt(&sum, args->offsets, taps, src + x, many));
+      }
     }
   }
 }
@@ -343,17 +342,18 @@ INLINE void CombineInt16Of(const DbfCombine* args, const int taps, const bool ma
 
 static void CombineInt16(const DbfCombine* args){FOR_TAPS(CombineInt16Of, args, args -> taps)}
 
-INLINE H NarrowOne(H x, const DbfNarrow* op, H low, H high) {
-  const int first = op->add / 2;  // `add` may need 17 bits; both parts have one sign
-  x = DBF_SATURATED_ADD(DBF_SATURATED_ADD(x, SplatH(first)), SplatH(op->add - first));
+INLINE H NarrowOne(H x, const DbfNarrow* op, const bool both, H low, H high) {
+  x = DBF_SATURATED_ADD(x, (H)SplatU(op->add[0]));
+  if (both) x = DBF_SATURATED_ADD(x, (H)SplatU(op->add[1]));
   return DBF_CLAMP16(x >> op->shift, low, high);
 }
 
 static void Narrow(const DbfNarrow* ops, size_t num_ops, int bound, const int16_t* src,
                    int16_t* dst, size_t dst_pitch) {
+  const H low = SplatH(-bound), high = SplatH(bound);
   for (size_t i = 0; i < num_ops; ++i) {
     const H x = (H)LoadU(src + (size_t)ops[i].line.source * 2 * VL);
-    StoreU(dst + i * dst_pitch, (U)NarrowOne(x, &ops[i], SplatH(-bound), SplatH(bound)));
+    StoreU(dst + i * dst_pitch, (U)NarrowOne(x, &ops[i], true, low, high));
   }
 }
 
@@ -375,7 +375,8 @@ INLINE void FeaturesOf(const DbfFeatures* args, const int taps, const bool many)
     for (size_t x = 0; x < args->width; x += 2 * VL) {
       H f[DBF_PACK];
       UNROLL for (int i = 0; i < DBF_PACK; ++i) {
-        f[i] = NarrowOne(SumAt(&sum[i], args->offsets, taps, x, many), &op[i], low, high);
+        f[i] =
+            NarrowOne(SumAt(&sum[i], args->offsets, taps, x, many), &op[i], taps == 1, low, high);
       }
 #if DBF_PACK == 4
 #if DBF_BIASED
@@ -405,30 +406,45 @@ static int32_t Requantize(int32_t acc, int32_t multiplier, int32_t right_shift) 
   return (high >> right_shift) + ((high & mask) > threshold);
 }
 
-// The row's sums of one vector of filters, from k on, to `out`; whether a sum is too close to a tie
-// is added to *near.
-INLINE void RequantizeVector(const DbfGemmInt8* g, I acc, size_t k, int8_t* out, I* near) {
-  const V magic = Splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to integers
-  const V exact = __builtin_convertvector(acc, V) * (V)LoadU(g->scale + k);
-  const V low = Splat((float)(g->low - g->zero)), high = Splat((float)(g->high - g->zero));
-  V value = Select(exact < low, exact, low);
-  value = Select(value > high, value, high);
-  const V rounded = (value + magic) - magic;
-  const V distance = value - rounded;
-  const V limit = Splat(0.5f - g->tie);
-  *near |= (I)(distance > limit) | (I)(distance < -limit);
-  const I result = __builtin_convertvector(rounded, I) + (I)SplatU((uint32_t)g->zero);
-  const B narrow = __builtin_convertvector(result, B);
-  __builtin_memcpy(out, &narrow, sizeof(narrow));
-}
-
 // A row that is too close to a tie, exactly.
 static __attribute__((noinline)) void RequantizeExactly(const DbfGemmInt8* g, const int32_t* acc,
                                                         int8_t* out) {
   for (int k = 0; k < g->vectors * VL; ++k) {
-    int32_t value = g->zero + Requantize(acc[k], g->multiplier[k], g->right_shift[k]);
+    const int32_t sum =
+        g->shifted ? (int32_t)((uint32_t)acc[k] << g->last_shift) + g->bias[k] : acc[k];
+    int32_t value = g->zero + Requantize(sum, g->multiplier[k], g->right_shift[k]);
     value = value < g->low ? g->low : value;
     out[k] = (int8_t)(value > g->high ? g->high : value);
+  }
+}
+
+// The sums `acc` [rows, vectors * VL] of a tile to `out`. They are rounded as floats: adding 1.5 *
+// 2^23 leaves the integer in the low bits. Where that is too close to a tie, once more exactly.
+static __attribute__((noinline)) void RequantizeTile(const DbfGemmInt8* g, const int32_t* acc,
+                                                     int rows, int8_t* out, size_t out_pitch) {
+  const float start = 12582912.0f;
+  const V magic = Splat(start + (float)g->zero);
+  const I low = (I)Splat(start + (float)g->low), high = (I)Splat(start + (float)g->high);
+  const I limit = (I)Splat(g->tie < 0.5f ? 0.5f - g->tie : 0.0f);
+  const I absolute = (I)SplatU(0x7fffffff);
+  const V scale[2] = {(V)LoadU(g->scale), (V)LoadU(g->scale + (g->vectors - 1) * VL)};
+  const I bias[2] = {(I)LoadU(g->bias), (I)LoadU(g->bias + (g->vectors - 1) * VL)};
+  for (int i = 0; i < rows; ++i) {
+    I near = (I)SplatU(0);
+    for (int v = 0; v < g->vectors; ++v) {
+      I sum = (I)LoadU(acc + v * VL);
+      if (g->shifted) sum = (sum << g->last_shift) + bias[v];
+      const V value = __builtin_convertvector(sum, V);
+      const V rounded = value * scale[v] + magic;
+      const V distance = value * scale[v] - (rounded - magic);
+      near |= limit - ((I)distance & absolute);  // negative if too close
+      const I clamped = DBF_CLAMP32((I)rounded, low, high);
+      const B narrow = __builtin_convertvector(clamped, B);
+      __builtin_memcpy(out + v * VL, &narrow, sizeof(narrow));
+    }
+    if (__builtin_expect(DBF_ANY(near & ~absolute), 0)) RequantizeExactly(g, acc, out);
+    acc += g->vectors * VL;
+    out += out_pitch;
   }
 }
 
@@ -437,8 +453,8 @@ INLINE void TileInt8(const DbfGemmInt8* g, size_t pixel, int8_t* out, size_t out
   const bool two = vectors > 1;
   I sum0[DBF_ROWS], sum1[DBF_ROWS];
   UNROLL for (int i = 0; i < rows; ++i) {
-    sum0[i] = (I)SplatU(0);
-    if (two) sum1[i] = (I)SplatU(0);
+    sum0[i] = g->shifted ? (I)SplatU(0) : (I)LoadU(g->bias);
+    if (two) sum1[i] = g->shifted ? (I)SplatU(0) : (I)LoadU(g->bias + VL);
   }
   const char* b = g->b;
   for (const DbfSlice* slice = g->slices; slice < g->slices + g->num_slices; ++slice) {
@@ -460,23 +476,12 @@ INLINE void TileInt8(const DbfGemmInt8* g, size_t pixel, int8_t* out, size_t out
       b += vectors * 4 * VL;
     }
   }
-  const I bias0 = (I)LoadU(g->bias), bias1 = two ? (I)LoadU(g->bias + VL) : bias0;
+  int32_t acc[DBF_ROWS * 2 * VL];
   UNROLL for (int i = 0; i < rows; ++i) {
-    I near = (I)SplatU(0);
-    const I acc0 = (sum0[i] << g->last_shift) + bias0;
-    RequantizeVector(g, acc0, 0, out + i * out_pitch, &near);
-    I acc1 = acc0;
-    if (two) {
-      acc1 = (sum1[i] << g->last_shift) + bias1;
-      RequantizeVector(g, acc1, VL, out + i * out_pitch + VL, &near);
-    }
-    if (__builtin_expect(DBF_ANY(near), 0)) {
-      int32_t acc[2 * VL];
-      StoreU(acc, (U)acc0);
-      if (two) StoreU(acc + VL, (U)acc1);
-      RequantizeExactly(g, acc, out + i * out_pitch);
-    }
+    StoreU(acc + i * vectors * VL, (U)sum0[i]);
+    if (two) StoreU(acc + i * vectors * VL + VL, (U)sum1[i]);
   }
+  RequantizeTile(g, acc, rows, out, out_pitch);
 }
 
 #define TILE_INT8(rows)                                                           \

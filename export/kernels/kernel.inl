@@ -194,35 +194,41 @@ static void Hadamard(float* data, size_t first, size_t rows) {
 
 // `taps` is a compile-time constant, so that shifts and signs stay in registers.
 INLINE void Combine(const DbfCombine* args, const int taps) {
-  const size_t width = args->width;
-  float* dst = args->dst;
-  for (const DbfLineOp* op = args->ops; op < args->ops + args->num_ops; ++op) {
+  for (size_t i = 0; i < args->num_ops; ++i) {
+    const float* signs = (const float*)args->signs + (size_t)args->ops[i].code * taps;
     const float* src[4];
     V sign[4];
     UNROLL for (int t = 0; t < taps; ++t) {
-      src[t] = (const float*)args->src + (size_t)op->source * args->src_pitch + args->offsets[t];
-      sign[t] = Splat(args->signs[(size_t)op->code * taps + t]);
+      src[t] = (const float*)args->src + (size_t)args->ops[i].source * args->src_pitch +
+               args->offsets[t];
+      sign[t] = Splat(signs[t]);
     }
-    for (size_t x = 0; x < width; x += VL) {
-      V sum = Load(src[0] + x);
-      UNROLL for (int t = 1; t < taps; ++t) sum += sign[t] * Load(src[t] + x);
-      Store(dst + x, sum);
+    float* dst = (float*)args->dst + i * args->dst_pitch;
+    for (size_t r = 0; r < args->rows; ++r) {
+      for (size_t x = 0; x < args->width; x += VL) {
+        V sum = Load(src[0] + x);
+        UNROLL for (int t = 1; t < taps; ++t) sum += sign[t] * Load(src[t] + x);
+        Store(dst + x, sum);
+      }
+      UNROLL for (int t = 0; t < taps; ++t) src[t] += args->src_row;
+      dst += args->dst_row;
     }
-    dst += args->dst_pitch;
   }
 }
 
 // The same for any number of taps.
 static void CombineMany(const DbfCombine* args) {
   for (size_t i = 0; i < args->num_ops; ++i) {
-    const float* signs = args->signs + (size_t)args->ops[i].code * args->taps;
+    const float* signs = (const float*)args->signs + (size_t)args->ops[i].code * args->taps;
     const float* src = (const float*)args->src + (size_t)args->ops[i].source * args->src_pitch;
     float* dst = (float*)args->dst + i * args->dst_pitch;
-    for (size_t x = 0; x < args->width; x += VL) {
-      V sum = Load(src + args->offsets[0] + x);
-      for (int t = 1; t < args->taps; ++t)
-        sum += Splat(signs[t]) * Load(src + args->offsets[t] + x);
-      Store(dst + x, sum);
+    for (size_t r = 0; r < args->rows; ++r, src += args->src_row, dst += args->dst_row) {
+      for (size_t x = 0; x < args->width; x += VL) {
+        V sum = Load(src + args->offsets[0] + x);
+        for (int t = 1; t < args->taps; ++t)
+          sum += Splat(signs[t]) * Load(src + args->offsets[t] + x);
+        Store(dst + x, sum);
+      }
     }
   }
 }

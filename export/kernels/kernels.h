@@ -31,23 +31,29 @@ typedef struct DbfLineOp {
   int32_t code;
 } DbfLineOp;
 
-// Signed sums of lines, of floats or of int16. For each op i and each x < width:
-//   dst[i * dst_pitch + x] = sum over t < taps of
-//       signs[ops[i].code * taps + t] * src[ops[i].source * src_pitch + offsets[t] + x]
-// The first sign of each row is +1; `signs` are floats in either case. Whole vectors are read and
-// written: up to one vector less one number past `width`.
+// Signed sums of lines, of floats or of int16. For each op i, row r < rows and x < width:
+//   dst[i * dst_pitch + r * dst_row + x] = sum over t < taps of
+//       signs[ops[i].code * taps + t] * src[ops[i].source * src_pitch + offsets[t] + r * src_row +
+//       x]
+// The first sign of each row of signs is +1. Whole vectors are read and written: up to one vector
+// less one number past `width`.
 typedef struct DbfCombine {
   const DbfLineOp* ops;
   size_t num_ops;
-  const float* signs;
+  const void* signs;  // floats; for int16 see DbfMasks
   const size_t* offsets;
   int taps;
+  size_t rows;
   const void* src;
-  size_t src_pitch;
+  size_t src_pitch, src_row;
   void* dst;
-  size_t dst_pitch;
+  size_t dst_pitch, dst_row;
   size_t width;
 } DbfCombine;
+
+// Signs for int16, [code][taps + 1] of uint32_t that hold a number in both halves: −1 for a tap
+// that is subtracted, else 0; last, how many are.
+typedef uint32_t DbfMasks;
 
 // A product of `pixels` rows of A with one panel of packed coefficients, plus bias, activation and
 // accumulation.
@@ -74,10 +80,11 @@ typedef struct DbfGemm {
 } DbfGemm;
 
 // How a sum of int16 lines becomes a number of fewer bits:
-// clamp(clamp16(sum + add) >> shift, low, high), |add| <= 65534.
+// clamp(clamp16(sum + add) >> shift, low, high). `add` is in two parts of one sign, each int16 in
+// both halves; the second is used for sums of one tap only.
 typedef struct DbfNarrow {
   DbfLineOp line;
-  int32_t add;
+  uint32_t add[2];
   int32_t shift;
 } DbfNarrow;
 
@@ -86,7 +93,7 @@ typedef struct DbfNarrow {
 typedef struct DbfFeatures {
   const DbfNarrow* ops;
   size_t num_elements;
-  const float* signs;
+  const DbfMasks* signs;
   const size_t* offsets;
   int taps;
   const int16_t* src;
@@ -111,6 +118,7 @@ typedef struct DbfSlice {
 typedef struct DbfGemmInt8 {
   const DbfSlice* slices;
   size_t num_slices;
+  bool shifted;  // whether any shift is not 0
   int last_shift;
   const void* b;
   const int32_t* bias;
