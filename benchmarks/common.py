@@ -106,8 +106,8 @@ def cases(subjects: Sequence[Shape | str]) -> list[Case]:
     """Returns what the flags ask for; with all codes kept, one selection is like another."""
     return [
         Case(int(threads), subject, selection, ratio)
-        for threads, subject, selection, ratio in itertools.product(
-            FLAGS.num_threads, subjects, FLAGS.selections, map(float, FLAGS.ratios)
+        for subject, selection, ratio, threads in itertools.product(
+            subjects, FLAGS.selections, map(float, FLAGS.ratios), FLAGS.num_threads
         )
         if ratio < 1 or selection == FLAGS.selections[0]
     ]
@@ -139,13 +139,13 @@ def sides() -> list[Side]:
     return [Side(mode, kind) for kind in FLAGS.types for mode in MODES if mode in ("explicit", *FLAGS.modes)]
 
 
-def single_layer(shape: Shape, ratio: float, selection: str) -> "keras.Model":
+def single_layer(shape: Shape, selection: str, ratio: float) -> "keras.Model":
     """Builds a model of one layer with random weights.
 
     Args:
         shape: Of the layer; padding is 'same'.
-        ratio: Share of the codes that is kept.
         selection: Which codes are kept.
+        ratio: Share of the codes that is kept.
 
     Returns:
         A model with an input [batch, size, size, channels].
@@ -183,15 +183,26 @@ def export(model: "keras.Model", side: Side) -> bytes | None:
     return result.data if any(layer.form == side.mode for layer in result.layers) else None
 
 
-def export_all(model: "keras.Model", explicit: Mapping[Side, bytes] | None = None) -> dict[Side, bytes]:
-    """Exports a model in every mode and type that the flags ask for and that it can be written in.
+def exporter(build: Callable[[Any, str, float], "keras.Model"]) -> Callable[[Case], dict[Side, bytes]]:
+    """Makes a function that exports cases in every mode and type that the flags ask for and that can be written.
+
+    Explicit files, which are as large and fast whichever codes their filters are made of, are made once a subject.
 
     Args:
-        model: The model.
-        explicit: Its explicit files, where they are there already.
+        build: Builds a model, from a subject, a selection and a ratio.
     """
-    files = {side: (explicit or {}).get(side) or export(model, side) for side in sides()}
-    return {side: file for side, file in files.items() if file}
+
+    @functools.lru_cache(maxsize=len(TYPES))
+    def explicit(subject: Shape | str, side: Side) -> bytes:
+        return export(build(subject, "ovsf", 1.0), side)
+
+    @functools.lru_cache(maxsize=1)
+    def files(subject: Shape | str, selection: str, ratio: float) -> dict[Side, bytes]:
+        model = build(subject, selection, ratio)
+        found = {side: explicit(subject, side) if side == side.explicit else export(model, side) for side in sides()}
+        return {side: file for side, file in found.items() if file}
+
+    return lambda case: files(case.subject, case.selection, case.ratio)
 
 
 def multiply_adds(file: bytes) -> int:
@@ -204,10 +215,11 @@ def multiply_adds(file: bytes) -> int:
     total = 0
     for graph in model.subgraphs:
         for operator in graph.operators:
-            if flatfile.code_of(model, operator) in counted:
-                weights, output = graph.tensors[operator.inputs[1]], graph.tensors[operator.outputs[0]]
-                inner = weights.shape[1:3] if len(weights.shape) == 4 and weights.shape[0] == 1 else weights.shape[1:]
-                total += int(np.prod(output.shape) * np.prod(inner))
+            code = flatfile.code_of(model, operator)
+            if code in counted:
+                weights, output = graph.tensors[operator.inputs[1]].shape, graph.tensors[operator.outputs[0]].shape
+                inner = weights[1:3] if code == builtin.DEPTHWISE_CONV_2D else weights[1:]
+                total += int(np.prod(output) * np.prod(inner))
     return total
 
 
@@ -280,19 +292,21 @@ def measure_all(title: str, cases: Sequence[Case], measure_one: Callable[[Case],
     return results
 
 
+def _kilobytes(size: float) -> str:
+    return f"{size / 1e3:,.1f}"
+
+
 # What tables show of what is measured: heading, and how to write it.
 _FIELDS: dict[str, tuple[str, Callable[[float], str]]] = {
     "median_ms": ("ms", "{:.3f}".format),
     "speedup": ("×", "{:.2f}".format),
     "gflops": ("GFLOP/s", "{:.0f}".format),
     "peak_share": ("peak", "{:.0%}".format),
-    "file_bytes": ("file kB", lambda size: f"{size / 1e3:,.1f}"),
-    "op_packed_bytes": ("packed kB", lambda size: f"{size / 1e3:,.1f}"),
-    "op_scratch_bytes": ("scratch kB", lambda size: f"{size / 1e3:,.1f}"),
+    "file_bytes": ("file kB", _kilobytes),
+    "op_packed_bytes": ("packed kB", _kilobytes),
+    "op_scratch_bytes": ("scratch kB", _kilobytes),
     "peak_memory_bytes": ("memory MB", lambda size: f"{size / 1e6:.1f}"),
 }
-
-
 Columns = Mapping[str, Sequence[str]]  # what is shown of every mode
 
 

@@ -8,7 +8,6 @@ All files of a case are timed in turn in one process. "peak" is the share of the
 own multiply-adds reach; GFLOP/s are those of the explicit convolution by the time taken.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -77,7 +76,7 @@ _STRIDED = 0.9  # of the speed-up at stride 1
 
 
 def target(case: Case, kind: str, results: Mapping[Case, common.Measured]) -> float | None:
-    """Returns the speed-up that on-the-fly is to have, or None.
+    """Returns the speed-up that on-the-fly is to have, or None; targets are for one thread.
 
     Args:
         case: The case.
@@ -85,6 +84,8 @@ def target(case: Case, kind: str, results: Mapping[Case, common.Measured]) -> fl
         results: What was measured; the target of a stride is a share of what its stride 1 has.
     """
     shape = case.subject
+    if case.threads > 1:
+        return None
     if shape.stride > 1:
         unstrided = results.get(case._replace(subject=shape._replace(stride=1)), {}).get(Side("onthefly", kind))
         return _STRIDED * unstrided["speedup"] if unstrided else None
@@ -101,24 +102,13 @@ def target(case: Case, kind: str, results: Mapping[Case, common.Measured]) -> fl
     return None
 
 
-@functools.lru_cache(maxsize=len(common.TYPES))
-def _explicit(shape: Shape, side: Side) -> bytes:
-    """The explicit file, which takes the same time whichever codes its filters are made of."""
-    return common.export(common.single_layer(shape, 1.0, "ovsf"), side)
-
-
-def measure(case: Case) -> common.Measured:
-    """Measures a layer in every mode and type that it can be written in."""
-    model = common.single_layer(case.subject, case.ratio, case.selection)
-    explicit = {side: _explicit(case.subject, side) for side in common.sides() if side == side.explicit}
-    return common.measure(common.export_all(model, explicit), case.threads)
-
-
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     del argv  # flags only
     settings = common.start()
-    results = common.measure_all("layers", common.cases([Shape.parse(shape) for shape in FLAGS.shapes]), measure)
+    export = common.exporter(common.single_layer)
+    cases = common.cases([Shape.parse(shape) for shape in FLAGS.shapes])
+    results = common.measure_all("layers", cases, lambda case: common.measure(export(case), case.threads))
     common.write_json(settings, results)
     judged = {
         (case, kind): (least, measured[side]["speedup"] >= least)

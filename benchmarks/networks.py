@@ -47,7 +47,6 @@ _COLUMNS = {
 }
 
 
-@functools.lru_cache(maxsize=1)
 def build(network: str, selection: str, ratio: float) -> "keras.Model":
     """Builds a network with random weights, for raw pixels."""
     from dbf_keras import networks
@@ -64,25 +63,10 @@ def _memory(file: bytes, threads: int) -> int:
         return peak_memory(written.name, FLAGS.runtime, threads)
 
 
-@functools.lru_cache(maxsize=len(common.TYPES))
-def _explicit(network: str, side: Side) -> bytes:
-    """The explicit file, which is as large and fast whichever codes its filters are made of."""
-    return common.export(build(network, "ovsf", 1.0), side)
-
-
-def export(case: Case) -> dict[Side, bytes]:
-    """Exports a network in every mode and type that it can be written in."""
-    explicit = {side: _explicit(case.subject, side) for side in common.sides() if side == side.explicit}
-    return common.export_all(build(case.subject, case.selection, case.ratio), explicit)
-
-
-def measure(case: Case) -> common.Measured:
-    """Measures a network in every mode and type that it can be written in."""
-    files = export(case)
-    measured = common.measure(files, case.threads)
-    return {
-        side: {**values, "peak_memory_bytes": _memory(files[side], case.threads)} for side, values in measured.items()
-    }
+def measure(files: Mapping[Side, bytes], threads: int) -> common.Measured:
+    """Measures files, their peak memory too."""
+    measured = common.measure(files, threads)
+    return {side: {**values, "peak_memory_bytes": _memory(files[side], threads)} for side, values in measured.items()}
 
 
 def cut(file: bytes) -> Iterator[tuple[str, bytes]]:
@@ -158,6 +142,7 @@ def main(argv: Sequence[str]) -> None:
     if unknown := set(FLAGS.networks) - set(_NETWORKS):
         raise ValueError(f"Got networks {', '.join(sorted(unknown))}; use some of {', '.join(_NETWORKS)}.")
     settings = common.start()
+    export = common.exporter(build)
     cases = common.cases(FLAGS.networks)
     if FLAGS.profile:
         for case in cases:
@@ -165,7 +150,7 @@ def main(argv: Sequence[str]) -> None:
                 name = f"{case.subject}, {case.selection}, ρ = {case.ratio:g}, {side}"
                 print_table(f"{name}; {common.title(settings, case.threads)}", profile(file, case.threads))
         return
-    results = common.measure_all("networks", cases, measure)
+    results = common.measure_all("networks", cases, lambda case: measure(export(case), case.threads))
     common.write_json(settings, results)
     common.print_tables(settings, results, "network", _COLUMNS)
     if FLAGS.plot:

@@ -41,13 +41,6 @@ def along(axis: str, base: Case) -> dict[float, Case]:
     }
 
 
-def measure(case: Case) -> common.Measured:
-    """Measures a layer in every mode and type that it can be written in."""
-    return common.measure(
-        common.export_all(common.single_layer(case.subject, case.ratio, case.selection)), case.threads
-    )
-
-
 def panels(base: Case, results: Mapping[Case, common.Measured]) -> list[list[plots.Panel]]:
     """Returns what to draw: time above memory, for each respect."""
     rows = []
@@ -69,7 +62,8 @@ def main(argv: Sequence[str]) -> None:
         for threads, selection in itertools.product(settings["num_threads"], FLAGS.selections)
     ]
     todo = dict.fromkeys(case for base in bases for axis in _AXES for case in along(axis, base).values())
-    results = common.measure_all("layers", list(todo), measure)
+    export = common.exporter(common.single_layer)
+    results = common.measure_all("layers", list(todo), lambda case: common.measure(export(case), case.threads))
     common.write_json(settings, results)
     common.print_tables(settings, results, "layer", _COLUMNS)
     if FLAGS.plot:

@@ -274,7 +274,7 @@ class TestScripts:
             Shape.parse("3x3x64")
 
     def test_single_layer(self):
-        built = common.single_layer(Shape.parse("3x2x8-16@12/2"), 0.25, "ovsf")
+        built = common.single_layer(Shape.parse("3x2x8-16@12/2"), "ovsf", 0.25)
         assert built.input_shape == (None, 12, 12, 8) and built.output_shape == (None, 6, 6, 16)
         assert built.layers[1].coefficients.shape == (12, 16)
 

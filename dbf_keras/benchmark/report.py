@@ -72,7 +72,7 @@ def to_rows(results: Sequence[Result]) -> list[list[str]]:
 
 
 def print_table(title: str, rows: Sequence[Sequence[str]], texts: int = 1) -> None:
-    """Prints a table to stdout, in as many columns as it needs.
+    """Prints a table to stdout, as wide as it needs to be.
 
     Args:
         title: What stands above it.
@@ -85,7 +85,7 @@ def print_table(title: str, rows: Sequence[Sequence[str]], texts: int = 1) -> No
     for row in rows[1:]:
         grid.add_row(*row)
     width = Console(width=1000).measure(grid).maximum
-    Console(width=width).print(grid)
+    Console(width=max(100, width)).print(grid)
 
 
 def to_json(results: Sequence[Result], settings: dict[str, Any]) -> str:
