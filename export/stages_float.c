@@ -27,21 +27,7 @@ static void ProjectRows(const DbfConv* conv, const DbfRows* input, char* scratch
         memset(rows + written * vector, 0, (plan->rows - written) * vector * sizeof(float));
       }
       kernels->hadamard(rows, DbfMax(vector >> plan->shift, 1), plan->rows);
-      const size_t none = 0;
-      const DbfCombine gather = {
-          .ops = plan->gather_ops,
-          .num_ops = plan->full + plan->partial,
-          .signs = plan->signs_w,
-          .offsets = &none,
-          .taps = 1,
-          .rows = 1,
-          .src = rows,
-          .src_pitch = vector,
-          .dst = dst + at,
-          .dst_pitch = pitch,
-          .width = vector,
-      };
-      kernels->combine(&gather);
+      kernels->gather(plan->gather_ops, plan->full + plan->partial, rows, dst + at, pitch);
     }
   }
 }

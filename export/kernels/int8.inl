@@ -312,35 +312,31 @@ INLINE H SumAt(const Sum* sum, const size_t* offsets, int taps, size_t x, const 
   return result;
 }
 
-INLINE void CombineInt16Of(const DbfCombine* args, const int taps, const bool many) {
+static void CombineInt16Many(const DbfCombine* args) {
   for (size_t i = 0; i < args->num_ops; ++i) {
-    const Sum sum =
-        MakeSum(args->src, args->src_pitch, args->offsets, args->signs, taps, args->ops[i], many);
+    const Sum sum = MakeSum(args->src, args->src_pitch, args->offsets, args->signs, args->taps,
+                            args->ops[i], true);
     int16_t* dst = (int16_t*)args->dst + i * args->dst_pitch;
     for (size_t r = 0, src = 0; r < args->rows; ++r, src += args->src_row, dst += args->dst_row) {
       for (size_t x = 0; x < args->width; x += 2 * VL) {
-        StoreU(dst + x, (U)SumAt(&sum, args->offsets, taps, src + x, many));
+        StoreU(dst + x, (U)SumAt(&sum, args->offsets, args->taps, src + x, true));
       }
     }
   }
 }
 
-// Calls F(args, taps, many) with a constant number of taps.
-#define FOR_TAPS(F, args, taps)   \
-  switch (taps) {                 \
-    case 1:                       \
-      return F(args, 1, false);   \
-    case 2:                       \
-      return F(args, 2, false);   \
-    case 3:                       \
-      return F(args, 3, false);   \
-    case 4:                       \
-      return F(args, 4, false);   \
-    default:                      \
-      return F(args, taps, true); \
-  }
-
-static void CombineInt16(const DbfCombine* args){FOR_TAPS(CombineInt16Of, args, args -> taps)}
+INLINE H LoadH(const int16_t* p) { return (H)LoadU(p); }
+INLINE void StoreH(int16_t* p, H v) { StoreU(p, (U)v); }
+#define COMBINE CombineInt16
+#define COMBINE_MANY CombineInt16Many
+#define NUMBER int16_t
+#define VECTOR H
+#define COUNT (2 * VL)
+#define LOAD LoadH
+#define STORE StoreH
+#define ADD AddH
+#define SUBTRACT SubtractH
+#include "combine.inl"
 
 INLINE H NarrowOne(H x, const DbfNarrow* op, const bool both, H low, H high) {
   x = DBF_SATURATED_ADD(x, (H)SplatU(op->add[0]));
@@ -395,7 +391,20 @@ INLINE void FeaturesOf(const DbfFeatures* args, const int taps, const bool many)
   }
 }
 
-static void Features(const DbfFeatures* args) { FOR_TAPS(FeaturesOf, args, args->taps) }
+static void Features(const DbfFeatures* args) {
+  switch (args->taps) {
+    case 1:
+      return FeaturesOf(args, 1, false);
+    case 2:
+      return FeaturesOf(args, 2, false);
+    case 3:
+      return FeaturesOf(args, 3, false);
+    case 4:
+      return FeaturesOf(args, 4, false);
+    default:
+      return FeaturesOf(args, args->taps, true);
+  }
+}
 
 // TFLite's MultiplyByQuantizedMultiplier for multipliers below 1: the product is rounded to 31
 // bits, halves up, then to the result, halves away from zero.

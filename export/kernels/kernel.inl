@@ -192,31 +192,7 @@ static void Hadamard(float* data, size_t first, size_t rows) {
   }
 }
 
-// `taps` is a compile-time constant, so that shifts and signs stay in registers.
-INLINE void Combine(const DbfCombine* args, const int taps) {
-  for (size_t i = 0; i < args->num_ops; ++i) {
-    const float* signs = (const float*)args->signs + (size_t)args->ops[i].code * taps;
-    const float* src[4];
-    V sign[4];
-    UNROLL for (int t = 0; t < taps; ++t) {
-      src[t] = (const float*)args->src + (size_t)args->ops[i].source * args->src_pitch +
-               args->offsets[t];
-      sign[t] = Splat(signs[t]);
-    }
-    float* dst = (float*)args->dst + i * args->dst_pitch;
-    for (size_t r = 0; r < args->rows; ++r) {
-      for (size_t x = 0; x < args->width; x += VL) {
-        V sum = Load(src[0] + x);
-        UNROLL for (int t = 1; t < taps; ++t) sum += sign[t] * Load(src[t] + x);
-        Store(dst + x, sum);
-      }
-      UNROLL for (int t = 0; t < taps; ++t) src[t] += args->src_row;
-      dst += args->dst_row;
-    }
-  }
-}
-
-// The same for any number of taps.
+// Signed sums of lines of floats, for any number of taps.
 static void CombineMany(const DbfCombine* args) {
   for (size_t i = 0; i < args->num_ops; ++i) {
     const float* signs = (const float*)args->signs + (size_t)args->ops[i].code * args->taps;
@@ -233,18 +209,21 @@ static void CombineMany(const DbfCombine* args) {
   }
 }
 
-static void CombineAny(const DbfCombine* args) {
-  switch (args->taps) {
-    case 1:
-      return Combine(args, 1);
-    case 2:
-      return Combine(args, 2);
-    case 3:
-      return Combine(args, 3);
-    case 4:
-      return Combine(args, 4);
-    default:
-      return CombineMany(args);
+#define COMBINE Combine
+#define COMBINE_MANY CombineMany
+#define NUMBER float
+#define VECTOR V
+#define COUNT VL
+#define LOAD Load
+#define STORE Store
+#define ADD(a, b) ((a) + (b))
+#define SUBTRACT(a, b) ((a) - (b))
+#include "combine.inl"
+
+static void Gather(const DbfLineOp* ops, size_t num_ops, const float* src, float* dst,
+                   size_t pitch) {
+  for (size_t i = 0; i < num_ops; ++i) {
+    Store(dst + i * pitch, Load(src + (size_t)ops[i].source * VL));
   }
 }
 
@@ -349,7 +328,8 @@ const DbfKernels DBF_KERNELS = {
     .vector = VL,
     .transpose = TransposeAny,
     .hadamard = Hadamard,
-    .combine = CombineAny,
+    .gather = Gather,
+    .combine = Combine,
     .gemm = Gemm,
     .pack = DBF_PACK,
     .biased = DBF_BIASED,

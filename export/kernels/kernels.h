@@ -40,7 +40,7 @@ typedef struct DbfLineOp {
 typedef struct DbfCombine {
   const DbfLineOp* ops;
   size_t num_ops;
-  const void* signs;  // floats; for int16 see DbfMasks
+  const void* signs;  // of natural-order codes: floats, or for int16 DbfMasks
   const size_t* offsets;
   int taps;
   size_t rows;
@@ -147,6 +147,8 @@ typedef struct DbfKernels {
   // In-place butterflies between rows of one vector: of index distances first, 2 * first, ... <
   // rows.
   void (*hadamard)(float* data, size_t first, size_t rows);
+  // Copies rows ops[i].source of one vector to dst + i * pitch.
+  void (*gather)(const DbfLineOp* ops, size_t num_ops, const float* src, float* dst, size_t pitch);
   void (*combine)(const DbfCombine* args);
   void (*gemm)(const DbfGemm* args);
 
