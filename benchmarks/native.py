@@ -34,7 +34,7 @@ def compile_library(name: str, flags: list[str]) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         library = os.path.join(folder, "library.so")
         arguments = ["-O3", "-ffp-contract=fast", "-shared", "-fPIC", *flags, str(_FOLDER / name), "-o", library]
-        done = subprocess.run([os.environ.get("CC", "cc"), *arguments], capture_output=True, text=True)
+        done = subprocess.run(["cc", *arguments], capture_output=True, text=True)
         if done.returncode:
             raise OSError(f"{name} could not be compiled:\n{done.stderr}")
         return ctypes.CDLL(library)
