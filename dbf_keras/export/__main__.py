@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import pathlib
+from typing import Any
 
+import numpy as np
 from absl import flags, logging
 
 from dbf_keras import command
 
 _FLAGS = flags.FLAGS
+
+# Of the file's name, by kind of quantisation.
+_SUFFIXES = {"none": "", "weights": "_int8_weights", "int4": "_int4_weights", "int8": "_int8"}
+
+_CALIBRATION_IMAGES = 200
 
 
 def _define_flags() -> None:
@@ -21,8 +28,22 @@ def _define_flags() -> None:
         "explicit: filters in standard ops. folded: separable layers as a projection and a smaller convolution, in "
         "standard ops. onthefly: coefficients only, in ops of our C library.",
     )
-    flags.DEFINE_enum("quantize", "none", ["none", "weights"], "weights: int8 weights, one scale a filter.")
-    flags.DEFINE_string("output", None, "The file to write. By default MODEL_MODE.tflite in this folder.")
+    flags.DEFINE_enum(
+        "quantize",
+        "none",
+        list(_SUFFIXES),
+        "weights: int8 weights, one scale a filter. int4: the same with int4 coefficients in our ops (onthefly only). "
+        "int8: compute in int8, calibrated on training images.",
+    )
+    flags.DEFINE_enum("io", "float32", ["float32", "int8"], "With --quantize=int8, the type of inputs and outputs.")
+    flags.DEFINE_enum(
+        "dataset",
+        None,
+        ["digits", "mnist", "cifar10", "folder"],
+        "With --quantize=int8, the data set of the training images. By default that of the zoo model.",
+    )
+    flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or the folder's train/ and test/, are.")
+    flags.DEFINE_string("output", None, "The file to write. By default MODEL_MODE[_QUANTIZE].tflite in this folder.")
     flags.DEFINE_bool("strict", False, "Fail if a layer cannot be written as asked.")
 
 
@@ -31,6 +52,7 @@ def main(_: list[str]) -> None:
     quantize = None if _FLAGS.quantize == "none" else _FLAGS.quantize
     if _FLAGS.model is not None and _is_path(_FLAGS.model):
         _check_keras_file(_FLAGS.model)
+    _check_combination()
     if _FLAGS.output is not None:
         _check_writable(pathlib.Path(_FLAGS.output))
 
@@ -41,10 +63,13 @@ def main(_: list[str]) -> None:
     from dbf_keras.export import convert
 
     name, model = _load(_FLAGS.model)
-    output = pathlib.Path(_FLAGS.output or f"{name}_{_FLAGS.mode}{'_int8' if quantize else ''}.tflite")
+    output = pathlib.Path(_FLAGS.output or f"{name}_{_FLAGS.mode}{_SUFFIXES[_FLAGS.quantize]}.tflite")
     _check_writable(output)
     try:
-        result = convert(model, _FLAGS.mode, quantize, strict=_FLAGS.strict)
+        images = _training_images(model) if quantize == "int8" else None
+        result = convert(
+            model, _FLAGS.mode, quantize, representative_data=images, io_type=_FLAGS.io, strict=_FLAGS.strict
+        )
     except (RuntimeError, ImportError) as error:  # No C library or no runtime to check with; says what to do.
         raise ValueError(error) from error
     command.write_atomically(output, lambda path: path.write_bytes(result.data))
@@ -54,6 +79,17 @@ def main(_: list[str]) -> None:
 
 def _is_path(model: str) -> bool:
     return model.endswith(".keras") or os.sep in model or os.path.exists(model)
+
+
+def _check_combination() -> None:
+    if _FLAGS.quantize == "int4" and _FLAGS.mode != "onthefly":
+        raise ValueError(f"--quantize=int4 is for --mode=onthefly only; with --mode={_FLAGS.mode} use weights or int8.")
+    if _FLAGS.quantize != "int8":
+        for name, default in (("io", "float32"), ("dataset", None), ("data_dir", None)):
+            if _FLAGS[name].value != default:
+                raise ValueError(f"--{name} is for --quantize=int8 only; got --quantize={_FLAGS.quantize}.")
+    elif _FLAGS.model is not None and _is_path(_FLAGS.model) and _FLAGS.dataset is None:
+        raise ValueError("--quantize=int8 of a .keras file needs --dataset, whose training images calibrate it.")
 
 
 def _check_keras_file(path: str) -> None:
@@ -87,6 +123,16 @@ def _load(model: str | None) -> tuple:
     except Exception as error:  # Keras raises whatever its parts do: zip, json, h5py, a layer's constructor.
         raise ValueError(f"Keras cannot load {model!r}: {error}") from error
     return pathlib.Path(model).stem, loaded
+
+
+def _training_images(model: Any) -> list[np.ndarray]:
+    """A batch of raw pixels 0–255 to calibrate with: always the same draw."""
+    from dbf_keras import data, zoo
+
+    dataset = data.load(_FLAGS.dataset or zoo.entry(_FLAGS.model)["dataset"], _FLAGS.data_dir, model.input_shape[1])
+    count = len(dataset.y_train)
+    chosen = np.random.default_rng(0).choice(count, min(count, _CALIBRATION_IMAGES), replace=False)
+    return [np.asarray(dataset.x_train[np.sort(chosen)], np.float32)]
 
 
 if __name__ == "__main__":

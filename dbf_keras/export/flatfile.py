@@ -40,26 +40,57 @@ def code_of(model: Any, operator: Any) -> int:
     return max(code.builtinCode, code.deprecatedBuiltinCode)  # Old files fill only the second.
 
 
-def constant(model: Any, tensor: Any) -> np.ndarray | None:
-    """The values of a constant float32 tensor in its shape, or None if it is no such tensor."""
+def constant(model: Any, tensor: Any, dtype: type = np.float32) -> np.ndarray | None:
+    """The values of a constant float32, int32 or int8 tensor in its shape, or None if it is no tensor of that type."""
     data = model.buffers[tensor.buffer].data
-    if data is None or tensor.type != schema().TensorType.FLOAT32:
+    if data is None or tensor.type != _types()[dtype]:
         return None
-    return np.asarray(data).view(np.float32).reshape(tensor.shape)
+    return np.asarray(data).view(dtype).reshape(tensor.shape)
 
 
-def add_constant(model: Any, subgraph: Any, name: str, values: np.ndarray) -> int:
-    """Adds a constant float32 or int8 tensor to a subgraph and returns the tensor's index."""
+def add_constant(
+    model: Any,
+    subgraph: Any,
+    name: str | bytes,
+    values: np.ndarray,
+    scales: np.ndarray | None = None,
+    axis: int = 0,
+    int4: bool = False,
+) -> int:
+    """Adds a constant tensor to a subgraph and returns the tensor's index.
+
+    Args:
+        model: ``ModelT`` that the subgraph belongs to.
+        subgraph: where to add it.
+        name: the tensor's name.
+        values: float32, int32 or int8.
+        scales: of integers, symmetric about zero, one for each index of an axis.
+        axis: that axis.
+        int4: store int8 values of −8…7 as int4.
+    """
     buffer = schema().BufferT()
     buffer.data = np.ascontiguousarray(values).ravel().view(np.uint8)
+    if int4:  # Two a byte, the first in the low half.
+        halves = np.append(buffer.data & 15, np.zeros(values.size % 2, np.uint8))
+        buffer.data = halves[::2] | halves[1::2] << 4
     model.buffers.append(buffer)
     tensor = schema().TensorT()
     tensor.name = name
     tensor.shape = list(values.shape)
-    tensor.type = {np.float32: schema().TensorType.FLOAT32, np.int8: schema().TensorType.INT8}[values.dtype.type]
+    tensor.type = schema().TensorType.INT4 if int4 else _types()[values.dtype.type]
     tensor.buffer = len(model.buffers) - 1
+    if scales is not None:
+        tensor.quantization = schema().QuantizationParametersT()
+        tensor.quantization.scale = np.asarray(scales, np.float32)
+        tensor.quantization.zeroPoint = np.zeros(len(scales), np.int64)
+        tensor.quantization.quantizedDimension = axis
     subgraph.tensors.append(tensor)
     return len(subgraph.tensors) - 1
+
+
+def _types() -> dict[type, int]:
+    types = schema().TensorType
+    return {np.float32: types.FLOAT32, np.int32: types.INT32, np.int8: types.INT8}
 
 
 def operator_code(model: Any, builtin: int, version: int, custom: str | None = None) -> int:

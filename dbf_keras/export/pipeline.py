@@ -5,22 +5,32 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from dbf_keras.backend import keras
-from dbf_keras.export import flatfile, quantization, rewrite, trace, verify
+from dbf_keras.export import calibration, flatfile, quantization, rewrite, trace, verify
 from dbf_keras.export.filters import Filters
 from dbf_keras.export.report import ExportResult, LayerReport
 from dbf_keras.layers import DBFConv2D, DBFDense
 
 MODES = ("explicit", "folded", "onthefly")
-QUANTIZE = (None, "weights")
+QUANTIZE = (None, "weights", "int4", "int8")
+IO_TYPES = ("float32", "int8")
+
+_CHECKED = 32  # Representative examples that an int8 file is held against Keras on.
 
 
-def to_tflite(model: keras.Model, mode: str = "onthefly", quantize: str | None = None) -> bytes:
+def to_tflite(
+    model: keras.Model,
+    mode: str = "onthefly",
+    quantize: str | None = None,
+    *,
+    representative_data: Iterable[Any] | None = None,
+    io_type: str = "float32",
+) -> bytes:
     """Exports a Keras model as a TFLite file. BatchNorm is folded and ReLU fused in every mode.
 
     Does not run the file; `convert` does, and says more.
@@ -28,7 +38,11 @@ def to_tflite(model: keras.Model, mode: str = "onthefly", quantize: str | None =
     Args:
         model: functional or sequential, DBF and ordinary layers mixed as you like. A batch size of None stays dynamic.
         mode: ``"explicit"``, ``"folded"`` or ``"onthefly"``; see `dbf_keras.export`.
-        quantize: None for float32, ``"weights"`` for int8 weights with one scale a filter.
+        quantize: None for float32; ``"weights"`` for int8 weights with one scale a filter; ``"int4"`` for the same with
+            int4 coefficients in our ops (``mode="onthefly"`` only); ``"int8"`` to compute in int8 throughout.
+        representative_data: for ``"int8"``, some hundred typical inputs, as an iterable of batches that the model
+            takes: arrays, or lists of arrays for a model of several inputs.
+        io_type: for ``"int8"``, the type of the file's inputs and outputs: ``"float32"`` or ``"int8"``.
 
     Returns:
         The file. A layer that cannot be written as asked is explicit in it, with a warning that names the reason.
@@ -36,7 +50,7 @@ def to_tflite(model: keras.Model, mode: str = "onthefly", quantize: str | None =
     Raises:
         ValueError: an argument is not one of those, or the model cannot be converted.
     """
-    result = convert(model, mode, quantize, check=False)
+    result = convert(model, mode, quantize, representative_data=representative_data, io_type=io_type, check=False)
     for layer in result.layers:
         if layer.failed:
             warnings.warn(f"Layer {layer.name!r} is written as {layer.form}: {layer.reason}.", stacklevel=2)
@@ -48,6 +62,8 @@ def convert(
     mode: str = "onthefly",
     quantize: str | None = None,
     *,
+    representative_data: Iterable[Any] | None = None,
+    io_type: str = "float32",
     strict: bool = False,
     check: bool = True,
     inputs: list[np.ndarray] | None = None,
@@ -58,9 +74,12 @@ def convert(
         model: as for `to_tflite`.
         mode: as for `to_tflite`.
         quantize: as for `to_tflite`.
+        representative_data: as for `to_tflite`.
+        io_type: as for `to_tflite`.
         strict: raise if a layer cannot be written as asked, instead of writing it as explicit.
         check: hold the file against Keras and against the size of the explicit file.
-        inputs: what to run for the check, one array for each input; random by default.
+        inputs: what to run for the check, one array for each input; by default random, or the first of
+            ``representative_data``.
 
     Returns:
         The file and its report.
@@ -70,10 +89,8 @@ def convert(
             written as asked.
         RuntimeError: the file needs our C library for the check, and it is not built.
     """
-    if mode not in MODES:
-        raise ValueError(f"`mode` is one of {', '.join(MODES)}; got {mode!r}.")
-    if quantize not in QUANTIZE:
-        raise ValueError(f"`quantize` is None or 'weights'; got {quantize!r}.")
+    _check_arguments(mode, quantize, representative_data, io_type)
+    samples = None if representative_data is None else calibration.to_samples(model, representative_data)
     layers = {id(layer): layer for layer in trace.all_layers(model) if isinstance(layer, DBFConv2D | DBFDense)}
     filters = {key: Filters.of(layer) for key, layer in layers.items()}
     explicit = {
@@ -84,31 +101,74 @@ def convert(
         reasons = {key: reason for key in layers if (reason := filters[key].not_folded())}
         _raise_if_strict(strict, mode, filters, reasons)
         calls = {key: explicit[key] if key in reasons else _folded_call(layers[key], filters[key]) for key in layers}
-        data = trace.to_flatbuffer(model, calls)
-        bytes_explicit = len(trace.to_flatbuffer(model, explicit)) if check else None
+        data = trace.to_flatbuffer(model, calls, samples, io_type)
+        plain = trace.to_flatbuffer(model, explicit) if check else None
     else:
-        data = trace.to_flatbuffer(model, explicit)
-        bytes_explicit = len(data)
-    if mode == "onthefly" or quantize:
+        plain = trace.to_flatbuffer(model, explicit) if samples is None or check or mode == "onthefly" else None
+        data = plain if samples is None else trace.to_flatbuffer(model, explicit, samples, io_type)
+    if mode == "onthefly" or quantize in ("weights", "int4"):
         file = flatfile.load(data)
         if mode == "onthefly":
-            reasons = _write_on_the_fly(file, filters)
+            draw = functools.partial(calibration.draw_windows, model, data, samples=samples)
+            reasons = _write_on_the_fly(file, filters, None if samples is None else (flatfile.load(plain), draw))
             _raise_if_strict(strict, mode, filters, reasons)
-        if quantize:
-            quantization.quantize_weights(file)
+        if quantize in ("weights", "int4"):
+            quantization.quantize_weights(file, int4=quantize == "int4")
         data = flatfile.dump(file)
 
     reports = []
     for key, layer in filters.items():
         reason, failed = reasons.get(key, ("", False))
-        reports.append(_report(layer, "explicit" if reason else mode, reason, failed, bool(quantize)))
+        reports.append(_report(layer, "explicit" if reason else mode, reason, failed, quantize))
     result = ExportResult(data, mode, quantize, tuple(reports))
     if not check:
         return result
-    inputs = verify.random_inputs(model) if inputs is None else inputs
+    if inputs is None:
+        inputs = verify.random_inputs(model) if samples is None else _first(model, samples)
     reference = [np.asarray(output) for output in trace.run(model, inputs)]
-    absolute, relative = verify.difference(reference, verify.run_file(model, data, inputs))
-    return dataclasses.replace(result, bytes_explicit=bytes_explicit, difference=absolute, relative_difference=relative)
+    outputs = verify.run_file(model, data, inputs)
+    absolute, relative = verify.difference(reference, outputs)
+    return dataclasses.replace(
+        result,
+        bytes_explicit=len(plain),
+        difference=absolute,
+        relative_difference=relative,
+        noise=verify.noise(reference, outputs),
+    )
+
+
+def _check_arguments(mode: str, quantize: str | None, representative_data: Any, io_type: str) -> None:
+    if mode not in MODES:
+        raise ValueError(f"`mode` is one of {', '.join(MODES)}; got {mode!r}.")
+    if quantize not in QUANTIZE:
+        raise ValueError(f"`quantize` is None, 'weights', 'int4' or 'int8'; got {quantize!r}.")
+    if io_type not in IO_TYPES:
+        raise ValueError(f"`io_type` is 'float32' or 'int8'; got {io_type!r}.")
+    if quantize == "int4" and mode != "onthefly":
+        raise ValueError(
+            f"quantize='int4' is for coefficients, so for mode='onthefly' only; got mode={mode!r}. "
+            "There, use quantize='weights' or quantize='int8'."
+        )
+    if quantize == "int8" and representative_data is None:
+        raise ValueError(
+            "quantize='int8' needs `representative_data`: some hundred typical inputs, as an iterable of batches. "
+            "quantize='weights' needs none."
+        )
+    if quantize != "int8" and (representative_data is not None or io_type != "float32"):
+        given = "representative_data" if representative_data is not None else "io_type"
+        raise ValueError(f"`{given}` is for quantize='int8' only; got quantize={quantize!r}.")
+
+
+def _first(model: keras.Model, samples: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """The first examples, as one batch where the model leaves the batch size open and they are of one shape."""
+    alike = [sample for sample in samples[:_CHECKED] if all(map(_same_shape, sample, samples[0]))]
+    if any(tensor.shape[0] is not None for tensor in model.inputs):
+        return samples[0]
+    return [np.concatenate(arrays) for arrays in zip(*alike, strict=True)]
+
+
+def _same_shape(first: np.ndarray, second: np.ndarray) -> bool:
+    return first.shape == second.shape
 
 
 def _twin_kernel(layer: keras.layers.Layer, filters: np.ndarray) -> np.ndarray:
@@ -122,14 +182,25 @@ def _folded_call(layer: keras.layers.Layer, filters: Filters) -> Callable:
     return trace.plain_call(layer, _twin_kernel(layer, smaller), projection.astype(np.float32))
 
 
-def _write_on_the_fly(file: Any, filters: dict[int, Filters]) -> dict[int, tuple[str, bool]]:
-    """Rewrites a file and returns, by id, why a layer could not be: see `Filters.not_folded`."""
+def _write_on_the_fly(
+    file: Any, filters: dict[int, Filters], int8: tuple[Any, Callable] | None
+) -> dict[int, tuple[str, bool]]:
+    """Rewrites a file and returns, by id, why a layer could not be: see `Filters.not_folded`.
+
+    Args:
+        file: the explicit file.
+        filters: the layers.
+        int8: for an int8 file, the rest of what `rewrite.to_int8_ops` needs.
+    """
     gridded = {key: layer for key, layer in filters.items() if layer.codes is not None}
-    found = rewrite.to_ops(file, gridded.values())
+    if int8:
+        found = rewrite.to_int8_ops(file, int8[0], gridded.values(), int8[1])
+    else:
+        found = dict.fromkeys(rewrite.to_ops(file, gridded.values()), "")
     reasons = {key: ("sp_ovsf keeps flat codes, which the op does not know", True) for key in filters.keys() - gridded}
     for position, key in enumerate(gridded):
-        if position not in found:
-            reasons[key] = ("no op of the converted file has these filters times a scale", True)
+        if reason := found.get(position, "no op of the converted file has these filters times a scale"):
+            reasons[key] = (reason, True)
     return reasons
 
 
@@ -144,9 +215,9 @@ def _raise_if_strict(
         )
 
 
-def _report(layer: Filters, form: str, reason: str, failed: bool, quantized: bool) -> LayerReport:
+def _report(layer: Filters, form: str, reason: str, failed: bool, quantize: str | None) -> LayerReport:
     count, kept = layer.alpha.shape
-    stored = functools.partial(quantization.stored_bytes, quantized=quantized)
+    stored = functools.partial(quantization.stored_bytes, quantize=quantize)
     if form == "onthefly":
         size = stored(layer.alpha.size, count, direct=True)
     elif form == "folded":

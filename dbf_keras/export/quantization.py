@@ -1,4 +1,4 @@
-"""Weight-only int8: filters and coefficients as int8 with one symmetric scale a filter; activations stay float32."""
+"""Weight-only int8 and int4: weights with one symmetric scale a filter; activations stay float32."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ _WORTHWHILE = 512
 _DEQUANTIZE_VERSION = 5
 
 
-def stored_bytes(size: int, filters: int, quantized: bool, direct: bool) -> int:
+def stored_bytes(size: int, filters: int, quantize: str | None, direct: bool) -> int:
     """Bytes that weights take in a file.
 
     Args:
         size: how many numbers.
         filters: K.
-        quantized: whether int8 is asked for.
-        direct: whether the op reads int8 (ours do) instead of through a DEQUANTIZE op.
+        quantize: as for `pipeline.to_tflite`.
+        direct: whether the op reads integers (ours do) instead of through a DEQUANTIZE op.
     """
-    return size + _BYTES_PER_FILTER * filters if quantized and _pays(size, filters, direct) else 4 * size
+    if quantize is None or (quantize != "int8" and not _pays(size, filters, direct)):
+        return 4 * size
+    return (-(-size // 2) if quantize == "int4" and direct else size) + _BYTES_PER_FILTER * filters
 
 
 def _pays(size: int, filters: int, direct: bool) -> bool:
@@ -51,15 +53,37 @@ def to_int8(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(weights / np.expand_dims(scales, others)).astype(np.int8), scales
 
 
-def quantize_weights(model: Any) -> None:
+def to_int4(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quantises coefficients [K, n] to −7…7, symmetric about zero, with the scale of least squared error a filter.
+
+    Returns:
+        int8 values of the same shape, and float32 scales [K].
+    """
+    largest = np.abs(weights).max(1)
+    largest = np.where(largest > 0, largest, 7)
+    best, scales = np.full(len(weights), np.inf), np.ones(len(weights), np.float32)
+    for share in np.linspace(0.3, 1, 36):  # Of the largest coefficient: what is beyond is clipped.
+        trial = (share * largest / 7).astype(np.float32)
+        error = np.square(_int4(weights, trial) * trial[:, None] - weights).sum(1)
+        scales = np.where(error < best, trial, scales)
+        best = np.minimum(error, best)
+    return _int4(weights, scales), scales
+
+
+def _int4(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(weights / scales[:, None]), -7, 7).astype(np.int8)
+
+
+def quantize_weights(model: Any, int4: bool = False) -> None:
     """Makes the constant weights of convolutions and dense layers int8, in place, where that saves bytes.
 
-    Our ops read int8 coefficients directly. Standard ops get theirs through DEQUANTIZE, which every runtime evaluates
-    once, when it loads the model, so that they run as fast as in float32. (Given int8 weights directly they would
-    quantise activations too.)
+    Our ops read integer coefficients directly. Standard ops get theirs through DEQUANTIZE, which every runtime
+    evaluates once, when it loads the model, so that they run as fast as in float32. (Given int8 weights directly they
+    would quantise activations too.)
 
     Args:
         model: ``ModelT`` of a float32 file.
+        int4: whether coefficients of our ops become int4 instead.
     """
     schema = flatfile.schema()
     for subgraph in model.subgraphs:
@@ -74,16 +98,11 @@ def quantize_weights(model: Any) -> None:
             weights = flatfile.constant(model, tensor)
             if weights is None or not _pays(weights.size, weights.shape[axis], direct):
                 continue
-            values, scales = to_int8(weights, axis)
-            target = flatfile.add_constant(model, subgraph, "", values)
-            int8 = subgraph.tensors[target]
-            int8.quantization = schema.QuantizationParametersT()
-            int8.quantization.scale = scales
-            int8.quantization.zeroPoint = np.zeros(len(scales), np.int64)
-            int8.quantization.quantizedDimension = axis
-            int8.name = tensor.name if direct else tensor.name + b"/int8"
+            values, scales = to_int4(weights) if int4 and direct else to_int8(weights, axis)
+            name = tensor.name if direct else tensor.name + b"/int8"
+            target = flatfile.add_constant(model, subgraph, name, values, scales, axis, int4 and direct)
             if direct:
-                subgraph.tensors[source] = int8
+                subgraph.tensors[source] = subgraph.tensors[target]
             else:
                 tensor.buffer = 0
                 new = schema.OperatorT()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from dbf_keras.export import flatfile
+from dbf_keras.export import calibration, features, flatfile
 from dbf_keras.export.filters import Filters
 
 VERSION = 1  # Of the format.
@@ -15,6 +17,9 @@ _ACTIVATIONS = 4  # NONE, RELU, RELU_N1_TO_1 and RELU6: what the ops know.
 
 # The converter multiplies float32 filters by the scale of a BatchNorm: a rounding or two for each tap.
 _TOLERANCE = 1e-6
+
+# Rounding to int8, which the converter does in float32.
+_HALF_STEP = 0.501
 
 
 def to_ops(model: Any, layers: Iterable[Filters]) -> set[int]:
@@ -49,12 +54,93 @@ def to_ops(model: Any, layers: Iterable[Filters]) -> set[int]:
                 alpha = (layers[index].alpha * scales[:, None]).astype(np.float32)
                 written[source] = index, flatfile.add_constant(model, subgraph, f"{layers[index].name}/alpha", alpha)
             index, alpha_index = written[source]
-            _replace(model, operator, alpha_index, layers[index])
+            _replace(model, operator, [operator.inputs[0], alpha_index, *operator.inputs[2:]], layers[index])
             found.add(index)
     return found
 
 
-def _weights(model: Any, subgraph: Any, operator: Any) -> np.ndarray | None:
+def to_int8_ops(
+    model: Any,
+    reference: Any,
+    layers: Iterable[Filters],
+    draw: Callable[[list[calibration.Site]], list[np.ndarray]],
+) -> dict[int, str]:
+    """Replaces ops of an int8 file as `to_ops` does those of a float32 file.
+
+    Args:
+        model: ``ModelT`` of an explicit int8 file; changed in place.
+        reference: ``ModelT`` of the explicit float32 file, where the scales folded into the filters are found exactly.
+        layers: layers on the code grid.
+        draw: typical windows of the inputs of given operators; see `calibration.draw_windows`.
+
+    Returns:
+        By position in ``layers``, for those that were found, why an op was not replaced; empty if all were.
+    """
+    scaled = _scaled_layers(reference, list(layers))
+    graph, found, sites = model.subgraphs[0], [], []
+    for operator in graph.operators:
+        weights = _weights(model, graph, operator, np.int8)
+        if weights is None:
+            continue
+        step = np.float32(graph.tensors[operator.inputs[1]].quantization.scale).reshape(-1, 1, 1, 1)
+        match = _match_int8(weights * step, step, scaled)
+        if match is not None:
+            found.append((operator, *match))
+            sites.append(calibration.Site.of(graph, operator))
+    reasons = {}
+    for (operator, index, layer), windows in zip(found, draw(sites), strict=True):
+        try:
+            _replace_int8(model, graph, operator, layer, windows)
+            reasons.setdefault(index, "")
+        except features.CannotQuantize as error:
+            reasons[index] = str(error)
+    return reasons
+
+
+def _scaled_layers(model: Any, layers: list[Filters]) -> list[tuple[int, Filters]]:
+    """The layers that a float32 file holds, with what was folded into them, and their positions."""
+    candidates = [(index, layer, layer.explicit.astype(np.float32)) for index, layer in enumerate(layers)]
+    scaled, graph = {}, model.subgraphs[0]
+    for operator in graph.operators:
+        weights = _weights(model, graph, operator)
+        if weights is None or (source := int(operator.inputs[1])) in scaled:
+            continue
+        match = _match(weights, graph.tensors[source].name.decode(), candidates)
+        if match is not None:
+            index, scales = match
+            scaled[source] = index, dataclasses.replace(layers[index], alpha=layers[index].alpha * scales[:, None])
+    return list(scaled.values())
+
+
+def _match_int8(weights: np.ndarray, step: np.ndarray, scaled: list[tuple[int, Filters]]) -> tuple[int, Filters] | None:
+    """The layer nearest to filters that were rounded to multiples of ``step``, or None if no layer is that near."""
+    best, nearest = _HALF_STEP, None
+    for index, layer in scaled:
+        if layer.explicit.shape == weights.shape:
+            error = np.abs((weights - layer.explicit) / step).max()
+            if error <= best:
+                best, nearest = error, (index, layer)
+    return nearest
+
+
+def _replace_int8(model: Any, graph: Any, operator: Any, layer: Filters, windows: np.ndarray) -> None:
+    source, target = (graph.tensors[indices[0]].quantization for indices in (operator.inputs, operator.outputs))
+    bias = np.zeros(len(layer.alpha))
+    if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
+        tensor = graph.tensors[operator.inputs[2]]
+        bias = flatfile.constant(model, tensor, np.int32) * np.float64(tensor.quantization.scale)
+    source, target = (features.Quantization(float(held.scale[0]), int(held.zeroPoint[0])) for held in (source, target))
+    integers = features.quantize(layer, bias, source, target, windows)
+    add = functools.partial(flatfile.add_constant, model, graph)
+    inputs = [
+        operator.inputs[0],
+        add(f"{layer.name}/alpha", integers.coefficients, integers.scales),
+        add(f"{layer.name}/bias", integers.bias, source.scale * integers.scales),
+    ]
+    _replace(model, operator, inputs, layer, features=integers.features)
+
+
+def _weights(model: Any, subgraph: Any, operator: Any, dtype: type = np.float32) -> np.ndarray | None:
     """The constant filters [K, kh, kw, C] of an op that ours can stand in for, or None."""
     builtin = flatfile.schema().BuiltinOperator
     code = flatfile.code_of(model, operator)
@@ -62,7 +148,7 @@ def _weights(model: Any, subgraph: Any, operator: Any) -> np.ndarray | None:
         return None
     if operator.builtinOptions.fusedActivationFunction >= _ACTIVATIONS:
         return None
-    weights = flatfile.constant(model, subgraph.tensors[operator.inputs[1]])
+    weights = flatfile.constant(model, subgraph.tensors[operator.inputs[1]], dtype)
     # [..., C] with the filters' C: a grouped convolution and a flattening FULLY_CONNECTED have other inputs.
     if weights is None or subgraph.tensors[operator.inputs[0]].shape[-1] != weights.shape[-1]:
         return None
@@ -87,13 +173,14 @@ def _match(
     return None
 
 
-def _replace(model: Any, operator: Any, alpha: int, layer: Filters) -> None:
+def _replace(model: Any, operator: Any, inputs: list[int], layer: Filters, **more: bytes) -> None:
     schema = flatfile.schema()
     options = {
         "version": VERSION,
         "channels": layer.shape[2],
         "activation": int(operator.builtinOptions.fusedActivationFunction),
         "codes": bitmap(layer.codes, layer.taps),
+        **more,
     }
     old = operator.builtinOptions
     if isinstance(old, schema.Conv2DOptionsT):
@@ -111,7 +198,7 @@ def _replace(model: Any, operator: Any, alpha: int, layer: Filters) -> None:
         custom = "DBFDense"
         options["keep_num_dims"] = int(old.keepNumDims)
     operator.opcodeIndex = flatfile.operator_code(model, schema.BuiltinOperator.CUSTOM, VERSION, custom)
-    operator.inputs = [operator.inputs[0], alpha, *operator.inputs[2:]]
+    operator.inputs = inputs
     operator.builtinOptions, operator.builtinOptionsType = None, schema.BuiltinOptions.NONE
     operator.customOptions = np.frombuffer(_flexbuffer(options), np.uint8)
     operator.customOptionsFormat = schema.CustomOptionsFormat.FLEXBUFFERS

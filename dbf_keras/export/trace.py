@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -94,15 +95,22 @@ def _set_policy(layer: keras.layers.Layer, policy: Any) -> None:
         layer.dtype_policy = policy
 
 
-def to_flatbuffer(model: keras.Model, calls: Mapping[int, Callable]) -> bytes:
+def to_flatbuffer(
+    model: keras.Model,
+    calls: Mapping[int, Callable],
+    samples: list[list[np.ndarray]] | None = None,
+    io_type: str = "float32",
+) -> bytes:
     """Converts a model, with some layers computed by given functions. The model itself stays as it is.
 
     Args:
         model: a model whose input shapes are known. A batch size of None stays dynamic.
         calls: replacements of ``call`` by id of the layer.
+        samples: typical inputs, one array for each of the model's; given these, the file computes in int8.
+        io_type: type of that file's floating inputs and outputs, ``"float32"`` or ``"int8"``.
 
     Returns:
-        The TFLite file: float32, BatchNorm folded, activations fused. Its signature `SIGNATURE` takes the model's
+        The TFLite file: BatchNorm folded, activations fused. Its signature `SIGNATURE` takes the model's
         inputs under the names of `input_names` and returns ``output_0``, ``output_1``, …
 
     Raises:
@@ -110,15 +118,11 @@ def to_flatbuffer(model: keras.Model, calls: Mapping[int, Callable]) -> bytes:
     """
     import tensorflow as tf
 
+    require_inputs(model)
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"Export needs Keras on TensorFlow, this process runs it on {keras.backend.backend()!r}. Save the model as "
             "a .keras file and export that with KERAS_BACKEND=tensorflow."
-        )
-    if not getattr(model, "inputs", None):
-        raise ValueError(
-            f"Model {model.name!r} does not know the shape of its inputs. Build it as a functional or sequential model "
-            "from keras.Input."
         )
     layers = all_layers(model)
     calls = {id(layer): plain_call(layer, layer.kernel) for layer in layers if _needs_plain_call(layer)} | dict(calls)
@@ -138,7 +142,26 @@ def to_flatbuffer(model: keras.Model, calls: Mapping[int, Callable]) -> bytes:
         module = tf.Module()
         module.kept = list(signature.graph.variables)  # What the module does not own could not be saved.
         tf.saved_model.save(module, folder, signatures={SIGNATURE: signature})
-        return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if samples is None:
+            return converter.convert()
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = lambda: (dict(zip(names, sample, strict=True)) for sample in samples)
+        converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(io_type)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
+            warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated")
+            return converter.convert()
+
+
+def require_inputs(model: keras.Model) -> None:
+    """Raises an error if the shapes of a model's inputs are not known."""
+    if not getattr(model, "inputs", None):
+        raise ValueError(
+            f"Model {model.name!r} does not know the shape of its inputs. Build it as a functional or sequential model "
+            "from keras.Input."
+        )
 
 
 def run(model: keras.Model, inputs: list[Any]) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dbf_keras import runtime
@@ -45,6 +47,8 @@ def random_inputs(model: keras.Model, batch: int = 2, seed: int = 0, pixels: boo
 def run_file(model: keras.Model, data: bytes, inputs: list[np.ndarray], **interpreter: object) -> list[np.ndarray]:
     """The outputs of a file that `trace.to_flatbuffer` made of a model, in the order of the model's.
 
+    Real numbers go in and come out, also where the file's inputs or outputs are int8.
+
     Args:
         model: the model.
         data: the file.
@@ -56,8 +60,37 @@ def run_file(model: keras.Model, data: bytes, inputs: list[np.ndarray], **interp
     """
     loaded = runtime.Interpreter(model_content=data, **interpreter)
     loaded.allocate_tensors()  # The runner would do so too, but says less if the C library is missing.
-    outputs = loaded.get_signature_runner(trace.SIGNATURE)(**dict(zip(trace.input_names(model), inputs, strict=True)))
-    return [outputs[f"output_{index}"] for index in range(len(outputs))]
+    return run_signature(loaded, dict(zip(trace.input_names(model), inputs, strict=True)))
+
+
+def run_signature(interpreter: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Runs the signature of a file with real numbers by name, and returns its outputs as real numbers."""
+    runner = interpreter.get_signature_runner(trace.SIGNATURE)
+    sources, targets = runner.get_input_details(), runner.get_output_details()
+    outputs = runner(**{name: _quantize(values, sources[name]) for name, values in inputs.items()})
+    names = [f"output_{index}" for index in range(len(outputs))]
+    return [_dequantize(outputs[name], targets[name]) for name in names]
+
+
+def _quantize(values: np.ndarray, detail: dict) -> np.ndarray:
+    scale, zero_point = detail["quantization"]
+    if not scale or values.dtype.kind != "f":
+        return values
+    limits = np.iinfo(detail["dtype"])
+    return np.clip(np.rint(values / scale) + zero_point, limits.min, limits.max).astype(detail["dtype"])
+
+
+def _dequantize(values: np.ndarray, detail: dict) -> np.ndarray:
+    scale, zero_point = detail["quantization"]
+    return np.float32(scale) * (values.astype(np.int32) - zero_point) if scale else values
+
+
+def noise(reference: list[np.ndarray], outputs: list[np.ndarray]) -> float:
+    """The root mean square of the difference between two lists of outputs, relative to that of the reference."""
+    pairs = list(zip(reference, outputs, strict=True))
+    error = sum(np.square(expected.astype(np.float64) - actual).sum() for expected, actual in pairs)
+    energy = sum(np.square(expected, dtype=np.float64).sum() for expected, _ in pairs)
+    return float(np.sqrt(error / max(energy, np.finfo(np.float64).tiny)))
 
 
 def difference(reference: list[np.ndarray], outputs: list[np.ndarray]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import pytest
 from dbf_keras.backend import keras
 from dbf_keras.layers import DBFConv2D
 
-from .tools import ops
+from .tools import load, ops
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COMMAND = [sys.executable, "-m", "dbf_keras.export"]
@@ -39,11 +39,21 @@ def test_it_writes_the_file_and_prints_the_table(model, tmp_path):
         "flat",
         "explicit: sp_ovsf",
         "largest difference",
-        "net_folded_int8.tflite",
+        "net_folded_int8_weights.tflite",
     ):
         assert expected in done.stdout
-    assert os.listdir(tmp_path) == ["net_folded_int8.tflite"]
-    assert ops((tmp_path / "net_folded_int8.tflite").read_bytes()).count("CONV_2D") == 3
+    assert os.listdir(tmp_path) == ["net_folded_int8_weights.tflite"]
+    assert ops((tmp_path / "net_folded_int8_weights.tflite").read_bytes()).count("CONV_2D") == 3
+
+
+def test_int8_is_calibrated_on_the_zoo_models_own_images(tmp_path):
+    done = export("--mode=explicit", "--quantize=int8", "--io=int8", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "explicit, int8" in done.stdout and "Quantised to int8, checked on representative inputs" in done.stdout
+    graph = load((tmp_path / "digits_explicit_int8.tflite").read_bytes()).subgraphs[0]
+    # Raw pixels, exactly: representative data of another kind would have another range.
+    quantization = graph.tensors[graph.inputs[0]].quantization
+    assert quantization.scale.tolist() == [1] and quantization.zeroPoint.tolist() == [-128]
 
 
 def test_output_names_the_file(model, tmp_path):
@@ -68,7 +78,12 @@ def test_strict_fails_and_writes_nothing(model, tmp_path):
         (["--model=text.h5"], "'text.h5' is not a .keras file. Save the model with model.save('NAME.keras')."),
         (["--model=broken.keras"], "Keras cannot load 'broken.keras'"),
         (["--mode=fast"], "<explicit|onthefly|folded>"),
-        (["--quantize=all"], "<none|weights>"),
+        (["--quantize=all"], "<none|weights|int4|int8>"),
+        (["--quantize=int4", "--mode=folded"], "--quantize=int4 is for --mode=onthefly only; with --mode=folded use"),
+        (["--quantize=weights", "--io=int8"], "--io is for --quantize=int8 only; got --quantize=weights."),
+        (["--dataset=digits"], "--dataset is for --quantize=int8 only; got --quantize=none."),
+        (["--quantize=int8", "--model=broken.keras"], "--quantize=int8 of a .keras file needs --dataset"),
+        (["--quantize=int8", "--dataset=mnist", "--data_dir=."], "mnist.npz does not exist"),
         (["--output=nowhere/a.tflite"], "There is no folder 'nowhere' to write 'a.tflite' into."),
         (["--output=."], "'.' is a folder"),
         (["model.keras"], "unexpected argument 'model.keras'"),

@@ -96,7 +96,16 @@ def test_to_tflite_returns_the_file_and_warns(model):
     "arguments, message",
     [
         ({"mode": "fast"}, "`mode` is one of explicit, folded, onthefly; got 'fast'"),
-        ({"quantize": "none"}, "`quantize` is None or 'weights'; got 'none'"),
+        ({"quantize": "none"}, "`quantize` is None, 'weights', 'int4' or 'int8'; got 'none'"),
+        ({"io_type": "uint8"}, "`io_type` is 'float32' or 'int8'; got 'uint8'"),
+        ({"io_type": "int8"}, "`io_type` is for quantize='int8' only; got quantize=None"),
+        ({"representative_data": []}, "`representative_data` is for quantize='int8' only; got quantize=None"),
+        ({"quantize": "int8"}, "needs `representative_data`: some hundred typical inputs, as an iterable of batches"),
+        ({"quantize": "int8", "representative_data": []}, "`representative_data` is empty; give some hundred"),
+        (
+            {"quantize": "int4", "mode": "folded"},
+            "mode='onthefly' only; got mode='folded'. There, use quantize='weights' or quantize='int8'",
+        ),
     ],
 )
 def test_wrong_arguments(model, arguments, message):

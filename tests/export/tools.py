@@ -4,6 +4,8 @@ The decoder is written from the format's text alone: it turns our ops back into 
 definition of a code. What it computes is what the C library must compute, and needs no C library.
 """
 
+import math
+
 import flatbuffers
 import numpy as np
 import pytest
@@ -56,10 +58,9 @@ def values(model, tensor):
     """The real values of a constant tensor."""
     if tensor.type == schema.TensorType.FLOAT32:
         return model.buffers[tensor.buffer].data.view(np.float32).reshape(tensor.shape)
-    assert tensor.type == schema.TensorType.INT8
+    assert tensor.type in (schema.TensorType.INT8, schema.TensorType.INT4)
     assert not np.any(tensor.quantization.zeroPoint) and tensor.quantization.quantizedDimension == 0
-    stored = model.buffers[tensor.buffer].data.view(np.int8).reshape(tensor.shape)
-    return stored * np.float32(tensor.quantization.scale)[:, None]
+    return integers(model, tensor) * np.float32(tensor.quantization.scale)[:, None]
 
 
 def filters(alpha, codes, kh, kw, channels):
@@ -125,3 +126,174 @@ def expand(data):
     builder = flatbuffers.Builder(len(data))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+# The int8 ops, by definition: from the section "Int8 ops" of the format's text alone, all in int64.
+
+
+def _sign(index, position):
+    return 1 - 2 * (np.bitwise_count(index & position).astype(np.int64) & 1)
+
+
+def _code_numbers(q, wanted, run):
+    """p_w of pixels [..., C] for the wanted channel codes, in runs of ``run`` channels if that is not 0."""
+    channels = q.shape[-1]
+    if run:
+        return np.stack([q[..., first : first + run].sum(-1) for first in wanted], -1)
+    if channels <= 256:
+        return np.stack([(q * _sign(w, np.arange(channels))).sum(-1) for w in wanted], -1)
+    length = 1 << (channels - 1).bit_length()
+    p = np.concatenate([q, np.zeros((*q.shape[:-1], length - channels), np.int64)], -1)
+    for bit in range(length.bit_length() - 1):
+        lower = np.array([c for c in range(length) if not c >> bit & 1])
+        a, b = p[..., lower], p[..., lower + (1 << bit)]
+        if bit >= 8:
+            a, b = a >> 1, b >> 1
+        p = p.copy()
+        p[..., lower], p[..., lower + (1 << bit)] = a + b, a - b
+    return p[..., wanted]
+
+
+def _feature(p, shift, zero_point):
+    rounding = (1 << shift) >> 1
+    return np.clip(np.clip(p + rounding + zero_point * 2**shift, -32768, 32767) >> shift, -128, 127)
+
+
+def multiply_by_quantized_multiplier(acc, real):
+    """TFLite's reference requantisation, rounding twice, of int64 accumulators by a real multiplier."""
+    fraction, shift = math.frexp(real)
+    multiplier = math.floor(fraction * 2**31 + 0.5)
+    if multiplier == 2**31:
+        multiplier, shift = multiplier // 2, shift + 1
+    if shift < -31:
+        multiplier = shift = 0
+    product = (acc << max(shift, 0)) * multiplier
+    product += np.where(product >= 0, 2**30, 1 - 2**30)
+    high = np.sign(product) * (np.abs(product) >> 31)  # Division that truncates.
+    right = max(-shift, 0)
+    remainder = high & ((1 << right) - 1)
+    return (high >> right) + (remainder > (((1 << right) - 1) >> 1) + (high < 0))
+
+
+def _windows(p, outside, given):
+    """What each tap of each output pixel sees: [N, Ho, Wo, kh, kw, |W|]."""
+    kernel, padded, outputs = (given["kernel_h"], given["kernel_w"]), [(0, 0)], []
+    for axis, side in enumerate("hw"):
+        size, stride = p.shape[1 + axis], given[f"stride_{side}"]
+        span = (kernel[axis] - 1) * given[f"dilation_{side}"] + 1
+        same = given["padding"] == 0
+        outputs.append(-(-size // stride) if same else (size - span) // stride + 1)
+        total = max((outputs[axis] - 1) * stride + span - size, 0) if same else 0
+        padded.append((total // 2, total - total // 2))
+    canvas = np.empty((len(p), *(p.shape[1 + a] + sum(padded[1 + a]) for a in (0, 1)), p.shape[-1]), np.int64)
+    canvas[...] = outside
+    canvas[:, padded[1][0] :, padded[2][0] :][:, : p.shape[1], : p.shape[2]] = p
+    result = np.empty((len(p), *outputs, *kernel, p.shape[-1]), np.int64)
+    for y, x in np.ndindex(*kernel):
+        top, left = y * given["dilation_h"], x * given["dilation_w"]
+        rows = top + np.arange(outputs[0]) * given["stride_h"]
+        columns = left + np.arange(outputs[1]) * given["stride_w"]
+        result[:, :, :, y, x] = canvas[:, rows][:, :, columns]
+    return result
+
+
+def _int8_op(model, graph, operator, x):
+    given, dense = options(operator), model.operatorCodes[operator.opcodeIndex].customCode == b"DBFDense"
+    source, target = (graph.tensors[indices[0]].quantization for indices in (operator.inputs, operator.outputs))
+    [s_x], [z_x], [s_y], [z_y] = source.scale, source.zeroPoint, target.scale, target.zeroPoint
+    channels, shape = given["channels"], x.shape
+    if dense:
+        x = x.reshape(-1, 1, 1, channels)
+        given = dict.fromkeys(("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w"), 1) | given
+        given["padding"] = 0
+    kh, kw = given["kernel_h"], given["kernel_w"]
+    kept = [g for g in range(kh * kw * channels) if given["codes"][g >> 3] >> (g & 7) & 1]
+    wanted = sorted({g % channels for g in kept})
+    full = {w: sum(g % channels == w for g in kept) == kh * kw for w in wanted}
+    run = 1
+    while all(w % (2 * run) == 0 for w in wanted) and run < channels:
+        run *= 2
+    if not all(full.values()) or wanted != list(range(0, channels, run)):
+        run = 0
+
+    # The option's triples: by channel code or, of partial ones, by code.
+    triples = np.frombuffer(given["features"], np.int8).astype(np.int64).reshape(-1, 3).tolist()
+    if run:
+        [triple] = triples
+        by_channel = dict.fromkeys(wanted, triple)
+    else:
+        by_channel = {w: triples.pop(0) for w in wanted}
+    by_code = {g: by_channel[g % channels] if full[g % channels] else triples.pop(0) for g in kept}
+    assert run or not triples
+
+    outside = _code_numbers(np.full(channels, z_x, np.int64), wanted, run)
+    p = _windows(_code_numbers(x.astype(np.int64), wanted, run), outside, given) - outside
+    bound = 32767 // (kh * kw)
+    features = []
+    for g in kept:
+        u, v, w = g // channels // kw, g // channels % kw, g % channels
+        column, (shift, zero_point, exponent) = p[..., wanted.index(w)], by_code[g]
+        assert 0 <= shift <= (24 if run else 8) and 0 <= exponent <= 15
+        if run:
+            rounding = (1 << shift) >> 1
+            f = np.clip((column[..., u, v] + rounding + zero_point * 2**shift) >> shift, -128, 127)
+        elif full[w]:
+            f = _feature(column[..., u, v], shift, zero_point)
+        else:
+            a, *rest = by_channel[w]
+            assert 0 <= a <= 8 and rest == [0, 0]
+            t = np.clip(np.clip(column + ((1 << a) >> 1), -32768, 32767) >> a, -bound, bound)
+            signs = _sign(u, np.arange(kh))[:, None] * _sign(v, np.arange(kw))
+            f = _feature((signs * t).sum((-2, -1)), shift, zero_point)
+        features.append((f - zero_point) * 2**exponent)
+    alpha = graph.tensors[operator.inputs[1]]
+    scales = np.broadcast_to(np.asarray(alpha.quantization.scale, np.float64), alpha.shape[0])
+    held = integers(model, alpha)
+    bias = np.zeros(len(held), np.int64)
+    if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
+        bias = integers(model, graph.tensors[operator.inputs[2]])
+    largest = np.array([255 * 2 ** by_code[g][2] for g in kept])
+    assert np.all(np.abs(bias) + np.abs(held) @ largest < 2**31)
+    acc = np.stack(features, -1) @ held.T + bias
+
+    low, high = -128, 127
+    ranges = {0: None, 1: (0, np.inf), 2: (-1, 1), 3: (0, 6)}
+    if (limits := ranges[given["activation"]]) is not None:
+        # Half away from zero, of a float32 quotient.
+        ends = [np.float32(end) / np.float32(s_y) for end in limits]
+        ends = [z_y + np.sign(end) * np.floor(np.abs(end) + np.float32(0.5)) for end in ends]
+        low, high = max(low, ends[0]), min(high, ends[1])
+    result = np.empty(acc.shape, np.int8)
+    for k, scale in enumerate(scales):
+        real = float(s_x) * scale / float(s_y)
+        assert real < 1
+        result[..., k] = np.clip(z_y + multiply_by_quantized_multiplier(acc[..., k], real), low, high)
+    if dense:
+        return result.reshape(*shape[:-1], -1) if given["keep_num_dims"] else result.reshape(-1, len(held))
+    return result
+
+
+def int8_reference(data, x):
+    """What the op of a file computes.
+
+    Args:
+        data: a file with one op of ours, int8; a QUANTIZE before and a DEQUANTIZE after it are left out.
+        x: the op's input, int8.
+
+    Returns:
+        The op's output, int8.
+    """
+    model = load(data)
+    graph = model.subgraphs[0]
+    [operator] = [operator for operator in graph.operators if operator.customOptions is not None]
+    return _int8_op(model, graph, operator, x)
+
+
+def integers(model, tensor):
+    """The int64 values of a constant int4, int8 or int32 tensor."""
+    data = np.asarray(model.buffers[tensor.buffer].data, np.uint8)
+    if tensor.type == schema.TensorType.INT4:
+        data = np.stack([data << 4, data], 1).ravel()[: np.prod(tensor.shape)].view(np.int8) >> 4
+    else:
+        data = data.view({schema.TensorType.INT8: np.int8, schema.TensorType.INT32: np.int32}[tensor.type])
+    return data.astype(np.int64).reshape(tensor.shape)
