@@ -7,9 +7,6 @@
 #include "checked.h"
 #include "plan_int8.h"
 
-// Deepest block of the matrix product: a block's panel of B and rows of A stay in the caches.
-enum { kMaxDepth = 384 };
-
 // Longest side of a kernel: bounds the tables of signs.
 enum { kMaxSide = 1024 };
 
@@ -165,18 +162,18 @@ static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* chann
 
 static size_t DivideUp(size_t a, size_t b) { return (a + b - 1) / b; }
 
-// Cuts the depth into blocks of at most kMaxDepth features.
+// Cuts the depth into blocks of at most kernels->depth features.
 static bool PlanBlocks(DbfPlan* plan) {
-  const size_t lines = plan->raw_lines, kh = plan->kernel_h;
-  const size_t chunks = DivideUp(lines, kMaxDepth);  // per vertical tap
+  const size_t lines = plan->raw_lines, kh = plan->kernel_h, max_depth = plan->kernels->depth;
+  const size_t chunks = DivideUp(lines, max_depth);  // per vertical tap
   const size_t chunk = chunks > 0 ? DivideUp(lines, chunks) : 0;
-  const size_t blocks = DivideUp(plan->num_features, kMaxDepth);
+  const size_t blocks = DivideUp(plan->num_features, max_depth);
   const size_t block = blocks > 0 ? DivideUp(plan->num_features, blocks) : 0;
   plan->segments = DbfAllocate(kh * chunks, sizeof(*plan->segments));
   plan->blocks = DbfAllocate(kh * chunks + blocks, sizeof(*plan->blocks));
   if (plan->segments == NULL || plan->blocks == NULL) return false;
 
-  size_t merge = lines > 0 ? kMaxDepth / lines : 1;  // whole taps in one block
+  size_t merge = lines > 0 ? max_depth / lines : 1;  // whole taps in one block
   if (merge < 1) merge = 1;
   merge = DivideUp(kh, DivideUp(kh, merge));
   for (size_t tap = 0; tap < kh; ++tap) {

@@ -2,6 +2,7 @@
 //   DBF_VARIANT, DBF_NAME   the name, as an identifier and as users write it
 //   DBF_SUPPORTED           whether this processor runs it; left undefined on other architectures
 //   DBF_TARGET              target attributes to compile for, if not those of the command line
+//   DBF_DEPTH               features of a product at once, see DbfKernels
 //   DBF_LOG2_VECTOR         log2 of the floats in a vector: 2, 3 or 4
 //   DBF_ROWS                pixels in a tile of the matrix product: at most 14, so that DBF_ROWS x
 //   2 accumulators,
@@ -326,6 +327,7 @@ const DbfKernels DBF_KERNELS = {
     .name = DBF_NAME,
     .supported = Supported,
     .vector = VL,
+    .depth = DBF_DEPTH,
     .transpose = TransposeAny,
     .hadamard = Hadamard,
     .gather = Gather,

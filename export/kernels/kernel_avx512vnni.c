@@ -12,6 +12,7 @@
    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && \
    __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma"))
 #define DBF_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma"
+#define DBF_DEPTH 384
 #define DBF_LOG2_VECTOR 4
 #define DBF_ROWS 14
 #define DBF_PACK 4

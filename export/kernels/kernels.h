@@ -137,7 +137,9 @@ typedef struct DbfGemmInt8 {
 typedef struct DbfKernels {
   const char* name;
   bool (*supported)(void);
-  int vector;  // floats per vector
+  int vector;    // floats per vector
+  size_t depth;  // features of a float product at once: so that a panel of B and a tile of A stay
+                 // in the first cache
   // Transposes `vector` pixels of `channels` channels each: pixels[i][c] to dst[(c >> shift) *
   // pitch + i], adding up the 2^shift neighbouring channels of a group. Writes groups = ((channels
   // - 1) >> shift) + 1 rows of one vector. If `hadamard`, does the butterflies of the group index
