@@ -32,7 +32,9 @@ flags.DEFINE_list("ratios", ["1", "0.5", "0.25", "0.125"], "Shares of the codes 
 flags.DEFINE_list("selections", ["ovsf"], "Which codes are kept: ovsf is separable, random is any set; see DBFConv2D.")
 flags.DEFINE_list("modes", list(MODES), "Export modes, of these; explicit is always measured.")
 flags.DEFINE_list(
-    "types", ["float32", "int8"], f"Types of the files, of {', '.join(TYPES)} (weights: int8 weights only)."
+    "types",
+    ["float32", "int8"],
+    f"Types of the files, of {', '.join(TYPES)} (weights: int8 weights only; int4: int4 coefficients only).",
 )
 flags.DEFINE_list("num_threads", ["1"], "Threads of each interpreter; all is measured for each number.")
 flags.DEFINE_enum("runtime", None, list(RUNTIMES), "TFLite runtime (default: the first installed).")
@@ -168,18 +170,23 @@ def single_layer(shape: Shape, selection: str, ratio: float) -> "keras.Model":
 
 
 def export(model: "keras.Model", side: Side) -> bytes | None:
-    """Exports a model; int8 ranges are those of random pixels.
+    """Exports a model.
+
+    Int8 files have int8 inputs and outputs, and ranges of random pixels. What goes with int4 in other modes than
+    onthefly are int8 weights.
 
     Returns:
         The file, or None if no layer is written in that mode: it would be the explicit file by another name.
     """
     from dbf_keras.export import convert
 
-    arguments = {}
+    arguments = {"quantize": TYPES[side.type]}
+    if side.type == "int4" and side.mode != "onthefly":
+        arguments["quantize"] = "weights"
     if side.type == "int8":
         pixels = np.random.default_rng(0).uniform(0, 255, (_REPRESENTATIVE_INPUTS, *model.input_shape[1:]))
-        arguments["representative_data"] = pixels.astype(np.float32)
-    result = convert(model, side.mode, TYPES[side.type], check=False, **arguments)
+        arguments |= {"representative_data": [pixels.astype(np.float32)], "io_type": "int8"}
+    result = convert(model, side.mode, check=False, **arguments)
     return result.data if any(layer.form == side.mode for layer in result.layers) else None
 
 
