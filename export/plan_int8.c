@@ -295,8 +295,8 @@ static bool SetMultiplier(DbfPlanInt8* int8, const DbfLayer* layer, size_t filte
   int8->scale[filter] = (float)ldexp((double)fixed, exponent - 31);
   // Rounding twice moves a result by as much as half a unit of the first rounding; the float
   // product is off by less than 2^-14 where it matters.
-  const float tie = ldexpf(1, exponent - 1) + ldexpf(1, -14);
-  if (tie > int8->tie) int8->tie = tie;
+  const float limit = 0.5f - ldexpf(1, exponent - 1) - ldexpf(1, -14);
+  int8->limit[filter] = limit > 0 ? limit : 0;
   return true;
 }
 
@@ -310,8 +310,9 @@ static const char* Pack(Builder* b) {
   int8->multiplier = DbfAllocate(padded, sizeof(*int8->multiplier));
   int8->right_shift = DbfAllocate(padded, sizeof(*int8->right_shift));
   int8->scale = DbfAllocate(padded, sizeof(*int8->scale));
+  int8->limit = DbfAllocate(padded, sizeof(*int8->limit));
   if (int8->packed == NULL || int8->bias == NULL || int8->multiplier == NULL ||
-      int8->right_shift == NULL || int8->scale == NULL) {
+      int8->right_shift == NULL || int8->scale == NULL || int8->limit == NULL) {
     return "out of memory";
   }
   // Of slice lines and packed partial elements: their place in the product.
@@ -329,6 +330,7 @@ static const char* Pack(Builder* b) {
       }
     }
   }
+  for (size_t k = plan->filters; k < padded; ++k) int8->limit[k] = 1;  // never too close
   for (size_t k = 0; error == NULL && k < (size_t)plan->filters; ++k) {
     const int32_t bias = b->layer->quantized->bias != NULL ? b->layer->quantized->bias[k] : 0;
     Sums sums = {0, llabs((int64_t)bias)};
@@ -439,5 +441,6 @@ void DbfPlanInt8Free(DbfPlanInt8* plan) {
   free(plan->multiplier);
   free(plan->right_shift);
   free(plan->scale);
+  free(plan->limit);
   free(plan);
 }

@@ -50,7 +50,7 @@ typedef struct DbfPlanInt8 {
   int32_t* multiplier;
   int32_t* right_shift;
   float* scale;
-  float tie;
+  float* limit;  // see DbfGemmInt8
   int32_t zero, low_output, high_output;
 } DbfPlanInt8;
 

@@ -89,9 +89,11 @@ void DbfFillPaddingInt8(const DbfConv* conv, size_t out, char* scratch, size_t a
   const DbfPlanInt8* int8 = plan->int8;
   uint32_t* raw_lines = (uint32_t*)(scratch + conv->scratch.raw_lines) + at;
   int16_t* code_lines = (int16_t*)(scratch + conv->scratch.code_lines) + at;
-  for (size_t i = 0; i < plan->raw_lines; ++i) {
-    const uint32_t element = int8->padding[i % int8->full_elements];
-    for (size_t x = 0; x < out; ++x) raw_lines[i * conv->line_pitch + x] = element;
+  for (size_t t = 0; t < conv->x.taps; ++t) {
+    for (size_t e = 0; e < int8->full_elements; ++e, raw_lines += conv->line_pitch) {
+      const uint32_t element = int8->padding[e];
+      for (size_t x = 0; x < out; ++x) raw_lines[x] = element;
+    }
   }
   for (size_t i = 0; i < plan->code_lines; ++i) {
     memset(code_lines + i * conv->line_pitch, 0, out * sizeof(*code_lines));
@@ -144,7 +146,7 @@ void DbfMultiplyInt8(const DbfConv* conv, const DbfProduct* product, char* scrat
         .multiplier = int8->multiplier + k,
         .right_shift = int8->right_shift + k,
         .scale = int8->scale + k,
-        .tie = int8->tie,
+        .limit = int8->limit + k,
         .zero = int8->zero,
         .low = int8->low_output,
         .high = int8->high_output,

@@ -415,15 +415,14 @@ static int32_t Requantize(int32_t acc, int32_t multiplier, int32_t right_shift) 
   return (high >> right_shift) + ((high & mask) > threshold);
 }
 
-// A row that is too close to a tie, exactly.
-static __attribute__((noinline)) void RequantizeExactly(const DbfGemmInt8* g, const int32_t* acc,
-                                                        int8_t* out) {
-  for (int k = 0; k < g->vectors * VL; ++k) {
-    const int32_t sum =
-        g->shifted ? (int32_t)((uint32_t)acc[k] << g->last_shift) + g->bias[k] : acc[k];
-    int32_t value = g->zero + Requantize(sum, g->multiplier[k], g->right_shift[k]);
+// The lanes of a vector of sums that are too close to a tie (`near` is negative), exactly.
+static __attribute__((noinline)) void RequantizeExactly(const DbfGemmInt8* g, I sum, I near,
+                                                        size_t k, int8_t* out) {
+  for (int i = 0; i < VL; ++i) {
+    if (near[i] >= 0) continue;
+    int32_t value = g->zero + Requantize(sum[i], g->multiplier[k + i], g->right_shift[k + i]);
     value = value < g->low ? g->low : value;
-    out[k] = (int8_t)(value > g->high ? g->high : value);
+    out[i] = (int8_t)(value > g->high ? g->high : value);
   }
 }
 
@@ -434,26 +433,23 @@ static __attribute__((noinline)) void RequantizeTile(const DbfGemmInt8* g, const
   const float start = 12582912.0f;
   const V magic = Splat(start + (float)g->zero);
   const I low = (I)Splat(start + (float)g->low), high = (I)Splat(start + (float)g->high);
-  const I limit = (I)Splat(g->tie < 0.5f ? 0.5f - g->tie : 0.0f);
   const I absolute = (I)SplatU(0x7fffffff);
-  const V scale[2] = {(V)LoadU(g->scale), (V)LoadU(g->scale + (g->vectors - 1) * VL)};
-  const I bias[2] = {(I)LoadU(g->bias), (I)LoadU(g->bias + (g->vectors - 1) * VL)};
-  for (int i = 0; i < rows; ++i) {
-    I near = (I)SplatU(0);
-    for (int v = 0; v < g->vectors; ++v) {
-      I sum = (I)LoadU(acc + v * VL);
-      if (g->shifted) sum = (sum << g->last_shift) + bias[v];
+  for (size_t k = 0; k < (size_t)g->vectors * VL; k += VL) {
+    const V scale = (V)LoadU(g->scale + k);
+    const I limit = (I)LoadU(g->limit + k);  // as bits, which order like the numbers
+    const I bias = (I)LoadU(g->bias + k);
+    for (int i = 0; i < rows; ++i) {
+      I sum = (I)LoadU(acc + i * g->vectors * VL + k);
+      if (g->shifted) sum = (sum << g->last_shift) + bias;
       const V value = __builtin_convertvector(sum, V);
-      const V rounded = value * scale[v] + magic;
-      const V distance = value * scale[v] - (rounded - magic);
-      near |= limit - ((I)distance & absolute);  // negative if too close
-      const I clamped = DBF_CLAMP32((I)rounded, low, high);
-      const B narrow = __builtin_convertvector(clamped, B);
-      __builtin_memcpy(out + v * VL, &narrow, sizeof(narrow));
+      const V rounded = value * scale + magic;
+      const V distance = value * scale - (rounded - magic);
+      const I near = limit - ((I)distance & absolute);  // negative if too close
+      const B narrow = __builtin_convertvector(DBF_CLAMP32((I)rounded, low, high), B);
+      int8_t* to = out + i * out_pitch + k;
+      __builtin_memcpy(to, &narrow, sizeof(narrow));
+      if (__builtin_expect(DBF_ANY(near & ~absolute), 0)) RequantizeExactly(g, sum, near, k, to);
     }
-    if (__builtin_expect(DBF_ANY(near & ~absolute), 0)) RequantizeExactly(g, acc, out);
-    acc += g->vectors * VL;
-    out += out_pitch;
   }
 }
 

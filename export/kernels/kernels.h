@@ -125,7 +125,8 @@ typedef struct DbfGemmInt8 {
   const int32_t* multiplier;   // Q31
   const int32_t* right_shift;  // 0 ... 31
   const float* scale;          // multiplier / 2^(31 + right_shift), about
-  float tie;  // within 0.5 − tie of an integer, rounding the product with `scale` is exact
+  const float* limit;          // farther than this from an integer, rounding the product with
+                               // `scale` may be wrong
   int32_t zero, low, high;
   int8_t* out;
   size_t out_pitch;
