@@ -12,6 +12,7 @@ from dbf_keras.export.features import CannotQuantize
 from dbf_keras.export.pipeline import convert, to_tflite
 from dbf_keras.layers import DBFConv2D, DBFDense
 
+from .test_trace import MODELS
 from .tools import int8_reference, layers, load, multiply_by_quantized_multiplier, needs_library, ops, randomize
 
 
@@ -126,6 +127,15 @@ def test_networks_compute_nearly_what_keras_does(model, batches, mode, io_type):
         assert set(forms.values()) == {("onthefly", "")}
         assert ops(result.data).count("DBFConv2D") == 4
         assert {layer.name: layer.bytes_file for layer in result.layers}["runs"] == 32 * 36 + 12 * 32
+
+
+@needs_library
+@pytest.mark.parametrize("make", MODELS)
+def test_every_kind_of_model_is_quantised(make):
+    model = randomize(make())
+    batches = [verify.random_inputs(model, batch=6, seed=seed) for seed in range(5)]
+    result = convert(model, "onthefly", "int8", representative_data=batches, io_type="int8")
+    assert result.noise < 0.03 and not any(layer.failed for layer in result.layers)
 
 
 def test_a_layer_without_an_int8_form_stays_explicit(model, batches, monkeypatch):
