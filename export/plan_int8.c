@@ -389,7 +389,9 @@ static void SetTransform(const DbfPlan* plan, DbfPlanInt8* int8) {
   size_t padded = 1;
   while (padded < channels) padded *= 2;
   int8->low = plan->shift < 2 ? plan->shift : 2;
-  int8->written = (channels + chunk - 1) / chunk * chunk >> int8->low;
+  const size_t last = channels % chunk;
+  const size_t last_chunk = last == 0 ? 0 : last <= 16 ? 16 : chunk;
+  int8->written = (channels - last + last_chunk) >> int8->low;
   int8->hadamard_rows = padded >> int8->low;
   int8->rows = int8->written > int8->hadamard_rows ? int8->written : int8->hadamard_rows;
   int8->halving = kExactChannels >> int8->low;

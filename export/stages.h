@@ -136,6 +136,14 @@ static inline bool DbfWalkNext(DbfWalk* walk, const void* padding, size_t count,
   const char* input = (const char*)rows->input + walk->row * rows->stride * walk->number;
   const size_t bytes = conv->plan->channels * walk->number;
   *at = walk->at;
+  const size_t start = walk->entry * axis->stride - skip;
+  if (walk->entry + count <= entries && start < in && in - start > (count - 1) * axis->stride) {
+    const char* pixel = input + start * bytes;  // all are in this row of the image
+    for (size_t lane = 0; lane < count; ++lane) pixels[lane] = pixel + lane * axis->stride * bytes;
+    walk->entry += count;
+    walk->at += count;
+    return true;
+  }
   for (size_t lane = 0; lane < count; ++lane, ++walk->entry) {
     if (walk->entry == entries) {
       walk->entry = 0;

@@ -57,30 +57,30 @@ void DbfFillLinesInt8(const DbfConv* conv, const DbfRows* rows, char* scratch) {
   if (conv->direct) return ProjectRows(conv, rows, scratch, raw_lines, conv->line_pitch);
   uint32_t* row = (uint32_t*)(scratch + conv->scratch.raw_row);
   ProjectRows(conv, rows, scratch, row, conv->row_pitch);
-  for (size_t t = 0; t < conv->x.taps; ++t) {
-    for (size_t e = 0; e < int8->full_elements; ++e) {
-      const uint32_t* src = row + e * conv->row_pitch + conv->x_offset[t];
-      uint32_t* dst = raw_lines + (t * int8->full_elements + e) * conv->line_pitch;
-      for (size_t r = 0; r < rows->count; ++r) {
-        memcpy(dst + r * conv->x.out, src + r * conv->row_entries, rows->out * sizeof(*row));
-      }
-    }
-  }
-  const DbfCombine combine = {
-      .ops = plan->line_ops,
-      .num_ops = plan->code_lines,
-      .signs = int8->masks_w,
-      .offsets = conv->x_offset,
-      .taps = (int)conv->x.taps,
+  DbfCombine combine = {
+      .ops = plan->raw_ops,
+      .num_ops = int8->full_elements,
+      .taps = 1,
       .rows = rows->count,
-      .src = scratch + conv->scratch.code_row,
+      .src = row,
       .src_pitch = conv->row_pitch,
       .src_row = conv->row_entries,
-      .dst = (int16_t*)(scratch + conv->scratch.code_lines) + rows->at,
       .dst_pitch = conv->line_pitch,
       .dst_row = conv->x.out,
       .width = rows->out,
   };
+  for (size_t t = 0; t < conv->x.taps && int8->full_elements > 0; ++t) {
+    combine.offsets = &conv->x_offset[t];
+    combine.dst = raw_lines + t * int8->full_elements * conv->line_pitch;
+    plan->kernels->combine(&combine);  // one tap: copies whatever the bits are
+  }
+  combine.ops = plan->line_ops;
+  combine.num_ops = plan->code_lines;
+  combine.signs = int8->masks_w;
+  combine.offsets = conv->x_offset;
+  combine.taps = (int)conv->x.taps;
+  combine.src = scratch + conv->scratch.code_row;
+  combine.dst = (int16_t*)(scratch + conv->scratch.code_lines) + rows->at;
   plan->kernels->combine_int16(&combine);
 }
 

@@ -83,16 +83,41 @@ INLINE I Dot(I acc, U a, U b) {
 #endif
 
 // Four channels a lane from channel c on, of VL pixels, transposed: q[i] has channels c + 4 i...
-// Channels that are not there are `rest_value`.
-INLINE void LoadQuads(const int8_t* const* pixels, size_t stride, size_t channels, size_t c,
-                      int rest_value, U* q) {
+// Channels that are not there are `rest_value`. Returns how many of q are set, those after that
+// have no channel.
+INLINE int LoadQuads(const int8_t* const* pixels, size_t stride, size_t channels, size_t c,
+                     int rest_value, U* q) {
+  const size_t left = channels - c;
+  if (left <= 16) {  // blocks of 4 x 4 are enough
+    int8_t rest[4][4 * VL];
+    if (left == 16) {
+      for (int i = 0; i < VL; ++i) memcpy(rest[i % 4] + i / 4 * 16, pixels[i * stride] + c, 16);
+    } else {
+      memset(rest, rest_value, sizeof(rest));
+      for (int i = 0; i < VL; ++i) memcpy(rest[i % 4] + i / 4 * 16, pixels[i * stride] + c, left);
+    }
+    V r[4];
+    UNROLL for (int i = 0; i < 4; ++i) r[i] = (V)LoadU(rest[i]);
+    UNROLL for (int h = 1; h < 4; h *= 2) {
+      UNROLL for (int i = 0; i < 4; ++i) {
+        if (i & h) continue;
+        const V lower = h == 1 ? SHUFFLE(r[i], r[i + h], LANES(LOWER, 1))
+                               : SHUFFLE(r[i], r[i + h], LANES(LOWER, 2));
+        r[i + h] = h == 1 ? SHUFFLE(r[i], r[i + h], LANES(UPPER, 1))
+                          : SHUFFLE(r[i], r[i + h], LANES(UPPER, 2));
+        r[i] = lower;
+      }
+    }
+    UNROLL for (int i = 0; i < 4; ++i) q[i] = (U)r[i];
+    return 4;
+  }
   V r[VL];
-  if (channels - c >= 4 * VL) {
+  if (left >= 4 * VL) {
     UNROLL for (int i = 0; i < VL; ++i) r[i] = (V)LoadU(pixels[i * stride] + c);
   } else {
     int8_t rest[VL][4 * VL];
     memset(rest, rest_value, sizeof(rest));
-    for (int i = 0; i < VL; ++i) memcpy(rest[i], pixels[i * stride] + c, channels - c);
+    for (int i = 0; i < VL; ++i) memcpy(rest[i], pixels[i * stride] + c, left);
     UNROLL for (int i = 0; i < VL; ++i) r[i] = (V)LoadU(rest[i]);
   }
   STAGE(r, 1, 0, false, false)
@@ -104,6 +129,7 @@ INLINE void LoadQuads(const int8_t* const* pixels, size_t stride, size_t channel
   STAGE(r, 8, 0, false, false)
 #endif
   UNROLL for (int i = 0; i < VL; ++i) q[i] = (U)r[i];
+  return VL;
 }
 
 // Feature `lane` of an element, of numbers that fit int8.
@@ -152,16 +178,16 @@ INLINE void RunsOf(const int8_t* const* pixels, size_t channels, int shift, Elem
   const int32_t run = low == 2 ? shift < 24 ? 1 << (shift - 2) : 1 << 22 : 1;
   for (size_t c = 0; c < channels; c += 4 * VL) {
     U q[VL];
-    LoadQuads(pixels, 1, channels, c, e.input_zero, q);
+    const int count = LoadQuads(pixels, 1, channels, c, e.input_zero, q);
 #if DBF_PACK == 4
     if (low == 0 && e.add == e.input_zero && e.right == 0) {  // the channels themselves
-      for (int i = 0; i < VL && c + 4 * i < channels; ++i, e.dst += e.pitch) {
+      for (int i = 0; i < count && c + 4 * i < channels; ++i, e.dst += e.pitch) {
         StoreU(e.dst, DBF_BIASED ? q[i] ^ bias : q[i]);
       }
       continue;
     }
 #endif
-    for (int i = 0; i < VL && e.left > 0; ++i) {
+    for (int i = 0; i < count && e.left > 0; ++i) {
       const U x = q[i] ^ bias;
       if (low == 0) {
         for (int b = 0; b < 4; ++b) Emit(&e, (x >> (8 * b)) & SplatU(0xff), 1);
@@ -208,9 +234,9 @@ INLINE void TransposeInt16Of(const int8_t* const* pixels, size_t channels, int16
   for (size_t c = 0; c < channels; c += 4 * VL) {
     // Even and odd pixels, so that their int16 interleave in order.
     U even[VL], odd[VL];
-    LoadQuads(pixels, 2, channels, c, 0, even);
+    const int count = LoadQuads(pixels, 2, channels, c, 0, even);
     LoadQuads(pixels + 1, 2, channels, c, 0, odd);
-    for (int i = 0; i < VL; ++i) {
+    for (int i = 0; i < count; ++i) {
       // Channels 0, 2 and 1, 3 of the four, sign-extended in the halves of each lane.
       const H e0 = (H)(even[i] << 8) >> 8, e1 = (H)even[i] >> 8;
       const H o0 = (H)(odd[i] << 8) >> 8, o1 = (H)odd[i] >> 8;

@@ -166,7 +166,8 @@ typedef struct DbfKernels {
                int32_t add, int right, uint32_t* dst, size_t pitch);
   // Transposes 2 * vector pixels to int16 rows of as many numbers, with the butterflies of bits 0
   // and 1 of the channel; only sums of the lowest `shift` (0, 1 or 2) of them. Row c >> shift; all
-  // rows of whole blocks of 4 * vector channels are written, channels that are not there are 0.
+  // rows of whole blocks of 4 * vector channels are written (of 16, if no more are left), channels
+  // that are not there are 0.
   void (*transpose_int16)(const int8_t* const* pixels, size_t channels, int shift, int16_t* dst);
   // In-place butterflies between rows of 2 * vector int16; both terms of distances from `halving`
   // on are halved first.
