@@ -25,4 +25,12 @@ static inline void* DbfAllocate(size_t count, size_t size) {
   return bytes > PTRDIFF_MAX ? NULL : calloc(bytes > 0 ? bytes : 1, 1);
 }
 
+// The same, aligned to a cache line. *allocation is what is to be freed.
+static inline void* DbfAllocateAligned(size_t count, size_t size, void** allocation) {
+  enum { kCacheLine = 64 };
+  *allocation = DbfAllocate(DbfAdd(DbfMul(count, size), kCacheLine), 1);
+  if (*allocation == NULL) return NULL;
+  return (void*)(((uintptr_t)*allocation + kCacheLine - 1) / kCacheLine * kCacheLine);
+}
+
 #endif  // DBF_EXPORT_CHECKED_H_

@@ -191,7 +191,8 @@ static void SetBuffers(DbfConv* conv) {
   const DbfPlan* plan = conv->plan;
   const DbfPlanInt8* int8 = plan->int8;
   const size_t vector = plan->kernels->vector;
-  const size_t slack = 2 * vector;  // int16 are stored by twice as many
+  // Int16 are stored by twice as many; tiles of up to 14 pixels are copied by whole vectors.
+  const size_t slack = DbfMax(2 * vector, 16);
   const size_t height = conv->y.out, width = conv->x.out;
   const size_t fit = DbfMin(DbfMax(kTilePixels / width, 1), height);
   conv->tiles = DbfDivideUp(height, fit);
@@ -232,6 +233,8 @@ static void SetBuffers(DbfConv* conv) {
       {&scratch->raw_lines, plan->raw_lines, conv->line_pitch, 4},
       {&scratch->code_lines, plan->code_lines, conv->line_pitch, conv->code_size},
       {&scratch->packed, packed, conv->packed_pitch, 4},
+      {&scratch->tiles, int8 == NULL ? DbfMin(plan->depth, plan->kernels->depth) : 0,
+       DbfMin(DbfMul(conv->tile_rows, width), kTilePixels), sizeof(float)},
       {&scratch->slices, int8 == NULL ? 0 : int8->num_slices, 1, sizeof(DbfSlice)},
   };
   for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); ++i) {
@@ -285,9 +288,8 @@ const char* DbfConvResize(DbfConv* conv, int32_t batch, int32_t height, int32_t 
   if (bytes > kMaxScratch) return "the layer is too large";
   conv->y_offset_pitch = DbfMax(conv->y.taps, conv->plan->num_segments);
   conv->y_offset = DbfAllocate(DbfMul(parts, conv->y_offset_pitch), sizeof(size_t));
-  conv->allocation = DbfAllocate(DbfAdd(DbfMul(parts, bytes), kAlignment), 1);
+  conv->memory = DbfAllocateAligned(parts, bytes, &conv->allocation);
   if (conv->allocation == NULL || conv->y_offset == NULL) return "out of memory";
-  conv->memory = (char*)(((uintptr_t)conv->allocation + kAlignment - 1) / kAlignment * kAlignment);
   for (size_t i = 0; i < parts; ++i) SetPadding(conv, conv->memory + i * bytes);
   if (parts > 1) {
     conv->pool = DbfPoolAcquire(owner, threads);

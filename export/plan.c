@@ -238,7 +238,8 @@ static bool Pack(DbfPlan* plan, const DbfLayer* layer, const DbfColumns* columns
   while (pitch < full) pitch *= 2;
   double* taps = DbfAllocate(DbfMul(kh * kw, pitch), sizeof(*taps));
   double* column = DbfAllocate(kh > kw ? kh : kw, sizeof(*column));
-  plan->packed = DbfAllocate(DbfMul(plan->depth, plan->padded_filters), sizeof(*plan->packed));
+  plan->packed = DbfAllocateAligned(DbfMul(plan->depth, plan->padded_filters),
+                                    sizeof(*plan->packed), &plan->packed_allocation);
   plan->bias = DbfAllocate(plan->padded_filters, sizeof(*plan->bias));
   if (taps == NULL || column == NULL || plan->packed == NULL || plan->bias == NULL) {
     free(taps);
@@ -336,7 +337,7 @@ void DbfPlanFree(DbfPlan* plan) {
   free(plan->signs_w);
   free(plan->blocks);
   free(plan->segments);
-  free(plan->packed);
+  free(plan->packed_allocation);
   free(plan->bias);
   free(plan);
 }

@@ -129,7 +129,8 @@ typedef struct DbfPlan {
   size_t max_block;       // depth of the deepest partial block
   size_t padded_filters;  // filters rounded up to a vector
   float* packed;  // for each block, for each panel of 2 (the last: 1 or 2) vectors: [depth, panel]
-  float* bias;    // [padded_filters]
+  void* packed_allocation;
+  float* bias;      // [padded_filters]
   float low, high;  // activation
   // For int8 layers: takes the place of raw lines' count, blocks and packed numbers; else NULL.
   struct DbfPlanInt8* int8;

@@ -305,7 +305,7 @@ static const char* Pack(Builder* b) {
   DbfPlanInt8* int8 = b->int8;
   const size_t kh = plan->kernel_h, kw = plan->kernel_w, padded = plan->padded_filters;
   const int pack = plan->kernels->pack;
-  int8->packed = DbfAllocate(DbfMul(int8->depth, padded), 4);
+  int8->packed = DbfAllocateAligned(DbfMul(int8->depth, padded), 4, &int8->packed_allocation);
   int8->bias = DbfAllocate(padded, sizeof(*int8->bias));
   int8->multiplier = DbfAllocate(padded, sizeof(*int8->multiplier));
   int8->right_shift = DbfAllocate(padded, sizeof(*int8->right_shift));
@@ -438,7 +438,7 @@ void DbfPlanInt8Free(DbfPlanInt8* plan) {
   free(plan->partial_ops);
   free(plan->feature_ops);
   free(plan->slices);
-  free(plan->packed);
+  free(plan->packed_allocation);
   free(plan->bias);
   free(plan->multiplier);
   free(plan->right_shift);

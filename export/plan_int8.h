@@ -44,8 +44,9 @@ typedef struct DbfPlanInt8 {
   DbfPlanSlice* slices;
   bool shifted;  // whether any shift is not 0
   int last_shift;
-  size_t depth;   // elements
-  void* packed;   // for each panel of 1 or 2 vectors: [depth], coefficients as DbfKernels says
+  size_t depth;  // elements
+  void* packed;  // for each panel of 1 or 2 vectors: [depth], coefficients as DbfKernels says
+  void* packed_allocation;
   int32_t* bias;  // [padded_filters], as all below; with the zero points' part
   int32_t* multiplier;
   int32_t* right_shift;

@@ -28,7 +28,8 @@ typedef struct Scratch {
   size_t code_row;    // int8 layers: [partial, row_pitch]
   size_t raw_lines;   // [raw_lines, line_pitch]
   size_t code_lines;  // [code_lines, line_pitch]
-  size_t packed;      // [packed_lines, packed_pitch]
+  size_t packed;      // partial features of a tile: [max_block or elements, packed_pitch]
+  size_t tiles;       // float layers: what a block of the product reads, see DbfKernels.pack_tiles
   size_t slices;      // [int8->num_slices] DbfSlice
   size_t bytes;       // all of it
 } Scratch;

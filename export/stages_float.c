@@ -125,6 +125,15 @@ void DbfMultiplyFloat(const DbfConv* conv, const DbfProduct* product, char* scra
         offsets[s] = segment->line * conv->line_pitch + DbfTapOffset(conv, segment->tap);
       }
     }
+    if (product->end_panel - product->panel > 1) {
+      float* tiles = (float*)(scratch + conv->scratch.tiles);
+      plan->kernels->pack_tiles(&gemm, tiles);
+      gemm.a = tiles;
+      gemm.packed = true;
+      gemm.segments = &zero;
+      gemm.num_segments = 1;
+      gemm.segment_depth = depth;
+    }
     for (size_t j = product->panel; j < product->end_panel; ++j) {
       const size_t k = j * panel_columns;
       const size_t width = DbfMin(plan->padded_filters - k, panel_columns);

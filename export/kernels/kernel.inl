@@ -236,6 +236,7 @@ INLINE V Select(M replace, V x, V y) { return (V)((replace & (M)y) | (~replace &
 // sums, one array a column of vectors, live in registers.
 INLINE void Tile(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch,
                  const int rows, const int vectors) {
+  const size_t a_pitch = g->packed ? (size_t)rows : g->a_pitch;
   const bool two = vectors > 1;
   V sum0[DBF_ROWS], sum1[DBF_ROWS];
   UNROLL for (int i = 0; i < rows; ++i) {
@@ -253,7 +254,7 @@ INLINE void Tile(const DbfGemm* g, const float* pixels, float* out, size_t out_p
         sum0[i] += x * b0;
         if (two) sum1[i] += x * b1;
       }
-      a += g->a_pitch;
+      a += a_pitch;
       b += vectors * VL;
     }
   }
@@ -298,21 +299,45 @@ TILES(TILE)
 typedef void TileFunction(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch);
 static TileFunction* const kTiles[DBF_ROWS][2] = {TILES(TILE_ENTRY)};
 
+// The pixels of the next tile, if `left` tiles take `pixels`: as even as possible, so that 64 = 13
+// + 13 + 13 + 13 + 12.
+INLINE size_t TileRows(size_t pixels, size_t left) { return (pixels + left - 1) / left; }
+
+static void PackTiles(const DbfGemm* g, float* dst) {
+  const size_t depth = g->segment_depth, pitch = g->a_pitch;
+  size_t p = 0;
+  for (size_t left = (g->pixels + DBF_ROWS - 1) / DBF_ROWS; left > 0; --left) {
+    const size_t rows = TileRows(g->pixels - p, left);
+    for (size_t s = 0; s < g->num_segments; ++s) {
+      const float* a = g->a + g->segments[s] + p;
+      for (size_t d = 0; d < depth; ++d, a += pitch, dst += rows) {
+        // Whole vectors: what is too much is overwritten by the next.
+        Store(dst, Load(a));
+        if (DBF_ROWS > VL) Store(dst + VL, Load(a + VL));
+        if (DBF_ROWS > 2 * VL) Store(dst + 2 * VL, Load(a + 2 * VL));
+      }
+    }
+    p += rows;
+  }
+}
+
 static void Gemm(const DbfGemm* g) {
   const size_t tiles = (g->pixels + DBF_ROWS - 1) / DBF_ROWS;
+  const size_t step = g->packed ? g->num_segments * g->segment_depth : 1;
   size_t p = 0;
-  for (size_t left = tiles; left > 0; --left) {  // as even as possible: 64 = 13 + 13 + 13 + 13 + 12
-    const size_t rows = (g->pixels - p + left - 1) / left;
+  for (size_t left = tiles; left > 0; --left) {
+    const size_t rows = TileRows(g->pixels - p, left);
+    const float* a = g->a + p * step;
     TileFunction* tile = kTiles[rows - 1][g->vectors - 1];
     float* out = g->out + p * g->out_pitch;
     if (g->columns == (size_t)g->vectors * VL) {
-      tile(g, g->a + p, out, g->out_pitch);
+      tile(g, a, out, g->out_pitch);
     } else {  // the last panel goes through a buffer of whole vectors
       float buffer[DBF_ROWS][2 * VL] = {{0}};
       const size_t bytes = g->columns * sizeof(float);
       for (size_t i = 0; !g->first && i < rows; ++i)
         memcpy(buffer[i], out + i * g->out_pitch, bytes);
-      tile(g, g->a + p, buffer[0], 2 * VL);
+      tile(g, a, buffer[0], 2 * VL);
       for (size_t i = 0; i < rows; ++i) memcpy(out + i * g->out_pitch, buffer[i], bytes);
     }
     p += rows;
@@ -332,6 +357,7 @@ const DbfKernels DBF_KERNELS = {
     .hadamard = Hadamard,
     .gather = Gather,
     .combine = Combine,
+    .pack_tiles = PackTiles,
     .gemm = Gemm,
     .pack = DBF_PACK,
     .biased = DBF_BIASED,

@@ -60,8 +60,10 @@ typedef uint32_t DbfMasks;
 //   out[p * out_pitch + k] = clamp(bias[k] + sum over segments s, depths d of
 //       a[segments[s] + d * a_pitch + p] * b[(s * segment_depth + d) * vectors * vector + k])
 // `first`: start from the bias instead of from what is in `out`. `last`: clamp to [low, high].
+// `packed`: A is as DbfKernels.pack_tiles has written it.
 typedef struct DbfGemm {
   const float* a;
+  bool packed;
   size_t a_pitch;
   const size_t* segments;
   size_t num_segments;
@@ -153,6 +155,9 @@ typedef struct DbfKernels {
   // Copies rows ops[i].source of one vector to dst + i * pitch.
   void (*gather)(const DbfLineOp* ops, size_t num_ops, const float* src, float* dst, size_t pitch);
   void (*combine)(const DbfCombine* args);
+  // Copies what the product reads of A to `dst` [pixels * num_segments * segment_depth + vector],
+  // in the order in which it is read: worth it if it is read for several panels.
+  void (*pack_tiles)(const DbfGemm* args, float* dst);
   void (*gemm)(const DbfGemm* args);
 
   // The same for int8. A 32-bit element of a line holds `pack` features: 4 bytes, with 128 added if
