@@ -5,7 +5,7 @@
 #define DBF_VARIANT Baseline
 #define DBF_NAME "baseline"
 #define DBF_SUPPORTED 1
-#define DBF_DEPTH 144
+#define DBF_DEPTH 384
 #define DBF_LOG2_VECTOR 2
 #define DBF_ROWS 6
 

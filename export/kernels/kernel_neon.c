@@ -9,7 +9,7 @@
 #if defined(__aarch64__)
 #include <arm_neon.h>
 #define DBF_SUPPORTED 1
-#define DBF_DEPTH 144
+#define DBF_DEPTH 384
 #define DBF_LOG2_VECTOR 2
 #define DBF_ROWS 12
 #define DBF_PACK 2

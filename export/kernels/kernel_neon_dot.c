@@ -10,7 +10,7 @@
 #include <sys/auxv.h>
 #define DBF_SUPPORTED ((getauxval(AT_HWCAP) & (1ul << 20)) != 0)  // HWCAP_ASIMDDP
 #define DBF_TARGET "arch=armv8.2-a+dotprod"
-#define DBF_DEPTH 144
+#define DBF_DEPTH 384
 #define DBF_LOG2_VECTOR 2
 #define DBF_ROWS 12
 #define DBF_PACK 4
