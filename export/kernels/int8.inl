@@ -460,19 +460,24 @@ static __attribute__((noinline)) void RequantizeTile(const DbfGemmInt8* g, const
   const V magic = Splat(start + (float)g->zero);
   const I low = (I)Splat(start + (float)g->low), high = (I)Splat(start + (float)g->high);
   const I absolute = (I)SplatU(0x7fffffff);
-  for (size_t k = 0; k < (size_t)g->vectors * VL; k += VL) {
+  // Stores might change *g, for all that the compiler knows.
+  const size_t width = (size_t)g->vectors * VL;
+  const int last_shift = g->last_shift;
+  const bool shifted = g->shifted;
+  for (size_t k = 0; k < width; k += VL) {
     const V scale = (V)LoadU(g->scale + k);
     const I limit = (I)LoadU(g->limit + k);  // as bits, which order like the numbers
     const I bias = (I)LoadU(g->bias + k);
-    for (int i = 0; i < rows; ++i) {
-      I sum = (I)LoadU(acc + i * g->vectors * VL + k);
-      if (g->shifted) sum = (sum << g->last_shift) + bias;
+    const int32_t* from = acc + k;
+    int8_t* to = out + k;
+    for (int i = rows; i > 0; --i, from += width, to += out_pitch) {
+      I sum = (I)LoadU(from);
+      if (shifted) sum = (sum << last_shift) + bias;
       const V value = __builtin_convertvector(sum, V);
       const V rounded = value * scale + magic;
       const V distance = value * scale - (rounded - magic);
       const I near = limit - ((I)distance & absolute);  // negative if too close
       const B narrow = __builtin_convertvector(DBF_CLAMP32((I)rounded, low, high), B);
-      int8_t* to = out + i * out_pitch + k;
       __builtin_memcpy(to, &narrow, sizeof(narrow));
       if (__builtin_expect(DBF_ANY(near & ~absolute), 0)) RequantizeExactly(g, sum, near, k, to);
     }
@@ -507,7 +512,7 @@ INLINE void TileInt8(const DbfGemmInt8* g, size_t pixel, int8_t* out, size_t out
       b += vectors * 4 * VL;
     }
   }
-  int32_t acc[DBF_ROWS * 2 * VL];
+  int32_t acc[DBF_ROWS * 2 * VL] __attribute__((aligned(4 * VL)));
   UNROLL for (int i = 0; i < rows; ++i) {
     StoreU(acc + i * vectors * VL, (U)sum0[i]);
     if (two) StoreU(acc + i * vectors * VL + VL, (U)sum1[i]);
