@@ -1,5 +1,6 @@
 """Tests of the native op: its C tests under sanitizers, and the built library inside a TFLite interpreter."""
 
+import concurrent.futures
 import importlib.util
 import os
 import pathlib
@@ -14,6 +15,7 @@ from flatbuffers import flexbuffers
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 
 EXPORT = pathlib.Path(__file__).parents[1] / "export"
+LAYERS = int(os.environ.get("DBF_TEST_LAYERS", 80))  # random layers under the sanitizers, of each kind a share
 SAME, VALID = 0, 1
 NONE, RELU, RELU_N1_TO_1, RELU6 = range(4)
 
@@ -255,12 +257,11 @@ def random(shape, seed=1):
 
 
 @pytest.fixture(scope="module", params=["address,undefined", "thread"])
-def c_objects(request, tmp_path_factory):
+def c_objects(request, make_once):
     """The objects of the library and the compiler flags of one set of sanitizers."""
     compiler = os.environ.get("CC") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler")
-    folder = tmp_path_factory.mktemp("objects")
     flags = [
         "-std=gnu11",
         "-O1",
@@ -274,19 +275,28 @@ def c_objects(request, tmp_path_factory):
         "-fno-sanitize-recover=all",
         f"-I{EXPORT}",
     ]
-    sources = [*EXPORT.glob("*.c"), *EXPORT.glob("kernels/*.c"), EXPORT / "tests/testing.c"]
-    subprocess.run([compiler, *flags, "-c", *sources], cwd=folder, check=True)
+    # The kernels take long.
+    sources = [*EXPORT.glob("kernels/*.c"), *EXPORT.glob("*.c"), EXPORT / "tests/testing.c"]
+
+    def compile_all(folder):
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(lambda s: subprocess.run([compiler, *flags, "-c", s], cwd=folder, check=True), sources):
+                pass
+
+    folder = make_once(f"objects_{request.param}", compile_all)
     return [compiler, *flags], sorted(folder.glob("*.o")), request.param
 
 
-@pytest.mark.parametrize("test,arguments", [("flexbuffer", []), ("op", ["2000"]), ("conv", ["60"])])
-def test_in_c(c_objects, test, arguments, tmp_path):
+@pytest.mark.parametrize("test,rounds", [("flexbuffer", 0), ("op", 2000), ("conv", LAYERS), ("int8", LAYERS // 4)])
+def test_in_c(c_objects, test, rounds, tmp_path):
     compile_command, objects, sanitizer = c_objects
-    if sanitizer == "thread" and test == "flexbuffer":
-        pytest.skip("has no threads")
+    if sanitizer == "thread":  # slow
+        if test == "flexbuffer":
+            pytest.skip("has no threads")
+        rounds //= 4
     binary = tmp_path / test
     subprocess.run([*compile_command, EXPORT / f"tests/{test}_test.c", *objects, "-lm", "-o", binary], check=True)
-    result = subprocess.run([binary, *arguments], capture_output=True, text=True)
+    result = subprocess.run([binary, str(rounds)], capture_output=True, text=True)
     if "unexpected memory mapping" in result.stderr:
         pytest.skip("ThreadSanitizer does not run on this kernel")
     assert result.returncode == 0, result.stdout + result.stderr

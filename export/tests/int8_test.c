@@ -85,8 +85,9 @@ static void Project(const DbfLayer* layer, const Set* set, const int8_t* pixel, 
 }
 
 // The output of an int8 layer; the caller frees it. Every feature of every pixel is computed anew.
-static int8_t* ReferenceInt8(const DbfLayer* layer, const int8_t* input, int batch, int height,
-                             int width, int out_h, int out_w) {
+__attribute__((no_sanitize("address", "thread"))) static int8_t* ReferenceInt8(
+    const DbfLayer* layer, const int8_t* input, int batch, int height, int width, int out_h,
+    int out_w) {
   const int kh = layer->kernel_h, kw = layer->kernel_w, channels = layer->channels;
   const int filters = layer->filters, grid = kh * kw * channels;
   const DbfQuantized* q = layer->quantized;
