@@ -1,4 +1,4 @@
-# Builds for 64-bit ARM on another machine, where the tests run under QEMU. As CMAKE_C_COMPILER, clang does as well.
+# Builds for 64-bit ARM on another machine, where the tests run under QEMU. CMAKE_C_COMPILER may be clang, from 16 on.
 #
 #   cmake -S export -B build-arm -DCMAKE_TOOLCHAIN_FILE=aarch64-linux-gnu.cmake -DDBF_QEMU_CPU=cortex-a53
 #
