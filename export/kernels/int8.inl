@@ -2,6 +2,8 @@
 // define, for its instruction set, all in terms of the vectors below:
 //   DBF_PACK           4 or 2 (the default), with DBF_BIASED and DBF_PLANAR: see DbfKernels
 //   DBF_DOT(acc, a, b) acc (I) + products of element a, in every lane (U), with coefficients b (U)
+//   DBF_BY_LANE        1 if vectors have 4 lanes and products take one lane of a vector of A:
+//                      DBF_DOT_LANE(acc, a, b, lane)
 //   DBF_CLAMP16(x, low, high), DBF_CLAMP32   of H, of I
 //   DBF_SATURATED_ADD  of two H
 //   DBF_ANY(mask)      whether any lane of mask (I) is set
@@ -485,16 +487,16 @@ static __attribute__((noinline)) void RequantizeTile(const DbfGemmInt8* g, const
 }
 
 INLINE void TileInt8(const DbfGemmInt8* g, size_t pixel, int8_t* out, size_t out_pitch,
-                     const int rows, const int vectors) {
+                     const int rows, const int vectors, const bool shifted) {
   const bool two = vectors > 1;
   I sum0[DBF_ROWS], sum1[DBF_ROWS];
   UNROLL for (int i = 0; i < rows; ++i) {
-    sum0[i] = g->shifted ? (I)SplatU(0) : (I)LoadU(g->bias);
-    if (two) sum1[i] = g->shifted ? (I)SplatU(0) : (I)LoadU(g->bias + VL);
+    sum0[i] = shifted ? (I)SplatU(0) : (I)LoadU(g->bias);
+    if (two) sum1[i] = shifted ? (I)SplatU(0) : (I)LoadU(g->bias + VL);
   }
   const char* b = g->b;
   for (const DbfSlice* slice = g->slices; slice < g->slices + g->num_slices; ++slice) {
-    if (slice->shift > 0) {
+    if (shifted) {
       UNROLL for (int i = 0; i < rows; ++i) {
         sum0[i] <<= slice->shift;
         if (two) sum1[i] <<= slice->shift;
@@ -503,10 +505,12 @@ INLINE void TileInt8(const DbfGemmInt8* g, size_t pixel, int8_t* out, size_t out
     const uint32_t* a = slice->a + pixel;
     for (size_t d = slice->depth; d > 0; --d) {
       const U b0 = LoadU(b), b1 = two ? LoadU(b + 4 * VL) : b0;
+      U several = b0;
       UNROLL for (int i = 0; i < rows; ++i) {
-        const U x = SplatU(a[i]);
-        sum0[i] = DBF_DOT(sum0[i], x, b0);
-        if (two) sum1[i] = DBF_DOT(sum1[i], x, b1);
+        if (DBF_BY_LANE && i % VL == 0) several = LoadU(a + i);
+        const U x = DBF_BY_LANE ? several : SplatU(a[i]);
+        sum0[i] = DBF_DOT_LANE(sum0[i], x, b0, i % VL);
+        if (two) sum1[i] = DBF_DOT_LANE(sum1[i], x, b1, i % VL);
       }
       a += slice->a_pitch;
       b += vectors * 4 * VL;
@@ -520,15 +524,17 @@ INLINE void TileInt8(const DbfGemmInt8* g, size_t pixel, int8_t* out, size_t out
   RequantizeTile(g, acc, rows, out, out_pitch);
 }
 
-#define TILE_INT8(rows)                                                           \
-  static void TileInt8##rows##x1(const DbfGemmInt8* g, size_t pixel, int8_t* out, \
-                                 size_t out_pitch) {                              \
-    TileInt8(g, pixel, out, out_pitch, rows, 1);                                  \
-  }                                                                               \
-  static void TileInt8##rows##x2(const DbfGemmInt8* g, size_t pixel, int8_t* out, \
-                                 size_t out_pitch) {                              \
-    TileInt8(g, pixel, out, out_pitch, rows, 2);                                  \
+// Shifts are a case of their own: where there are none, the compiler keeps all sums in registers.
+#define TILE_INT8_OF(rows, vectors)                                                       \
+  static void TileInt8##rows##x##vectors(const DbfGemmInt8* g, size_t pixel, int8_t* out, \
+                                         size_t out_pitch) {                              \
+    if (g->shifted) {                                                                     \
+      TileInt8(g, pixel, out, out_pitch, rows, vectors, true);                            \
+    } else {                                                                              \
+      TileInt8(g, pixel, out, out_pitch, rows, vectors, false);                           \
+    }                                                                                     \
   }
+#define TILE_INT8(rows) TILE_INT8_OF(rows, 1) TILE_INT8_OF(rows, 2)
 #define TILE_INT8_ENTRY(rows) {TileInt8##rows##x1, TileInt8##rows##x2},
 
 TILES(TILE_INT8)

@@ -232,6 +232,24 @@ static void Gather(const DbfLineOp* ops, size_t num_ops, const float* src, float
 // passes through.
 INLINE V Select(M replace, V x, V y) { return (V)((replace & (M)y) | (~replace & (M)x)); }
 
+#ifndef DBF_BY_LANE
+#define DBF_BY_LANE 0
+#define DBF_DOT_LANE(acc, a, b, lane) DBF_DOT(acc, a, b)
+#endif
+
+// One lane of a vector of 4 in all, which some instructions take as it is.
+INLINE V SplatLane(V v, int lane) {
+#if DBF_BY_LANE
+  return lane == 0   ? SHUFFLE(v, v, 0, 0, 0, 0)
+         : lane == 1 ? SHUFFLE(v, v, 1, 1, 1, 1)
+         : lane == 2 ? SHUFFLE(v, v, 2, 2, 2, 2)
+                     : SHUFFLE(v, v, 3, 3, 3, 3);
+#else
+  (void)lane;
+  return v;
+#endif
+}
+
 // One tile of the matrix product. `rows` and `vectors` are compile-time constants, so that the
 // sums, one array a column of vectors, live in registers.
 INLINE void Tile(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch,
@@ -249,8 +267,10 @@ INLINE void Tile(const DbfGemm* g, const float* pixels, float* out, size_t out_p
     const float* a = pixels + g->segments[s];
     for (size_t d = g->segment_depth; d > 0; --d) {
       const V b0 = Load(b), b1 = two ? Load(b + VL) : b0;
+      V several = b0;
       UNROLL for (int i = 0; i < rows; ++i) {
-        const V x = Splat(a[i]);
+        if (DBF_BY_LANE && i % VL == 0) several = Load(a + i);
+        const V x = DBF_BY_LANE ? SplatLane(several, i % VL) : Splat(a[i]);
         sum0[i] += x * b0;
         if (two) sum1[i] += x * b1;
       }

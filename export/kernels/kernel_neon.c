@@ -14,16 +14,22 @@
 #define DBF_ROWS 12
 #define DBF_PACK 2
 #define DBF_PLANAR 1
-#define DBF_DOT(acc, a, b)                                                               \
-  ((I)vmlal_high_lane_s16(vmlal_lane_s16((int32x4_t)(acc), vget_low_s16((int16x8_t)(b)), \
-                                         vget_low_s16((int16x8_t)(a)), 0),               \
-                          (int16x8_t)(b), vget_low_s16((int16x8_t)(a)), 1))
+#define DBF_BY_LANE 1
+#define DBF_DOT_LANE(acc, a, b, lane) DotLane(acc, (int16x8_t)(a), (int16x8_t)(b), lane)
 #define DBF_CLAMP16(x, low, high) \
   ((H)vminq_s16(vmaxq_s16((int16x8_t)(x), (int16x8_t)(low)), (int16x8_t)(high)))
 #define DBF_CLAMP32(x, low, high) \
   ((I)vminq_s32(vmaxq_s32((int32x4_t)(x), (int32x4_t)(low)), (int32x4_t)(high)))
 #define DBF_SATURATED_ADD(a, b) ((H)vqaddq_s16((int16x8_t)(a), (int16x8_t)(b)))
 #define DBF_ANY(mask) (vmaxvq_u32((uint32x4_t)(mask)) != 0)
+
+// Element `lane` of `a`, two features, with coefficients [2][4].
+#define PAIR(lane) \
+  vmlal_high_laneq_s16(vmlal_laneq_s16(acc, vget_low_s16(b), a, 2 * (lane)), b, a, 2 * (lane) + 1)
+static inline __attribute__((always_inline)) int32x4_t DotLane(int32x4_t acc, int16x8_t a,
+                                                               int16x8_t b, int lane) {
+  return lane == 0 ? PAIR(0) : lane == 1 ? PAIR(1) : lane == 2 ? PAIR(2) : PAIR(3);
+}
 #endif
 
 #include "kernel.inl"
