@@ -44,7 +44,9 @@ static TfLiteIntArray* Ints(int count, ...) {
 static void Allocate(TfLiteTensor* tensor) {
   size_t count = 1;
   for (int i = 0; i < tensor->dims->size; ++i) count *= tensor->dims->data[i];
-  tensor->bytes = count * (tensor->type == kTfLiteInt8 ? 1 : sizeof(float));
+  tensor->bytes = tensor->type == kTfLiteInt4   ? (count + 1) / 2
+                  : tensor->type == kTfLiteInt8 ? count
+                                                : count * sizeof(float);
   free(tensor->data);
   tensor->data = malloc(tensor->bytes > 0 ? tensor->bytes : 1);
   for (size_t i = 0; i < tensor->bytes; ++i) ((uint8_t*)tensor->data)[i] = 0;
@@ -164,7 +166,9 @@ static Runtime* NewRuntime(Model* model, bool dense) {
   runtime->registration.custom_name = dense ? "DBFDense" : "DBFConv2D";
   runtime->plan = Ints(1, 0);
   for (size_t i = 0; i < model->num_entries; ++i) {
-    if (model->entries[i].blob_size > 0) model->entries[i].blob = model->codes;
+    if (model->entries[i].blob_size > 0 && model->entries[i].blob == NULL) {
+      model->entries[i].blob = model->codes;
+    }
   }
   runtime->node.custom_initial_data_size =
       (int)WriteMap(model->entries, model->num_entries, runtime->options);
@@ -282,7 +286,17 @@ static void TestDelegate(void) {
   CHECK(runtime->claim.prepare(context, &runtime->claimed) == kTfLiteOk, "%s", runtime->message);
   CHECK(runtime->claim.invoke(context, &runtime->claimed) == kTfLiteOk, "%s", runtime->message);
   CheckOutput(runtime, false, 4);
+  size_t packed, scratch;
+  dbf_memory(&packed, &scratch);
+  CHECK(packed == sizeof(float) * 20 * 8, "5 filters take two vectors of 4: %zu bytes", packed);
+  char expected[96];
+  snprintf(expected, sizeof(expected), "DBFConv2D baseline float32 packed=%zu scratch=%zu", packed,
+           scratch);
+  const char* profile = runtime->claim.profiling_string(context, &runtime->claimed);
+  CHECK(strcmp(profile, expected) == 0, "%s", profile);
   runtime->claim.free(context, runtime->claimed.user_data);
+  dbf_memory(&packed, &scratch);
+  CHECK(packed == 0 && scratch == 0, "%zu, %zu bytes are not given back", packed, scratch);
   tflite_plugin_destroy_delegate(delegate);
   FreeRuntime(runtime);
 }
@@ -406,18 +420,19 @@ static void TestBadTensors(void) {
   }
 }
 
-// int8 alpha: scales and zero points, good and bad.
+// int8 and int4 alpha: scales and zero points, good and bad.
 static void TestQuantized(void) {
   const struct {
     int scales, dimension, zero_point;
     bool good;
   } cases[] = {{1, 0, 0, true},  {5, 0, 0, true},  {5, 1, 0, false},
                {4, 0, 0, false}, {0, 0, 0, false}, {1, 0, 3, false}};
-  for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
+  for (size_t j = 0; j < 2 * sizeof(cases) / sizeof(cases[0]); ++j) {
+    const size_t i = j / 2;
     Model model = GoodModel(false);
     Runtime* runtime = NewRuntime(&model, false);
     TfLiteTensor* alpha = &runtime->tensors[kAlpha];
-    alpha->type = kTfLiteInt8;
+    alpha->type = j % 2 ? kTfLiteInt4 : kTfLiteInt8;
     Allocate(alpha);
     TfLiteFloatArray* scale = calloc(1, sizeof(*scale) + 8 * sizeof(float));
     scale->size = cases[i].scales;
@@ -425,6 +440,53 @@ static void TestQuantized(void) {
         (TfLiteAffineQuantizationParams){scale, Ints(1, cases[i].zero_point), cases[i].dimension};
     alpha->quantization = (TfLiteQuantization){kTfLiteAffineQuantization, &runtime->quantization};
     CHECK((RunNode(runtime) == kTfLiteOk) == cases[i].good, "case %zu: %s", i, runtime->message);
+    FreeRuntime(runtime);
+  }
+}
+
+// A quantisation of one scale and zero point; the caller frees the arrays.
+static TfLiteAffineQuantizationParams OneScale(float value, int zero_point) {
+  TfLiteFloatArray* scale = malloc(sizeof(*scale) + sizeof(float));
+  scale->size = 1;
+  scale->data[0] = value;
+  return (TfLiteAffineQuantizationParams){scale, Ints(1, zero_point), 0};
+}
+
+// Int8 ops: what they need besides, one thing wrong at a time.
+static void TestInt8(void) {
+  enum { kGood, kNoFeatures, kShortFeatures, kFloatInput, kFloatBias, kNoScale, kCutAlpha, kCases };
+  const uint8_t features[3 * (6 + 20)] = {0};  // all channel codes are partial
+  for (int i = 0; i < kCases; ++i) {
+    Model model = GoodModel(false);
+    if (i != kNoFeatures) {
+      model.entries[model.num_entries++] =
+          (Entry){"features", 0, features, sizeof(features) - (i == kShortFeatures ? 3 : 0)};
+    }
+    Runtime* runtime = NewRuntime(&model, false);
+    TfLiteAffineQuantizationParams params[] = {OneScale(0.1f, 3), OneScale(0.01f, 0),
+                                               OneScale(1, -5)};
+    const int tensors[] = {kInput, kAlpha, kOutput};
+    for (int t = 0; t < 3; ++t) {
+      TfLiteTensor* tensor = &runtime->tensors[tensors[t]];
+      if (i != kFloatInput || t == 1) tensor->type = kTfLiteInt8;
+      Allocate(tensor);
+      if (i != kNoScale || t > 0) {
+        tensor->quantization = (TfLiteQuantization){kTfLiteAffineQuantization, &params[t]};
+      }
+    }
+    if (i != kFloatBias && i != kFloatInput) runtime->tensors[kBias].type = kTfLiteInt32;
+    Allocate(&runtime->tensors[kBias]);
+    if (i == kCutAlpha) --runtime->tensors[kAlpha].bytes;
+    CHECK((RunNode(runtime) == kTfLiteOk) == (i == kGood), "case %d: %s", i, runtime->message);
+    // Coefficients and bias are 0, so that the output is its zero point, by ReLU the least.
+    const TfLiteTensor* output = &runtime->tensors[kOutput];
+    for (size_t j = 0; i == kGood && j < output->bytes; ++j) {
+      CHECK(((const int8_t*)output->data)[j] == -5, "output %zu", j);
+    }
+    for (int t = 0; t < 3; ++t) {
+      free(params[t].scale);
+      free(params[t].zero_point);
+    }
     FreeRuntime(runtime);
   }
 }
@@ -461,6 +523,7 @@ int main(int argc, char** argv) {
   TestBadOptions();
   TestBadTensors();
   TestQuantized();
+  TestInt8();
   TestDamagedOptions(argc > 1 ? atoi(argv[1]) : 10000);
   printf("op_test: %ld checks\n", num_checks);
   return 0;
