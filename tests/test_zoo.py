@@ -12,6 +12,7 @@ import pytest
 
 import dbf_keras
 from dbf_keras import data, networks, train, zoo
+from dbf_keras.export import to_tflite
 from dbf_keras.runtime import Interpreter
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -142,6 +143,28 @@ def test_a_quarter_of_the_codes_is_about_a_quarter_of_the_file():
     assert size["onthefly_int8_weights"] <= 0.12 * size["explicit"]
 
 
+def run_in_batches(interpreter, images, size=500):
+    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    interpreter.resize_tensor_input(source["index"], (size, *images.shape[1:]))
+    interpreter.allocate_tensors()
+    outputs = []
+    for start in range(0, len(images), size):
+        interpreter.set_tensor(source["index"], images[start : start + size])
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(target["index"]))
+    return np.concatenate(outputs)
+
+
+@pytest.mark.skipif(not DATA_DIR, reason="DBF_DATA_DIR is not set: no MNIST here")
+def test_full_int8_keeps_the_accuracy_on_mnist():
+    mnist = data.load("mnist", DATA_DIR)
+    batches = [mnist.x_train[:200].astype(np.float32)]
+    file = to_tflite(dbf_keras.load_zoo("dbfnet_mnist"), "onthefly", quantize="int8", representative_data=batches)
+    predicted = run_in_batches(Interpreter(model_content=file), mnist.x_test.astype(np.float32)).argmax(axis=1)
+    accuracy = (predicted == mnist.y_test).mean()
+    assert accuracy >= zoo.entry("dbfnet_mnist")["accuracy"]["onthefly"] - 0.002
+
+
 @pytest.mark.skipif(not DATA_DIR, reason="DBF_DATA_DIR is not set: no MNIST here")
 def test_mnist_accuracy_is_the_paper_s_and_int8_weights_change_nothing():
     """The paper's 99.5 % at ρ = ¼, recomputed on the whole test set from the shipped files."""
@@ -151,18 +174,10 @@ def test_mnist_accuracy_is_the_paper_s_and_int8_weights_change_nothing():
     expected = model.predict(images, batch_size=500, verbose=0)
     predicted = {"keras": expected.argmax(axis=1)}
     for role in ("onthefly", "onthefly_int8_weights"):
-        interpreter = Interpreter(str(zoo.path("dbfnet_mnist", role)))
-        source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-        interpreter.resize_tensor_input(source["index"], (500, *images.shape[1:]))
-        interpreter.allocate_tensors()
-        outputs = []
-        for start in range(0, len(images), 500):
-            interpreter.set_tensor(source["index"], images[start : start + 500])
-            interpreter.invoke()
-            outputs.append(interpreter.get_tensor(target["index"]))
+        outputs = run_in_batches(Interpreter(str(zoo.path("dbfnet_mnist", role))), images)
         if role == "onthefly":
-            np.testing.assert_allclose(np.concatenate(outputs), expected, atol=1e-4 * expected.max())
-        predicted[role] = np.concatenate(outputs).argmax(axis=1)
+            np.testing.assert_allclose(outputs, expected, atol=1e-4 * expected.max())
+        predicted[role] = outputs.argmax(axis=1)
         assert (predicted[role] == mnist.y_test).mean() == pytest.approx(zoo.entry("dbfnet_mnist")["accuracy"][role])
     assert (predicted["keras"] == mnist.y_test).mean() >= 0.995
     assert (predicted["onthefly_int8_weights"] == predicted["keras"]).mean() >= 0.995
