@@ -246,6 +246,7 @@ static void SetBuffers(DbfConv* conv) {
     end = RoundUp(DbfAdd(end, DbfMul(count, buffers[i].size)), kAlignment);
   }
   scratch->bytes = DbfAdd(end, kAlignment);
+  if (int8 == NULL) scratch->code_row = scratch->raw_row + plan->full * conv->row_pitch * 4;
 }
 
 // Splits the work: tiles first, then panels of filters.
@@ -334,6 +335,50 @@ static void MoveLines(const DbfConv* conv, size_t row, size_t needed, size_t* fi
   *filled = DbfMax(*filled, row);
 }
 
+// Computes all lines of rows of the image.
+static void FillImageLines(const DbfConv* conv, const DbfRows* rows, char* scratch) {
+  const DbfPlan* plan = conv->plan;
+  char* raw_lines = scratch + conv->scratch.raw_lines + rows->at * 4;
+  char* raw_row = conv->direct ? raw_lines : scratch + conv->scratch.raw_row;
+  const size_t pitch = conv->direct ? conv->line_pitch : conv->row_pitch;
+  if (plan->int8 != NULL) {
+    DbfProjectRowsInt8(conv, rows, scratch, (uint32_t*)raw_row, pitch);
+  } else {
+    DbfProjectRowsFloat(conv, rows, scratch, (float*)raw_row, pitch);
+  }
+  if (conv->direct) return;
+  DbfCombine combine = {
+      .ops = plan->raw_ops,
+      .num_ops = plan->raw_lines / conv->x.taps,
+      .taps = 1,  // a copy of 4 bytes, whatever they are
+      .rows = rows->count,
+      .src = raw_row,
+      .src_pitch = conv->row_pitch,
+      .src_row = conv->row_entries,
+      .dst_pitch = conv->line_pitch,
+      .dst_row = conv->x.out,
+      .width = rows->out,
+  };
+  for (size_t t = 0; t < conv->x.taps && combine.num_ops > 0; ++t) {
+    combine.offsets = &conv->x_offset[t];
+    combine.dst = raw_lines + t * combine.num_ops * conv->line_pitch * 4;
+    plan->kernels->combine(&combine);
+  }
+  combine.ops = plan->line_ops;
+  combine.num_ops = plan->code_lines;
+  combine.offsets = conv->x_offset;
+  combine.taps = (int)conv->x.taps;
+  combine.src = scratch + conv->scratch.code_row;
+  combine.dst = scratch + conv->scratch.code_lines + rows->at * conv->code_size;
+  if (plan->int8 != NULL) {
+    combine.signs = plan->int8->masks_w;
+    plan->kernels->combine_int16(&combine);
+  } else {
+    combine.signs = plan->signs_w;
+    plan->kernels->combine(&combine);
+  }
+}
+
 // Computes all lines of rows [row, end) of phase `phase` of the padded input, at `at`.
 static void FillLines(const DbfConv* conv, const char* image, size_t phase, size_t row, size_t end,
                       size_t out, char* scratch, size_t at, size_t number) {
@@ -350,7 +395,7 @@ static void FillLines(const DbfConv* conv, const char* image, size_t phase, size
       rows.input = image + y * conv->x.in * conv->plan->channels * number;
       rows.count =
           DbfMin(DbfMin(end - row, conv->fill_rows), DbfDivideUp(axis->in - y, axis->stride));
-      int8 ? DbfFillLinesInt8(conv, &rows, scratch) : DbfFillLinesFloat(conv, &rows, scratch);
+      FillImageLines(conv, &rows, scratch);
     } else if (int8) {
       DbfFillPaddingInt8(conv, out, scratch, at);
     } else {

@@ -24,8 +24,8 @@ typedef struct Axis {
 typedef struct Scratch {
   size_t padding;     // [channels] a pixel of padding
   size_t rows;        // the transform's buffer
-  size_t raw_row;     // projected rows: [full + partial, row_pitch], or elements
-  size_t code_row;    // int8 layers: [partial, row_pitch]
+  size_t raw_row;     // projected rows: [raw_lines / x.taps, row_pitch]
+  size_t code_row;    // and of partial channels: [partial, row_pitch]; for floats, right behind
   size_t raw_lines;   // [raw_lines, line_pitch]
   size_t code_lines;  // [code_lines, line_pitch]
   size_t packed;      // partial features of a tile: [max_block or elements, packed_pitch]
@@ -79,11 +79,14 @@ typedef struct DbfRows {
   size_t at;
 } DbfRows;
 
-// Computes all lines of these rows, at most conv->fill_rows.
-void DbfFillLinesFloat(const DbfConv* conv, const DbfRows* rows, char* scratch);
-void DbfFillLinesInt8(const DbfConv* conv, const DbfRows* rows, char* scratch);
+// Projects the channels of these rows, at most conv->fill_rows, to lines at `dst`, `pitch` apart:
+// numbers or elements of raw features, and the numbers of partial channels to the row of codes.
+void DbfProjectRowsFloat(const DbfConv* conv, const DbfRows* rows, char* scratch, float* dst,
+                         size_t pitch);
+void DbfProjectRowsInt8(const DbfConv* conv, const DbfRows* rows, char* scratch, uint32_t* dst,
+                        size_t pitch);
 
-// The same for one row of padding.
+// Fills all lines of one row of padding.
 void DbfFillPaddingFloat(const DbfConv* conv, size_t out, char* scratch, size_t at);
 void DbfFillPaddingInt8(const DbfConv* conv, size_t out, char* scratch, size_t at);
 

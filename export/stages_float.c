@@ -5,8 +5,8 @@
 // Projects the channels of rows to lines at `dst`, `pitch` apart; partial ones follow the full
 // ones. Padding before the first row and after the last stays zero: it has been from the start, and
 // vectors that run over the end write zeros.
-static void ProjectRows(const DbfConv* conv, const DbfRows* input, char* scratch, float* dst,
-                        size_t pitch) {
+void DbfProjectRowsFloat(const DbfConv* conv, const DbfRows* input, char* scratch, float* dst,
+                         size_t pitch) {
   const DbfPlan* plan = conv->plan;
   const DbfKernels* kernels = plan->kernels;
   const size_t channels = plan->channels, vector = kernels->vector;
@@ -30,39 +30,6 @@ static void ProjectRows(const DbfConv* conv, const DbfRows* input, char* scratch
       kernels->gather(plan->gather_ops, plan->full + plan->partial, rows, dst + at, pitch);
     }
   }
-}
-
-void DbfFillLinesFloat(const DbfConv* conv, const DbfRows* rows, char* scratch) {
-  const DbfPlan* plan = conv->plan;
-  float* raw_lines = (float*)(scratch + conv->scratch.raw_lines) + rows->at;
-  if (conv->direct) return ProjectRows(conv, rows, scratch, raw_lines, conv->line_pitch);
-  float* row = (float*)(scratch + conv->scratch.raw_row);
-  ProjectRows(conv, rows, scratch, row, conv->row_pitch);
-  DbfCombine combine = {
-      .ops = plan->raw_ops,
-      .num_ops = plan->full,
-      .signs = plan->signs_w,
-      .taps = 1,
-      .rows = rows->count,
-      .src = row,
-      .src_pitch = conv->row_pitch,
-      .src_row = conv->row_entries,
-      .dst_pitch = conv->line_pitch,
-      .dst_row = conv->x.out,
-      .width = rows->out,
-  };
-  for (size_t t = 0; t < conv->x.taps && plan->full > 0; ++t) {
-    combine.offsets = &conv->x_offset[t];
-    combine.dst = raw_lines + t * plan->full * conv->line_pitch;
-    plan->kernels->combine(&combine);
-  }
-  combine.src = row + plan->full * conv->row_pitch;
-  combine.ops = plan->line_ops;
-  combine.num_ops = plan->code_lines;
-  combine.taps = (int)conv->x.taps;
-  combine.offsets = conv->x_offset;
-  combine.dst = (float*)(scratch + conv->scratch.code_lines) + rows->at;
-  plan->kernels->combine(&combine);
 }
 
 void DbfFillPaddingFloat(const DbfConv* conv, size_t out, char* scratch, size_t at) {

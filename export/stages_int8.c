@@ -5,7 +5,7 @@
 // Projects the channels of rows: elements of full features to `raw`, `raw_pitch` apart, and partial
 // channels to the rows of codes. Padding before the first row and after the last stays as it is,
 // see SetPadding in conv.c; lanes that run over the end write the same.
-static void ProjectRows(const DbfConv* conv, const DbfRows* input, char* scratch, uint32_t* raw,
+void DbfProjectRowsInt8(const DbfConv* conv, const DbfRows* input, char* scratch, uint32_t* raw,
                         size_t raw_pitch) {
   const DbfPlan* plan = conv->plan;
   const DbfPlanInt8* int8 = plan->int8;
@@ -48,40 +48,6 @@ static void ProjectRows(const DbfConv* conv, const DbfRows* input, char* scratch
                       conv->row_pitch);
     }
   }
-}
-
-void DbfFillLinesInt8(const DbfConv* conv, const DbfRows* rows, char* scratch) {
-  const DbfPlan* plan = conv->plan;
-  const DbfPlanInt8* int8 = plan->int8;
-  uint32_t* raw_lines = (uint32_t*)(scratch + conv->scratch.raw_lines) + rows->at;
-  if (conv->direct) return ProjectRows(conv, rows, scratch, raw_lines, conv->line_pitch);
-  uint32_t* row = (uint32_t*)(scratch + conv->scratch.raw_row);
-  ProjectRows(conv, rows, scratch, row, conv->row_pitch);
-  DbfCombine combine = {
-      .ops = plan->raw_ops,
-      .num_ops = int8->full_elements,
-      .taps = 1,
-      .rows = rows->count,
-      .src = row,
-      .src_pitch = conv->row_pitch,
-      .src_row = conv->row_entries,
-      .dst_pitch = conv->line_pitch,
-      .dst_row = conv->x.out,
-      .width = rows->out,
-  };
-  for (size_t t = 0; t < conv->x.taps && int8->full_elements > 0; ++t) {
-    combine.offsets = &conv->x_offset[t];
-    combine.dst = raw_lines + t * int8->full_elements * conv->line_pitch;
-    plan->kernels->combine(&combine);  // one tap: copies whatever the bits are
-  }
-  combine.ops = plan->line_ops;
-  combine.num_ops = plan->code_lines;
-  combine.signs = int8->masks_w;
-  combine.offsets = conv->x_offset;
-  combine.taps = (int)conv->x.taps;
-  combine.src = scratch + conv->scratch.code_row;
-  combine.dst = (int16_t*)(scratch + conv->scratch.code_lines) + rows->at;
-  plan->kernels->combine_int16(&combine);
 }
 
 void DbfFillPaddingInt8(const DbfConv* conv, size_t out, char* scratch, size_t at) {
