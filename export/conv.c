@@ -223,6 +223,10 @@ static void SetBuffers(DbfConv* conv) {
                            : int8 == NULL ? plan->full + plan->partial
                                           : int8->full_elements;
   const size_t number = int8 == NULL ? sizeof(float) : sizeof(int8_t);
+  // Tiles are copied if several panels read them.
+  const size_t copied = int8 == NULL && plan->padded_filters > 2 * vector
+                            ? DbfMin(plan->depth, plan->kernels->depth)
+                            : 0;
   Scratch* scratch = &conv->scratch;
   size_t end = 0;
   const struct {
@@ -236,8 +240,7 @@ static void SetBuffers(DbfConv* conv) {
       {&scratch->raw_lines, plan->raw_lines, conv->line_pitch, 4},
       {&scratch->code_lines, plan->code_lines, conv->line_pitch, conv->code_size},
       {&scratch->packed, packed, conv->packed_pitch, 4},
-      {&scratch->tiles, int8 == NULL ? DbfMin(plan->depth, plan->kernels->depth) : 0,
-       DbfMin(DbfMul(conv->tile_rows, width), kTilePixels), sizeof(float)},
+      {&scratch->tiles, copied, DbfMin(DbfMul(conv->tile_rows, width), kTilePixels), sizeof(float)},
       {&scratch->slices, int8 == NULL ? 0 : int8->num_slices, 1, sizeof(DbfSlice)},
   };
   for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); ++i) {
