@@ -9,20 +9,12 @@
 #if defined(__aarch64__) && defined(__linux__) && (!defined(__clang__) || __clang_major__ >= 16)
 #include <arm_neon.h>
 #include <sys/auxv.h>
+
+#include "neon.h"
 #define DBF_SUPPORTED ((getauxval(AT_HWCAP) & (1ul << 20)) != 0)  // HWCAP_ASIMDDP
 #define DBF_TARGET "arch=armv8.2-a+dotprod"
-#define DBF_DEPTH 384
-#define DBF_LOG2_VECTOR 2
-#define DBF_ROWS 12
 #define DBF_PACK 4
-#define DBF_BY_LANE 1
 #define DBF_DOT_LANE(acc, a, b, lane) DotLane(acc, (int8x16_t)(a), (int8x16_t)(b), lane)
-#define DBF_CLAMP16(x, low, high) \
-  ((H)vminq_s16(vmaxq_s16((int16x8_t)(x), (int16x8_t)(low)), (int16x8_t)(high)))
-#define DBF_CLAMP32(x, low, high) \
-  ((I)vminq_s32(vmaxq_s32((int32x4_t)(x), (int32x4_t)(low)), (int32x4_t)(high)))
-#define DBF_SATURATED_ADD(a, b) ((H)vqaddq_s16((int16x8_t)(a), (int16x8_t)(b)))
-#define DBF_ANY(mask) (vmaxvq_u32((uint32x4_t)(mask)) != 0)
 
 static inline __attribute__((always_inline, target("arch=armv8.2-a+dotprod"))) int32x4_t
 DotLane(int32x4_t acc, int8x16_t a, int8x16_t b, int lane) {

@@ -22,7 +22,6 @@
 
 enum {
   kDbfMaxVector = 16,  // floats in the widest vector
-  kDbfMaxPack = 4,     // int8 features in a 32-bit element
 };
 
 // One signed sum of shifted copies of a line: which line to read and which row of signs to use.
