@@ -25,7 +25,10 @@
 #include "threadpool.h"
 
 enum {
-  kTilePixels = 112,   // pixels packed at a time
+  kTilePixels = 112,      // pixels packed at a time
+  kTileFloats = 1 << 16,  // that patches of a tile take: of the second cache
+  kMinTilePatches = 28,
+  kMaxTilePatches = 56,
   kMaxFillRows = 8,    // rows projected at a time
   kMinWork = 1 << 19,  // multiplications that are worth a thread
   kAlignment = 64,
@@ -50,9 +53,11 @@ static size_t SpreadPitch(size_t floats) {
   return pitch / 16 % 2 == 0 ? DbfAdd(pitch, 16) : pitch;
 }
 
-static bool AxisCreate(Axis* axis, int32_t taps, int32_t stride, int32_t dilation) {
+static bool AxisCreate(Axis* axis, int32_t taps, int32_t stride, int32_t dilation, int32_t patch) {
+  axis->square = patch > 0 ? 2 : 1;
+  if (patch > 0) taps = patch;
   axis->taps = taps;
-  axis->stride = stride;
+  axis->stride = stride * axis->square;
   axis->dilation = dilation;
   axis->remainder = DbfAllocate(taps, sizeof(size_t));
   axis->phase = DbfAllocate(taps, sizeof(size_t));
@@ -76,19 +81,21 @@ static void AxisFree(Axis* axis) {
   free(axis->step);
 }
 
-// Computes the output's size and the padding before for `in` inputs. Returns false if a kernel does
-// not fit.
-static bool AxisOutput(const Axis* axis, bool same_padding, size_t in, size_t* out, size_t* pad) {
-  const size_t extent = (axis->taps - 1) * axis->dilation + 1;
+// Computes the layer's outputs and the padding before for `in` inputs. Returns false if a kernel
+// does not fit.
+static bool AxisOutput(const Axis* axis, bool same_padding, size_t in, size_t* outputs,
+                       size_t* pad) {
+  const size_t stride = axis->stride / axis->square;
+  const size_t extent = (axis->taps - axis->square) * axis->dilation + 1;
   *pad = 0;
   if (same_padding) {
-    *out = DbfDivideUp(in, axis->stride);
-    const size_t needed = in == 0 ? 0 : (*out - 1) * axis->stride + extent;
+    *outputs = DbfDivideUp(in, stride);
+    const size_t needed = in == 0 ? 0 : (*outputs - 1) * stride + extent;
     if (needed > in) *pad = (needed - in) / 2;
     return true;
   }
   if (in < extent) return false;
-  *out = (in - extent) / axis->stride + 1;
+  *outputs = (in - extent) / stride + 1;
   return true;
 }
 
@@ -103,10 +110,10 @@ DbfConv* DbfConvCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
     conv->same_padding = layer->same_padding;
     conv->direct = layer->kernel_w == 1 && plan->partial == 0;
     conv->code_size = plan->int8 != NULL ? sizeof(int16_t) : sizeof(float);
-    conv->x_offset = DbfAllocate(layer->kernel_w, sizeof(size_t));
+    conv->x_offset = DbfAllocate(DbfMax(layer->kernel_w, plan->patch), sizeof(size_t));
     if (conv->x_offset != NULL &&
-        AxisCreate(&conv->y, layer->kernel_h, layer->stride_h, layer->dilation_h) &&
-        AxisCreate(&conv->x, layer->kernel_w, layer->stride_w, layer->dilation_w)) {
+        AxisCreate(&conv->y, layer->kernel_h, layer->stride_h, layer->dilation_h, plan->patch) &&
+        AxisCreate(&conv->x, layer->kernel_w, layer->stride_w, layer->dilation_w, plan->patch)) {
       return conv;
     }
     DbfConvFree(conv);
@@ -163,8 +170,10 @@ static void SetImages(DbfConv* conv, size_t batch, size_t height, size_t width) 
     conv->y.in = 1;
     conv->images = DbfDivideUp(pixels, conv->x.in);
   }
-  AxisOutput(&conv->y, conv->same_padding, conv->y.in, &conv->y.out, &conv->y.pad);
-  AxisOutput(&conv->x, conv->same_padding, conv->x.in, &conv->x.out, &conv->x.pad);
+  AxisOutput(&conv->y, conv->same_padding, conv->y.in, &conv->y.outputs, &conv->y.pad);
+  AxisOutput(&conv->x, conv->same_padding, conv->x.in, &conv->x.outputs, &conv->x.pad);
+  conv->y.out = DbfDivideUp(conv->y.outputs, conv->y.square);
+  conv->x.out = DbfDivideUp(conv->x.outputs, conv->x.square);
   if (conv->images == 0 || conv->y.out == 0 || conv->x.out == 0) conv->images = 0;
   conv->last_out = pointwise && pixels > 0 ? pixels - (conv->images - 1) * conv->x.in : conv->x.out;
 }
@@ -197,7 +206,11 @@ static void SetBuffers(DbfConv* conv) {
   // Int16 are stored by twice as many; tiles of up to 14 pixels are copied by whole vectors.
   const size_t slack = DbfMax(2 * vector, 16);
   const size_t height = conv->y.out, width = conv->x.out;
-  const size_t fit = DbfMin(DbfMax(kTilePixels / width, 1), height);
+  conv->tile_pixels = kTilePixels;
+  if (plan->patch > 0) {
+    conv->tile_pixels = DbfMax(DbfMin(kTileFloats / plan->depth, kMaxTilePatches), kMinTilePatches);
+  }
+  const size_t fit = DbfMin(DbfMax(conv->tile_pixels / width, 1), height);
   conv->tiles = DbfDivideUp(height, fit);
   conv->tile_rows = DbfDivideUp(height, conv->tiles);
   conv->tiles = DbfDivideUp(height, conv->tile_rows);
@@ -212,8 +225,8 @@ static void SetBuffers(DbfConv* conv) {
       DbfAdd(RoundUp(DbfMul(conv->fill_rows, conv->row_entries), slack), 2 * slack);
   conv->row_pitch = DbfMul(conv->x.num_phases, conv->row_phase_pitch);
   // Whole vectors are stored per tile.
-  conv->packed_pitch =
-      SpreadPitch(RoundUp(DbfMin(DbfMul(conv->tile_rows, width), kTilePixels), slack));
+  const size_t pixels = DbfMin(DbfMul(conv->tile_rows, width), conv->tile_pixels);
+  conv->packed_pitch = SpreadPitch(RoundUp(pixels, slack));
 
   const size_t rows = int8 == NULL ? plan->rows * vector * sizeof(float)
                                    : int8->rows * 2 * vector * sizeof(int16_t);
@@ -223,10 +236,15 @@ static void SetBuffers(DbfConv* conv) {
                            : int8 == NULL ? plan->full + plan->partial
                                           : int8->full_elements;
   const size_t number = int8 == NULL ? sizeof(float) : sizeof(int8_t);
-  // Tiles are copied if several panels read them.
-  const size_t copied = int8 == NULL && plan->padded_filters > 2 * vector
-                            ? DbfMin(plan->depth, plan->kernels->depth)
-                            : 0;
+  // Tiles are copied if several panels read them; those of patches are made so.
+  const size_t squares = (size_t)plan->patch * plan->patch;
+  size_t tiles = squares, tiles_pitch = DbfAdd(DbfMul(plan->full, pixels), vector);
+  if (plan->patch == 0) {
+    tiles = int8 == NULL && plan->padded_filters > 2 * vector
+                ? DbfMin(plan->depth, plan->kernels->depth)
+                : 0;
+    tiles_pitch = pixels;
+  }
   Scratch* scratch = &conv->scratch;
   size_t end = 0;
   const struct {
@@ -240,7 +258,8 @@ static void SetBuffers(DbfConv* conv) {
       {&scratch->raw_lines, plan->raw_lines, conv->line_pitch, 4},
       {&scratch->code_lines, plan->code_lines, conv->line_pitch, conv->code_size},
       {&scratch->packed, packed, conv->packed_pitch, 4},
-      {&scratch->tiles, copied, DbfMin(DbfMul(conv->tile_rows, width), kTilePixels), sizeof(float)},
+      {&scratch->tiles, tiles, tiles_pitch, sizeof(float)},
+      {&scratch->products, squares * 2 * vector, pixels, sizeof(float)},
       {&scratch->slices, int8 == NULL ? 0 : int8->num_slices, 1, sizeof(DbfSlice)},
   };
   for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); ++i) {
@@ -350,6 +369,24 @@ static void FillImageLines(const DbfConv* conv, const DbfRows* rows, char* scrat
     DbfProjectRowsFloat(conv, rows, scratch, (float*)raw_row, pitch);
   }
   if (conv->direct) return;
+  if (plan->patch > 0) {
+    const DbfPatches patches = {
+        .taps = plan->patch,
+        .num_lines = plan->full,
+        .rows = rows->count,
+        .src = (const float*)raw_row,
+        .src_pitch = conv->row_pitch,
+        .src_row = conv->row_entries,
+        .offsets = conv->x_offset,
+        .dst = (float*)raw_lines,
+        .dst_pitch = conv->line_pitch,
+        .dst_row = conv->x.out,
+        .dst_step = plan->full * conv->line_pitch,
+        .width = rows->out,
+    };
+    plan->kernels->patches(&patches);
+    return;
+  }
   DbfCombine combine = {
       .ops = plan->raw_ops,
       .num_ops = plan->raw_lines / conv->x.taps,
@@ -425,7 +462,7 @@ static void RunPart(void* argument, int index) {
   };
   char* scratch = conv->memory + (size_t)index * conv->scratch.bytes;
   const size_t image_in = conv->y.in * conv->x.in * plan->channels * part->number;
-  const size_t image_out = conv->y.out * conv->x.out * plan->filters;
+  const size_t image_out = conv->y.outputs * conv->x.outputs * plan->filters;
   size_t base = 0, filled = 0;
   for (size_t tile = tiles * row_part / conv->row_parts, begin = tile; tile < end_tile; ++tile) {
     const size_t image = tile / conv->tiles;
@@ -442,16 +479,18 @@ static void RunPart(void* argument, int index) {
     }
     filled = DbfMax(filled, end);
     const size_t pixels = rows * width;
-    const size_t pieces = DbfDivideUp(pixels, kTilePixels);
+    const size_t pieces = DbfDivideUp(pixels, conv->tile_pixels);
     for (size_t i = 0; i < pieces; ++i) {
       const size_t first = pixels * i / pieces, end = pixels * (i + 1) / pieces;
-      const size_t offset = image * image_out + (row * conv->x.out + first) * plan->filters;
       product.first = (row - base) * conv->x.out + first;
+      product.pixel = row * conv->x.out + first;
       product.pixels = end - first;
       if (plan->int8 != NULL) {
-        DbfMultiplyInt8(conv, &product, scratch, (int8_t*)part->output + offset);
+        DbfMultiplyInt8(conv, &product, scratch, (int8_t*)part->output + image * image_out);
+      } else if (plan->patch > 0) {
+        DbfMultiplyWinograd(conv, &product, scratch, (float*)part->output + image * image_out);
       } else {
-        DbfMultiplyFloat(conv, &product, scratch, (float*)part->output + offset);
+        DbfMultiplyFloat(conv, &product, scratch, (float*)part->output + image * image_out);
       }
     }
   }

@@ -63,15 +63,31 @@ static float Alpha(const DbfLayer* layer, size_t filter, size_t column) {
   return (float)DbfLayerInteger(layer, filter, column) * DbfLayerScale(layer, filter);
 }
 
+// The side of a patch if the layer is computed in Winograd's form, else 0. See plan.h.
+static int32_t PatchOf(const DbfLayer* layer, const uint32_t* count) {
+  const size_t side = layer->kernel_h;
+  if (layer->quantized != NULL || (side != 3 && side != 4) || layer->kernel_w != layer->kernel_h ||
+      layer->stride_h != 1 || layer->stride_w != 1 || layer->dilation_h != 1 ||
+      layer->dilation_w != 1) {
+    return 0;
+  }
+  size_t channels = 0;
+  for (int32_t w = 0; w < layer->channels; ++w) channels += count[w] > 0;
+  const size_t numbers = (side + 1) * (side + 1) * channels;
+  const bool pays = channels >= kDbfWinogradChannels && numbers <= 4 * layer->num_codes &&
+                    numbers <= side * side * layer->channels;
+  return pays ? (int32_t)side + 1 : 0;
+}
+
 // The channel stage of the rule above. count[w] is the number of spatial codes kept with channel
 // code w. channel[w] becomes the projected channel of w: full ones first.
 static bool PlanChannels(DbfPlan* plan, const uint32_t* count, int32_t* channel) {
-  const uint32_t spatial = (uint32_t)plan->kernel_h * plan->kernel_w;
+  const uint32_t spatial = plan->patch > 0 ? 1 : (uint32_t)plan->kernel_h * plan->kernel_w;
   uint32_t any = 0;
   for (int32_t w = 0; w < plan->channels; ++w) {
     if (count[w] == 0) continue;
     any |= w;
-    if (count[w] == spatial) {
+    if (count[w] >= spatial) {
       ++plan->full;
     } else {
       ++plan->partial;
@@ -92,7 +108,7 @@ static bool PlanChannels(DbfPlan* plan, const uint32_t* count, int32_t* channel)
   size_t next_full = 0, next_partial = plan->full;
   for (int32_t w = 0; w < plan->channels; ++w) {
     if (count[w] == 0) continue;
-    channel[w] = (int32_t)(count[w] == spatial ? next_full++ : next_partial++);
+    channel[w] = (int32_t)(count[w] >= spatial ? next_full++ : next_partial++);
     plan->gather_ops[channel[w]].source = w >> plan->shift;
   }
   return true;
@@ -111,14 +127,14 @@ static float* SignTable(int32_t size) {
 static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* channel,
                       DbfColumns* columns) {
   const size_t kh = plan->kernel_h, kw = plan->kernel_w, channels = plan->channels;
-  plan->raw_lines = kw * plan->full;
-  plan->num_features = plan->depth - kh * plan->raw_lines;
+  plan->raw_lines = (plan->patch > 0 ? (size_t)plan->patch : kw) * plan->full;
+  plan->num_features = plan->patch > 0 ? 0 : plan->depth - kh * plan->raw_lines;
   plan->raw_ops = DbfAllocate(plan->full, sizeof(*plan->raw_ops));
   plan->line_ops = DbfAllocate(kw * plan->partial, sizeof(*plan->line_ops));
   plan->feature_ops = DbfAllocate(plan->num_features, sizeof(*plan->feature_ops));
   plan->signs_h = SignTable(plan->kernel_h);
   plan->signs_w = SignTable(plan->kernel_w);
-  columns->full = DbfAllocate(kh * plan->raw_lines, sizeof(*columns->full));
+  columns->full = DbfAllocate(kh * kw * plan->full, sizeof(*columns->full));
   columns->partial = DbfAllocate(plan->num_features, sizeof(*columns->partial));
   // The line of (partial channel, horizontal code), counted from 1; 0 if no code needs it.
   uint32_t* lines = DbfAllocate(kw * plan->partial, sizeof(*lines));
@@ -128,6 +144,7 @@ static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* chann
                   plan->signs_w && columns->full && columns->partial && lines && first;
   if (ok) {
     for (size_t j = 0; j < plan->full; ++j) plan->raw_ops[j].source = (int32_t)j;
+    for (size_t i = 0; i < kh * kw * plan->full; ++i) columns->full[i] = SIZE_MAX;
     for (size_t g = 0; g < kh * kw * channels; ++g) {  // how many features has each line?
       const size_t w = g % channels, v = g / channels % kw;
       if (HasCode(layer, g) && (size_t)channel[w] >= plan->full)
@@ -231,6 +248,42 @@ static void PackOne(DbfPlan* plan, float* base, size_t block_depth, size_t depth
   base[k0 * block_depth + depth * width + filter - k0] = (float)value;
 }
 
+// The coefficients' transform of Winograd's form along one axis, of taps g: see
+// kernels/winograd.inl.
+static void FilterTransform(const double* g, size_t pitch, size_t taps, double* t) {
+  const double even = g[0] + g[2 * pitch], odd = g[pitch] + (taps > 3 ? g[3 * pitch] : 0);
+  if (taps == 3) {
+    t[0] = g[0];
+    t[1] = (even + odd) / 2;
+    t[2] = (even - odd) / 2;
+    t[3] = g[2 * pitch];
+  } else {
+    t[0] = g[0] / 2;
+    t[1] = -(even + odd) / 2;
+    t[2] = -(even - odd) / 6;
+    t[3] = (g[0] + 2 * g[pitch] + 4 * g[2 * pitch] + 8 * g[3 * pitch]) / 6;
+    t[4] = g[3 * pitch];
+  }
+}
+
+// Packs the coefficients taps [kh·kw, pitch] of one filter in Winograd's form.
+static void PackPatch(DbfPlan* plan, const double* taps, size_t pitch, size_t filter) {
+  const size_t side = plan->kernel_h, patch = plan->patch;
+  double rows[4][5], column[5];
+  for (size_t j = 0; j < plan->full; ++j) {
+    for (size_t y = 0; y < side; ++y) {
+      FilterTransform(taps + y * side * pitch + j, pitch, side, rows[y]);
+    }
+    for (size_t v = 0; v < patch; ++v) {
+      FilterTransform(&rows[0][v], 5, side, column);
+      for (size_t u = 0; u < patch; ++u) {
+        float* base = plan->packed + (u * patch + v) * plan->full * plan->padded_filters;
+        PackOne(plan, base, plan->full, j, filter, column[u]);
+      }
+    }
+  }
+}
+
 // Absorbs codes into the coefficients and packs them.
 static bool Pack(DbfPlan* plan, const DbfLayer* layer, const DbfColumns* columns) {
   const size_t kh = plan->kernel_h, kw = plan->kernel_w, full = plan->full;
@@ -250,12 +303,18 @@ static bool Pack(DbfPlan* plan, const DbfLayer* layer, const DbfColumns* columns
     if (full > 0) {
       memset(taps, 0, kh * kw * pitch * sizeof(*taps));
       for (size_t s = 0; s < kh * kw; ++s) {
-        for (size_t j = 0; j < full; ++j)
-          taps[s * pitch + j] = Alpha(layer, k, columns->full[s * full + j]);
+        for (size_t j = 0; j < full; ++j) {
+          const size_t from = columns->full[s * full + j];
+          if (from != SIZE_MAX) taps[s * pitch + j] = Alpha(layer, k, from);
+        }
       }
       TransformAxis(taps, column, 1, kh, kw * pitch);
       TransformAxis(taps, column, kh, kw, pitch);
       if (!plan->hadamard) TransformRows(taps, kh * kw, pitch);
+    }
+    if (plan->patch > 0) {
+      PackPatch(plan, taps, pitch, k);
+      continue;
     }
     float* base = plan->packed;
     for (const DbfBlock* block = plan->blocks; block < plan->blocks + plan->num_blocks; ++block) {
@@ -306,12 +365,14 @@ DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
     plan->padded_filters = DivideUp(layer->filters, kernels->vector) * kernels->vector;
     SetActivation(plan, layer->activation);
     for (size_t g = 0; g < grid; ++g) count[g % channels] += HasCode(layer, g);
+    plan->patch = PatchOf(layer, count);
     ok = PlanChannels(plan, count, channel) && PlanLines(plan, layer, channel, &columns);
     if (ok && layer->quantized != NULL) {
       plan->int8 = DbfPlanInt8Create(plan, layer, &columns, error);
       ok = plan->int8 != NULL;
     } else if (ok) {
-      ok = PlanBlocks(plan) && Pack(plan, layer, &columns);
+      if (plan->patch > 0) plan->depth = (size_t)plan->patch * plan->patch * plan->full;
+      ok = (plan->patch > 0 || PlanBlocks(plan)) && Pack(plan, layer, &columns);
     }
   }
   free(count);

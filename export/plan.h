@@ -21,6 +21,17 @@
 // a channel set" is thus a dense convolution on |W| channels; a set with a few codes left over is
 // that plus the left-over codes; any other set is all transforms.
 //
+// WINOGRAD'S FORM. A float layer of 3 x 3 or 4 x 4 taps, k on a side, with strides and dilations of
+// one, is computed by Winograd's minimal filtering F(2 x 2, k x k) (Lavin and Gray,
+// arXiv:1509.09308) on the |W| projected channels, codes that are not kept being zero, if that
+//  - takes no more multiplications than the kept codes: (k + 1)^2 |W| for each 4 outputs, where the
+//    rule above takes 4 times their number;
+//  - packs no more numbers than the filters have: (k + 1)^2 |W| <= k^2 C;
+//  - has enough channels that the transforms of its patches do not eat up what it saves:
+//    |W| >= kDbfWinogradChannels.
+// Its points are 0, 1, -1, infinity and, for 4 x 4, 2, so that rounding errors grow but little. All
+// channel codes count as full then.
+//
 // Int8 layers follow the same rule. Their coefficients are absorbed already in the file
 // (FORMAT.md); see plan_int8.h.
 
@@ -76,9 +87,13 @@ int DbfLayerInteger(const DbfLayer* layer, size_t filter, size_t column);
 // The scale of a filter's integer coefficients.
 float DbfLayerScale(const DbfLayer* layer, size_t filter);
 
+// Winograd's form pays from so many projected channels on.
+enum { kDbfWinogradChannels = 12 };
+
 // Where the coefficients of the kept codes are: columns of alpha. Needed while a plan is made.
 typedef struct DbfColumns {
-  size_t* full;     // [kh·kw, plan->full] column of (spatial code, full channel code)
+  size_t* full;     // [kh·kw, plan->full] column of (spatial code, full channel code); SIZE_MAX if
+                    // that code is not kept
   size_t* partial;  // [plan->num_features]
 } DbfColumns;
 
@@ -101,6 +116,7 @@ typedef struct DbfPlan {
   const DbfKernels* kernels;
   int32_t channels, filters;
   int32_t kernel_h, kernel_w;
+  int32_t patch;  // side of a patch of Winograd's form: k + 1; 0 in the usual form
   // Channel stage.
   int shift;
   bool hadamard;
@@ -110,7 +126,8 @@ typedef struct DbfPlan {
   size_t full;            // full channel codes
   size_t partial;         // partial channel codes
   DbfLineOp* gather_ops;  // [full + partial] which row of the transform each projected channel is
-  // Line stage: raw lines (tap x, full channel), then lines (partial channel, horizontal code).
+  // Line stage: raw lines (tap x, or number of a patch, full channel), then lines (partial channel,
+  // horizontal code).
   size_t raw_lines;
   DbfLineOp* raw_ops;  // [raw_lines / kernel_w]: the identity
   size_t code_lines;
@@ -125,10 +142,11 @@ typedef struct DbfPlan {
   DbfBlock* blocks;
   size_t num_segments;
   DbfSegment* segments;
-  size_t depth;           // all features: the number of codes
+  size_t depth;           // all features: the number of codes; patch^2 times `full`
   size_t max_block;       // depth of the deepest partial block
   size_t padded_filters;  // filters rounded up to a vector
-  float* packed;  // for each block, for each panel of 2 (the last: 1 or 2) vectors: [depth, panel]
+  float* packed;  // for each block (number of a patch), for each panel of 2 (the last: 1 or 2)
+                  // vectors: [depth, panel]
   void* packed_allocation;
   float* bias;      // [padded_filters]
   float low, high;  // activation

@@ -9,8 +9,13 @@
 
 // One axis of the convolution. Output i, tap t reads padded input i * stride + t * dilation, which
 // is entry i + step[t] of phase phase[t].
+//
+// In Winograd's form, an output of the axis is a patch with `square` = 2 outputs of the layer, and
+// its taps are the patch's numbers.
 typedef struct Axis {
   size_t in, out;
+  size_t outputs;  // of the layer
+  size_t square;   // for each `out`
   size_t stride, dilation, taps, pad;
   size_t num_phases;  // phases that some tap reads
   size_t* remainder;  // [num_phases] of the padded input's index by the stride
@@ -30,6 +35,7 @@ typedef struct Scratch {
   size_t code_lines;  // [code_lines, line_pitch]
   size_t packed;      // partial features of a tile: [max_block or elements, packed_pitch]
   size_t tiles;       // float layers: what a block of the product reads, see DbfKernels.pack_tiles
+  size_t products;    // Winograd's form: [patch^2, tile_pixels, 2 vectors]
   size_t slices;      // [int8->num_slices] DbfSlice
   size_t bytes;       // all of it
 } Scratch;
@@ -41,6 +47,7 @@ struct DbfConv {
   bool direct;       // one horizontal tap and no partial codes: rows are projected into their lines
   size_t code_size;  // bytes of a code number
   // Set by resizing.
+  size_t tile_pixels;       // pixels, or patches, of a product at most
   size_t images, last_out;  // the last image may be narrower: 1 x 1 convolutions are cut into
                             // images of one row
   size_t tile_rows, tiles;  // output rows per tile, tiles per image
@@ -90,15 +97,17 @@ void DbfProjectRowsInt8(const DbfConv* conv, const DbfRows* rows, char* scratch,
 void DbfFillPaddingFloat(const DbfConv* conv, size_t out, char* scratch, size_t at);
 void DbfFillPaddingInt8(const DbfConv* conv, size_t out, char* scratch, size_t at);
 
-// What a tile's product reads and writes: `pixels` successive pixels, from number `first` of the
-// lines, with panels [panel, end_panel), to `output`.
+// What a tile's product reads and writes: `pixels` successive pixels (patches), from number `first`
+// of the lines and `pixel` of the image, with panels [panel, end_panel), to the image `output`.
 typedef struct DbfProduct {
-  size_t first, pixels;
+  size_t first, pixel, pixels;
   size_t panel, end_panel;
   size_t* offsets;  // scratch
 } DbfProduct;
 
 void DbfMultiplyFloat(const DbfConv* conv, const DbfProduct* product, char* scratch, float* output);
+void DbfMultiplyWinograd(const DbfConv* conv, const DbfProduct* product, char* scratch,
+                         float* output);
 void DbfMultiplyInt8(const DbfConv* conv, const DbfProduct* product, char* scratch, int8_t* output);
 
 // Walks over the pixels of one phase of rows, several at a time, as they lie side by side in the

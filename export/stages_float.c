@@ -47,6 +47,7 @@ void DbfFillPaddingFloat(const DbfConv* conv, size_t out, char* scratch, size_t 
 void DbfMultiplyFloat(const DbfConv* conv, const DbfProduct* product, char* scratch,
                       float* output) {
   const DbfPlan* plan = conv->plan;
+  output += product->pixel * plan->filters;
   const size_t panel_columns = 2 * (size_t)plan->kernels->vector;
   const float* raw_lines = (const float*)(scratch + conv->scratch.raw_lines) + product->first;
   const float* code_lines = (const float*)(scratch + conv->scratch.code_lines) + product->first;
@@ -112,5 +113,73 @@ void DbfMultiplyFloat(const DbfConv* conv, const DbfProduct* product, char* scra
       plan->kernels->gemm(&gemm);
     }
     depth_before += depth;
+  }
+}
+
+// One product for each number of a patch, then back to outputs. The bias enters with the number of
+// point (1, 1), which every output of the patch takes once.
+void DbfMultiplyWinograd(const DbfConv* conv, const DbfProduct* product, char* scratch,
+                         float* output) {
+  const DbfPlan* plan = conv->plan;
+  const DbfKernels* kernels = plan->kernels;
+  const size_t patch = plan->patch, full = plan->full, pixels = product->pixels;
+  const size_t panel_columns = 2 * (size_t)kernels->vector, none = 0;
+  const size_t plane = full * pixels + kernels->vector;  // whole vectors are written
+  const float no_bias[2 * kDbfMaxVector] = {0};
+  float* tiles = (float*)(scratch + conv->scratch.tiles);
+  float* products = (float*)(scratch + conv->scratch.products);
+  for (size_t t = 0; t < patch; ++t) product->offsets[t] = DbfTapOffset(conv, t);
+  for (size_t v = 0; v < patch; ++v) {
+    const DbfPatches patches = {
+        .taps = plan->patch,
+        .num_lines = full,
+        .rows = 1,
+        .src = (const float*)(scratch + conv->scratch.raw_lines) + product->first +
+               v * full * conv->line_pitch,
+        .src_pitch = conv->line_pitch,
+        .offsets = product->offsets,
+        .dst = tiles + v * plane,
+        .dst_step = patch * plane,
+        .width = pixels,
+    };
+    kernels->patch_tiles(&patches);
+  }
+  for (size_t j = product->panel; j < product->end_panel; ++j) {
+    const size_t k = j * panel_columns;
+    const size_t width = DbfMin(plan->padded_filters - k, panel_columns);
+    DbfGemm gemm = {
+        .packed = true,
+        .segments = &none,
+        .num_segments = 1,
+        .segment_depth = full,
+        .out_pitch = width,
+        .pixels = pixels,
+        .vectors = (int)(width / kernels->vector),
+        .columns = width,
+        .first = true,
+    };
+    for (size_t e = 0; e < patch * patch; ++e) {
+      gemm.a = tiles + e * plane;
+      gemm.b = plan->packed + full * (e * plan->padded_filters + k);
+      gemm.bias = e == patch + 1 ? plan->bias + k : no_bias;
+      gemm.out = products + e * pixels * width;
+      kernels->gemm(&gemm);
+    }
+    const DbfSquares squares = {
+        .taps = plan->patch,
+        .products = products,
+        .patches = pixels,
+        .first = product->pixel,
+        .width = conv->x.out,
+        .vectors = gemm.vectors,
+        .columns = DbfMin(plan->filters - k, width),
+        .out = output + k,
+        .out_h = conv->y.outputs,
+        .out_w = conv->x.outputs,
+        .out_pitch = plan->filters,
+        .low = plan->low,
+        .high = plan->high,
+    };
+    kernels->squares(&squares);
   }
 }

@@ -69,6 +69,7 @@ void DbfFillPaddingInt8(const DbfConv* conv, size_t out, char* scratch, size_t a
 void DbfMultiplyInt8(const DbfConv* conv, const DbfProduct* product, char* scratch,
                      int8_t* output) {
   const DbfPlan* plan = conv->plan;
+  output += product->pixel * plan->filters;
   const DbfPlanInt8* int8 = plan->int8;
   const uint32_t* raw_lines = (const uint32_t*)(scratch + conv->scratch.raw_lines) + product->first;
   uint32_t* packed = (uint32_t*)(scratch + conv->scratch.packed);

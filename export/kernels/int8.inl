@@ -543,10 +543,9 @@ typedef void TileInt8Function(const DbfGemmInt8* g, size_t pixel, int8_t* out, s
 static TileInt8Function* const kTilesInt8[DBF_ROWS][2] = {TILES(TILE_INT8_ENTRY)};
 
 static void GemmInt8(const DbfGemmInt8* g) {
-  const size_t tiles = (g->pixels + DBF_ROWS - 1) / DBF_ROWS;
-  size_t p = 0;
-  for (size_t left = tiles; left > 0; --left) {
-    const size_t rows = (g->pixels - p + left - 1) / left;
+  const Tiles tiles = CutTiles(g->pixels);
+  for (size_t t = 0, p = 0; t < tiles.count; ++t) {
+    const size_t rows = tiles.rows + (t < tiles.longer);
     TileInt8Function* tile = kTilesInt8[rows - 1][g->vectors - 1];
     int8_t* out = g->out + p * g->out_pitch;
     if (g->columns == (size_t)g->vectors * VL) {

@@ -319,15 +319,22 @@ TILES(TILE)
 typedef void TileFunction(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch);
 static TileFunction* const kTiles[DBF_ROWS][2] = {TILES(TILE_ENTRY)};
 
-// The pixels of the next tile, if `left` tiles take `pixels`: as even as possible, so that 64 = 13
-// + 13 + 13 + 13 + 12.
-INLINE size_t TileRows(size_t pixels, size_t left) { return (pixels + left - 1) / left; }
+// How `pixels` are cut into tiles, as even as possible: 64 = 13 + 13 + 13 + 13 + 12.
+typedef struct Tiles {
+  uint32_t count, rows, longer;  // the first `longer` tiles have a pixel more than `rows`
+} Tiles;
+
+INLINE Tiles CutTiles(size_t pixels) {
+  const uint32_t count = ((uint32_t)pixels + DBF_ROWS - 1) / DBF_ROWS;
+  const uint32_t rows = (uint32_t)pixels / count;
+  return (Tiles){count, rows, (uint32_t)pixels - rows * count};
+}
 
 static void PackTiles(const DbfGemm* g, float* dst) {
   const size_t depth = g->segment_depth, pitch = g->a_pitch;
-  size_t p = 0;
-  for (size_t left = (g->pixels + DBF_ROWS - 1) / DBF_ROWS; left > 0; --left) {
-    const size_t rows = TileRows(g->pixels - p, left);
+  const Tiles tiles = CutTiles(g->pixels);
+  for (size_t i = 0, p = 0; i < tiles.count; ++i) {
+    const size_t rows = tiles.rows + (i < tiles.longer);
     for (size_t s = 0; s < g->num_segments; ++s) {
       const float* a = g->a + g->segments[s] + p;
       for (size_t d = 0; d < depth; ++d, a += pitch, dst += rows) {
@@ -342,11 +349,10 @@ static void PackTiles(const DbfGemm* g, float* dst) {
 }
 
 static void Gemm(const DbfGemm* g) {
-  const size_t tiles = (g->pixels + DBF_ROWS - 1) / DBF_ROWS;
+  const Tiles tiles = CutTiles(g->pixels);
   const size_t step = g->packed ? g->num_segments * g->segment_depth : 1;
-  size_t p = 0;
-  for (size_t left = tiles; left > 0; --left) {
-    const size_t rows = TileRows(g->pixels - p, left);
+  for (size_t t = 0, p = 0; t < tiles.count; ++t) {
+    const size_t rows = tiles.rows + (t < tiles.longer);
     const float* a = g->a + p * step;
     TileFunction* tile = kTiles[rows - 1][g->vectors - 1];
     float* out = g->out + p * g->out_pitch;
@@ -365,6 +371,7 @@ static void Gemm(const DbfGemm* g) {
 }
 
 #include "int8.inl"
+#include "winograd.inl"
 
 DBF_POP_TARGET
 
@@ -379,6 +386,9 @@ const DbfKernels DBF_KERNELS = {
     .combine = Combine,
     .pack_tiles = PackTiles,
     .gemm = Gemm,
+    .patches = Patches,
+    .patch_tiles = PatchTiles,
+    .squares = Squares,
     .pack = DBF_PACK,
     .biased = DBF_BIASED,
     .planar = DBF_PLANAR,

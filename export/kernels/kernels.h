@@ -1,7 +1,8 @@
 // The inner loops of the convolution, one implementation per instruction set.
 //
-// All of them are compiled from kernel.inl, which includes int8.inl. To add an instruction set, add
-// one file kernel_<name>.c that defines its vector width and tile, and one line to the list below.
+// All of them are compiled from kernel.inl, which includes winograd.inl and int8.inl. To add an
+// instruction set, add one file kernel_<name>.c that defines its vector width and tile, and one
+// line to the list below.
 
 #ifndef DBF_EXPORT_KERNELS_KERNELS_H_
 #define DBF_EXPORT_KERNELS_KERNELS_H_
@@ -79,6 +80,34 @@ typedef struct DbfGemm {
   float low;
   float high;
 } DbfGemm;
+
+// Transforms, along one axis, of the patches of Winograd's convolution (see plan.h), line by line
+// as DbfCombine reads them. The `taps` numbers that a patch becomes are `dst_step` apart.
+typedef struct DbfPatches {
+  int taps;  // of a patch: 4 or 5
+  size_t num_lines;
+  size_t rows;
+  const float* src;
+  size_t src_pitch, src_row;
+  const size_t* offsets;
+  float* dst;
+  size_t dst_pitch, dst_row, dst_step;
+  size_t width;
+} DbfPatches;
+
+// From the products of patches back to squares of 2 x 2 outputs, clamped; those outside of the
+// output are dropped. Patch p, counted from 0, is number first + p of an image whose rows have
+// `width` patches.
+typedef struct DbfSquares {
+  int taps;
+  const float* products;  // [taps * taps, patches, vectors * vector]
+  size_t patches, first, width;
+  int vectors;
+  size_t columns;  // of the panel that exist
+  float* out;      // [out_h, out_w, out_pitch]
+  size_t out_h, out_w, out_pitch;
+  float low, high;
+} DbfSquares;
 
 // How a sum of int16 lines becomes a number of fewer bits:
 // clamp(clamp16(sum + add) >> shift, low, high). `add` is in two parts of one sign, each int16 in
@@ -158,6 +187,10 @@ typedef struct DbfKernels {
   // in the order in which it is read: worth it if it is read for several panels.
   void (*pack_tiles)(const DbfGemm* args, float* dst);
   void (*gemm)(const DbfGemm* args);
+  void (*patches)(const DbfPatches* args);
+  // The same, of one row, to the order of pack_tiles; without pitches between what it writes.
+  void (*patch_tiles)(const DbfPatches* args);
+  void (*squares)(const DbfSquares* args);
 
   // The same for int8. A 32-bit element of a line holds `pack` features: 4 bytes, with 128 added if
   // `biased`, or 2 int16. Packed coefficients of an element: for each vector of the panel, either

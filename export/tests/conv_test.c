@@ -98,11 +98,12 @@ static void TestThreads(void) {
     int kernel, stride, channels, filters, batch, height, width;
     CodeSet kind;
   } cases[] = {
-      {3, 1, 32, 32, 1, 32, 32, kSomeCodes},     {3, 1, 64, 48, 2, 14, 14, kMultiplesCodes},
-      {4, 2, 24, 40, 1, 40, 30, kLeftOverCodes}, {3, 1, 64, 200, 1, 4, 4, kSomeCodes},
-      {1, 1, 256, 130, 1, 1, 3, kChannelsCodes}, {1, 1, 64, 70, 3, 20, 17, kSomeCodes},
-      {3, 1, 4, 9, 1, 3, 500, kSomeCodes},       {3, 1, 140, 17, 1, 9, 9, kAllCodes},
-      {5, 1, 40, 33, 1, 9, 9, kSomeCodes},
+      {3, 1, 32, 32, 1, 32, 32, kSomeCodes},      {3, 1, 64, 48, 2, 14, 14, kMultiplesCodes},
+      {4, 2, 24, 40, 1, 40, 30, kLeftOverCodes},  {3, 1, 64, 200, 1, 4, 4, kSomeCodes},
+      {1, 1, 256, 130, 1, 1, 3, kChannelsCodes},  {1, 1, 64, 70, 3, 20, 17, kSomeCodes},
+      {3, 1, 4, 9, 1, 3, 500, kSomeCodes},        {3, 1, 140, 17, 1, 9, 9, kAllCodes},
+      {5, 1, 40, 33, 1, 9, 9, kSomeCodes},        {3, 1, 64, 70, 2, 15, 40, kMultiplesCodes},
+      {4, 1, 128, 130, 1, 5, 7, kMultiplesCodes},
   };
   for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
     RandomSeed(1000 + i);
@@ -126,17 +127,60 @@ static void TestThreads(void) {
   }
 }
 
-// The packed numbers are never more than the coefficients, rounded up to whole vectors of filters.
+// The packed numbers are as many as the coefficients, rounded up to whole vectors of filters.
+// Winograd's form has more, but never more than the filters.
 static void TestPackedBytes(void) {
-  for (CodeSet kind = 0; kind < kNumCodeSets; ++kind) {
-    TestLayer test = {.layer = {3, 3, 1, 1, 1, 1, 64, 32, true, kDbfNone, .bias = NULL}};
-    bool* kept = RandomCodes(&test.layer, kind);
+  for (int stride = 1; stride <= 2; ++stride) {
+    for (CodeSet kind = 0; kind < kNumCodeSets; ++kind) {
+      TestLayer test = {
+          .layer = {3, 3, stride, stride, 1, 1, 64, 32, true, kDbfNone, .bias = NULL}};
+      bool* kept = RandomCodes(&test.layer, kind);
+      FillLayer(&test, kept, false, false, false);
+      const char* error;
+      DbfConv* conv = DbfConvCreate(&test.layer, DbfKernelsBest(), &error);
+      CHECK(conv != NULL, "%s", error);
+      const size_t packed = DbfConvPackedBytes(conv) / sizeof(float);
+      CHECK(packed <= 32 * 9 * 64, "kind %d: %zu", kind, packed);
+      CHECK(stride == 1 || packed == 32 * test.layer.num_codes, "kind %d: %zu", kind, packed);
+      DbfConvFree(conv);
+      free(kept);
+      FreeLayer(&test);
+    }
+  }
+}
+
+// Winograd's form is chosen by the rule in plan.h, and only by it.
+static void TestWinogradRule(void) {
+  const struct {
+    int kernel, stride, dilation, channels, step, left_out;
+    int patch;
+  } cases[] = {
+      {3, 1, 1, 64, 2, 0, 4},   // 16 * 32 numbers instead of 9 * 32, of 9 * 64
+      {4, 1, 1, 64, 2, 0, 5},   //
+      {3, 1, 1, 64, 1, 0, 0},   // more numbers than the filters have
+      {3, 1, 1, 32, 2, 32, 4},  // 16 * 16 for each 4 outputs, and 4 * 112 otherwise
+      {3, 1, 1, 32, 2, 80, 4},  // as many: 4 * 64
+      {3, 1, 1, 32, 2, 81, 0}, {3, 1, 1, 20, 2, 0, 0},  // few channels
+      {3, 2, 1, 64, 2, 0, 0},  {3, 1, 2, 64, 2, 0, 0}, {5, 1, 1, 64, 2, 0, 0},
+  };
+  for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
+    const int kernel = cases[i].kernel, stride = cases[i].stride, dilation = cases[i].dilation;
+    TestLayer test = {.layer = {kernel, kernel, stride, stride, dilation, dilation,
+                                cases[i].channels, 8, true, kDbfNone, .bias = NULL}};
+    const int grid = kernel * kernel * cases[i].channels;
+    bool* kept = calloc(grid, sizeof(*kept));
+    for (int g = 0; g < grid; ++g) kept[g] = g % cases[i].channels % cases[i].step == 0;
+    // Of each channel code, one spatial code is kept.
+    for (int g = cases[i].channels, left = cases[i].left_out; left > 0; ++g) {
+      left -= kept[g];
+      kept[g] = false;
+    }
     FillLayer(&test, kept, false, false, false);
     const char* error;
-    DbfConv* conv = DbfConvCreate(&test.layer, DbfKernelsBest(), &error);
-    CHECK(conv != NULL, "%s", error);
-    CHECK(DbfConvPackedBytes(conv) == 32 * test.layer.num_codes * sizeof(float), "kind %d", kind);
-    DbfConvFree(conv);
+    DbfPlan* plan = DbfPlanCreate(&test.layer, DbfKernelsBest(), &error);
+    CHECK(plan != NULL, "%s", error);
+    CHECK(plan->patch == cases[i].patch, "case %zu: %d", i, plan->patch);
+    DbfPlanFree(plan);
     free(kept);
     FreeLayer(&test);
   }
@@ -205,6 +249,7 @@ int main(int argc, char** argv) {
   TestBadLayers();
   TestSizes();
   TestPackedBytes();
+  TestWinogradRule();
   TestThreads();
   TestRandomLayers(argc > 1 ? atoi(argv[1]) : 200);
   printf("conv_test: %ld checks\n", num_checks);

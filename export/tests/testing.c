@@ -97,6 +97,10 @@ void RandomLayer(TestLayer* test, bool is_int8) {
           .activation = RandomIn(0, 3),
       }};
   DbfLayer* layer = &test->layer;
+  if (RandomIn(0, 2) == 0) {  // may be one for Winograd's form
+    layer->kernel_h = layer->kernel_w = RandomIn(3, 4);
+    layer->stride_h = layer->stride_w = layer->dilation_h = layer->dilation_w = 1;
+  }
   while (layer->kernel_h * layer->kernel_w * layer->channels > 1000)
     layer->channels /= 2;  // or the reference is slow
   bool* kept = RandomCodes(layer, RandomIn(0, kNumCodeSets - 1));
