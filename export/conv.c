@@ -227,24 +227,28 @@ static void SetBuffers(DbfConv* conv) {
   // Whole vectors are stored per tile.
   const size_t pixels = DbfMin(DbfMul(conv->tile_rows, width), conv->tile_pixels);
   conv->packed_pitch = SpreadPitch(RoundUp(pixels, slack));
-
   const size_t rows = int8 == NULL ? plan->rows * vector * sizeof(float)
                                    : int8->rows * 2 * vector * sizeof(int16_t);
-  const size_t packed = int8 == NULL ? plan->max_block : int8->feature_elements;
+  const size_t packed = int8 == NULL ? 0 : int8->feature_elements;
   // Float rows of partial channels follow those of full ones.
   const size_t row_lines = conv->direct   ? 0
                            : int8 == NULL ? plan->full + plan->partial
                                           : int8->full_elements;
   const size_t number = int8 == NULL ? sizeof(float) : sizeof(int8_t);
-  // Tiles are copied if several panels read them; those of patches are made so.
   const size_t squares = (size_t)plan->patch * plan->patch;
-  size_t tiles = squares, tiles_pitch = DbfAdd(DbfMul(plan->full, pixels), vector);
-  if (plan->patch == 0) {
-    tiles = int8 == NULL && plan->padded_filters > 2 * vector
-                ? DbfMin(plan->depth, plan->kernels->depth)
-                : 0;
-    tiles_pitch = pixels;
+  size_t tiles = DbfDivideUp(pixels, plan->kernels->rows);
+  size_t tile_pitch = RoundUp(plan->kernels->rows, vector);
+  if (plan->patch > 0) {
+    tiles = DbfMul(squares, tiles);
+  } else if (int8 != NULL) {
+    tiles = 0;
+  } else if (plan->padded_filters <= 2 * vector) {  // one panel
+    tiles = plan->num_features > 0;
+    tile_pitch = conv->packed_pitch;
   }
+  const size_t tile_depth =
+      plan->patch > 0 ? plan->full : DbfMin(plan->depth, plan->kernels->depth);
+  tile_pitch = DbfAdd(DbfMul(tile_depth, tile_pitch), kDbfCacheLine);
   Scratch* scratch = &conv->scratch;
   size_t end = 0;
   const struct {
@@ -258,7 +262,7 @@ static void SetBuffers(DbfConv* conv) {
       {&scratch->raw_lines, plan->raw_lines, conv->line_pitch, 4},
       {&scratch->code_lines, plan->code_lines, conv->line_pitch, conv->code_size},
       {&scratch->packed, packed, conv->packed_pitch, 4},
-      {&scratch->tiles, tiles, tiles_pitch, sizeof(float)},
+      {&scratch->tiles, tiles, tile_pitch, sizeof(float)},
       {&scratch->products, squares * 2 * vector, pixels, sizeof(float)},
       {&scratch->slices, int8 == NULL ? 0 : int8->num_slices, 1, sizeof(DbfSlice)},
   };
@@ -370,15 +374,15 @@ static void FillImageLines(const DbfConv* conv, const DbfRows* rows, char* scrat
   }
   if (conv->direct) return;
   if (plan->patch > 0) {
-    const DbfPatches patches = {
+    const DbfCombine patches = {
+        .num_ops = plan->full,
         .taps = plan->patch,
-        .num_lines = plan->full,
         .rows = rows->count,
-        .src = (const float*)raw_row,
+        .src = raw_row,
         .src_pitch = conv->row_pitch,
         .src_row = conv->row_entries,
         .offsets = conv->x_offset,
-        .dst = (float*)raw_lines,
+        .dst = raw_lines,
         .dst_pitch = conv->line_pitch,
         .dst_row = conv->x.out,
         .dst_step = plan->full * conv->line_pitch,

@@ -79,9 +79,16 @@ static int32_t PatchOf(const DbfLayer* layer, const uint32_t* count) {
   return pays ? (int32_t)side + 1 : 0;
 }
 
+// Lines are ordered by which of the codes 0 ... 3 are kept of them, a bit each: what they have in
+// common is then chosen once, not line by line (combine.inl), and branches are foreseen.
+enum { kOrders = 16 };
+
+static uint8_t Order(size_t code) { return code < 4 ? (uint8_t)(1 << code) : 0; }
+
 // The channel stage of the rule above. count[w] is the number of spatial codes kept with channel
-// code w. channel[w] becomes the projected channel of w: full ones first.
-static bool PlanChannels(DbfPlan* plan, const uint32_t* count, int32_t* channel) {
+// code w, order[w] the order of its lines.
+static bool PlanChannels(DbfPlan* plan, const uint32_t* count, const uint8_t* order,
+                         int32_t* channel) {
   const uint32_t spatial = plan->patch > 0 ? 1 : (uint32_t)plan->kernel_h * plan->kernel_w;
   uint32_t any = 0;
   for (int32_t w = 0; w < plan->channels; ++w) {
@@ -105,11 +112,15 @@ static bool PlanChannels(DbfPlan* plan, const uint32_t* count, int32_t* channel)
 
   plan->gather_ops = DbfAllocate(plan->full + plan->partial, sizeof(*plan->gather_ops));
   if (plan->gather_ops == NULL) return false;
-  size_t next_full = 0, next_partial = plan->full;
+  int32_t next = 0;
+  for (int32_t w = 0; w < plan->channels; ++w) channel[w] = count[w] >= spatial ? next++ : -1;
+  for (int i = 0; i < kOrders; ++i) {
+    for (int32_t w = 0; w < plan->channels; ++w) {
+      if (count[w] > 0 && count[w] < spatial && order[w] == i) channel[w] = next++;
+    }
+  }
   for (int32_t w = 0; w < plan->channels; ++w) {
-    if (count[w] == 0) continue;
-    channel[w] = (int32_t)(count[w] >= spatial ? next_full++ : next_partial++);
-    plan->gather_ops[channel[w]].source = w >> plan->shift;
+    if (count[w] > 0) plan->gather_ops[channel[w]].source = w >> plan->shift;
   }
   return true;
 }
@@ -124,12 +135,12 @@ static float* SignTable(int32_t size) {
 
 // The line and feature stages: the ops of the partial codes, ordered by line, and the columns of
 // all codes.
-static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* channel,
-                      DbfColumns* columns) {
+static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, DbfColumns* columns) {
+  const int32_t* channel = columns->channel;
   const size_t kh = plan->kernel_h, kw = plan->kernel_w, channels = plan->channels;
   plan->raw_lines = (plan->patch > 0 ? (size_t)plan->patch : kw) * plan->full;
   plan->num_features = plan->patch > 0 ? 0 : plan->depth - kh * plan->raw_lines;
-  plan->raw_ops = DbfAllocate(plan->full, sizeof(*plan->raw_ops));
+  plan->raw_ops = DbfAllocate(plan->raw_lines, sizeof(*plan->raw_ops));
   plan->line_ops = DbfAllocate(kw * plan->partial, sizeof(*plan->line_ops));
   plan->feature_ops = DbfAllocate(plan->num_features, sizeof(*plan->feature_ops));
   plan->signs_h = SignTable(plan->kernel_h);
@@ -138,24 +149,33 @@ static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* chann
   columns->partial = DbfAllocate(plan->num_features, sizeof(*columns->partial));
   // The line of (partial channel, horizontal code), counted from 1; 0 if no code needs it.
   uint32_t* lines = DbfAllocate(kw * plan->partial, sizeof(*lines));
-  size_t* first =
-      DbfAllocate(kw * plan->partial + 1, sizeof(*first));  // first feature of each line
+  // The first feature of each line, and the line's order.
+  size_t* first = DbfAllocate(kw * plan->partial, sizeof(*first));
+  uint8_t* order = DbfAllocate(kw * plan->partial, sizeof(*order));
   const bool ok = plan->raw_ops && plan->line_ops && plan->feature_ops && plan->signs_h &&
-                  plan->signs_w && columns->full && columns->partial && lines && first;
+                  plan->signs_w && columns->full && columns->partial && lines && first && order;
   if (ok) {
-    for (size_t j = 0; j < plan->full; ++j) plan->raw_ops[j].source = (int32_t)j;
+    for (size_t j = 0; j < plan->raw_lines; ++j) plan->raw_ops[j].source = (int32_t)j;
     for (size_t i = 0; i < kh * kw * plan->full; ++i) columns->full[i] = SIZE_MAX;
     for (size_t g = 0; g < kh * kw * channels; ++g) {  // how many features has each line?
       const size_t w = g % channels, v = g / channels % kw;
-      if (HasCode(layer, g) && (size_t)channel[w] >= plan->full)
-        ++lines[(channel[w] - plan->full) * kw + v];
+      if (!HasCode(layer, g) || (size_t)channel[w] < plan->full) continue;
+      const size_t line = (channel[w] - plan->full) * kw + v;
+      ++lines[line];
+      order[line] |= Order(g / channels / kw);
+    }
+    size_t features = 0;
+    for (int k = 0; k < kOrders; ++k) {
+      for (size_t i = 0; i < kw * plan->partial; ++i) {
+        if (lines[i] == 0 || order[i] != k) continue;
+        first[i] = features;
+        features += lines[i];
+      }
     }
     for (size_t i = 0; i < kw * plan->partial; ++i) {
       if (lines[i] == 0) continue;
-      const size_t line = plan->code_lines++;
-      plan->line_ops[line] = (DbfLineOp){(int32_t)(i / kw), (int32_t)(i % kw)};
-      first[line + 1] = first[line] + lines[i];
-      lines[i] = (uint32_t)line;
+      plan->line_ops[plan->code_lines] = (DbfLineOp){(int32_t)(i / kw), (int32_t)(i % kw)};
+      lines[i] = (uint32_t)plan->code_lines++;
     }
     size_t column = 0;
     for (size_t g = 0; g < kh * kw * channels; ++g) {
@@ -164,9 +184,9 @@ static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* chann
       if (j < plan->full) {
         columns->full[spatial * plan->full + j] = column;
       } else {
-        const size_t line = lines[(j - plan->full) * kw + spatial % kw];
+        const size_t line = (j - plan->full) * kw + spatial % kw;
         const size_t feature = first[line]++;
-        plan->feature_ops[feature] = (DbfLineOp){(int32_t)line, (int32_t)(spatial / kw)};
+        plan->feature_ops[feature] = (DbfLineOp){(int32_t)lines[line], (int32_t)(spatial / kw)};
         columns->partial[feature] = column;
       }
       ++column;
@@ -174,6 +194,7 @@ static bool PlanLines(DbfPlan* plan, const DbfLayer* layer, const int32_t* chann
   }
   free(lines);
   free(first);
+  free(order);
   return ok;
 }
 
@@ -207,7 +228,6 @@ static bool PlanBlocks(DbfPlan* plan) {
     const size_t depth = plan->num_features - f < block ? plan->num_features - f : block;
     plan->blocks[plan->num_blocks++] = (DbfBlock){true, f, 1, depth};
   }
-  plan->max_block = block;
   return true;
 }
 
@@ -352,9 +372,9 @@ DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
   const size_t grid = (size_t)layer->kernel_h * layer->kernel_w * channels;
   DbfPlan* plan = DbfAllocate(1, sizeof(*plan));
   uint32_t* count = DbfAllocate(channels, sizeof(*count));
-  int32_t* channel = DbfAllocate(channels, sizeof(*channel));
-  DbfColumns columns = {NULL, NULL};
-  bool ok = plan != NULL && count != NULL && channel != NULL;
+  uint8_t* order = DbfAllocate(channels, sizeof(*order));
+  DbfColumns columns = {NULL, NULL, DbfAllocate(channels, sizeof(*columns.channel))};
+  bool ok = plan != NULL && count != NULL && order != NULL && columns.channel != NULL;
   if (ok) {
     plan->kernels = kernels;
     plan->channels = layer->channels;
@@ -364,9 +384,13 @@ DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
     plan->depth = layer->num_codes;
     plan->padded_filters = DivideUp(layer->filters, kernels->vector) * kernels->vector;
     SetActivation(plan, layer->activation);
-    for (size_t g = 0; g < grid; ++g) count[g % channels] += HasCode(layer, g);
+    for (size_t g = 0; g < grid; ++g) {
+      if (!HasCode(layer, g)) continue;
+      ++count[g % channels];
+      order[g % channels] |= Order(g / channels % layer->kernel_w);
+    }
     plan->patch = PatchOf(layer, count);
-    ok = PlanChannels(plan, count, channel) && PlanLines(plan, layer, channel, &columns);
+    ok = PlanChannels(plan, count, order, columns.channel) && PlanLines(plan, layer, &columns);
     if (ok && layer->quantized != NULL) {
       plan->int8 = DbfPlanInt8Create(plan, layer, &columns, error);
       ok = plan->int8 != NULL;
@@ -376,9 +400,10 @@ DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
     }
   }
   free(count);
-  free(channel);
+  free(order);
   free(columns.full);
   free(columns.partial);
+  free(columns.channel);
   if (ok) {
     *error = NULL;
     return plan;

@@ -92,9 +92,11 @@ enum { kDbfWinogradChannels = 12 };
 
 // Where the coefficients of the kept codes are: columns of alpha. Needed while a plan is made.
 typedef struct DbfColumns {
-  size_t* full;     // [kh·kw, plan->full] column of (spatial code, full channel code); SIZE_MAX if
-                    // that code is not kept
-  size_t* partial;  // [plan->num_features]
+  size_t* full;      // [kh·kw, plan->full] column of (spatial code, full channel code); SIZE_MAX if
+                     // that code is not kept
+  size_t* partial;   // [plan->num_features]
+  int32_t* channel;  // [channels] projected channel of a channel code, −1 if it does not occur:
+                     // full ones first
 } DbfColumns;
 
 // A step of the matrix product: `depth` features a segment. Raw features of one vertical tap lie in
@@ -129,7 +131,7 @@ typedef struct DbfPlan {
   // Line stage: raw lines (tap x, or number of a patch, full channel), then lines (partial channel,
   // horizontal code).
   size_t raw_lines;
-  DbfLineOp* raw_ops;  // [raw_lines / kernel_w]: the identity
+  DbfLineOp* raw_ops;  // [raw_lines]: the identity
   size_t code_lines;
   DbfLineOp* line_ops;  // [code_lines], of the partial channels
   // Feature stage: one op (code line, vertical code) per partial code.
@@ -143,7 +145,6 @@ typedef struct DbfPlan {
   size_t num_segments;
   DbfSegment* segments;
   size_t depth;           // all features: the number of codes; patch^2 times `full`
-  size_t max_block;       // depth of the deepest partial block
   size_t padded_filters;  // filters rounded up to a vector
   float* packed;  // for each block (number of a patch), for each panel of 2 (the last: 1 or 2)
                   // vectors: [depth, panel]

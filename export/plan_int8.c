@@ -106,13 +106,11 @@ static const char* ReadFeatures(Builder* b) {
     b->int8->runs_right = feature.shift;
     return NULL;
   }
-  // Channel codes ascend in the file; those of plan->gather_ops ascend among the full and among the
-  // partial ones.
-  size_t full = 0, partial = plan->full;
-  while (full < plan->full || partial < plan->full + plan->partial) {
-    const bool is_full =
-        full < plan->full && (partial == plan->full + plan->partial ||
-                              plan->gather_ops[full].source < plan->gather_ops[partial].source);
+  // Channel codes ascend in the file.
+  for (int32_t w = 0; w < plan->channels; ++w) {
+    const int32_t j = b->columns->channel[w];
+    if (j < 0) continue;
+    const bool is_full = (size_t)j < plan->full;
     const Feature feature = ReadFeature(next);
     next += 3;
     if (feature.shift > kMaxShift || feature.exponent > kMaxExponent ||
@@ -120,9 +118,9 @@ static const char* ReadFeatures(Builder* b) {
       return "features is out of range";
     }
     if (is_full) {
-      b->full[full++] = feature;
+      b->full[j] = feature;
     } else {
-      b->int8->partial_ops[partial++ - plan->full].shift = feature.shift;
+      b->int8->partial_ops[j - plan->full].shift = feature.shift;
     }
   }
   // Partial codes ascend in the file by grid index, as their columns do.

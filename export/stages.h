@@ -24,6 +24,8 @@ typedef struct Axis {
   size_t reach;       // largest step
 } Axis;
 
+enum { kDbfCacheLine = 16 };  // floats
+
 // Addresses inside the scratch memory of a thread, in bytes. Raw numbers are floats, or 32-bit
 // elements of int8 features; code numbers are floats or int16.
 typedef struct Scratch {
@@ -33,8 +35,8 @@ typedef struct Scratch {
   size_t code_row;    // and of partial channels: [partial, row_pitch]; for floats, right behind
   size_t raw_lines;   // [raw_lines, line_pitch]
   size_t code_lines;  // [code_lines, line_pitch]
-  size_t packed;      // partial features of a tile: [max_block or elements, packed_pitch]
-  size_t tiles;       // float layers: what a block of the product reads, see DbfKernels.pack_tiles
+  size_t packed;      // int8 layers: partial features [elements, packed_pitch]
+  size_t tiles;       // float layers: what a block of the product reads, see DbfGemm
   size_t products;    // Winograd's form: [patch^2, tile_pixels, 2 vectors]
   size_t slices;      // [int8->num_slices] DbfSlice
   size_t bytes;       // all of it

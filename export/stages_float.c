@@ -44,26 +44,65 @@ void DbfFillPaddingFloat(const DbfConv* conv, size_t out, char* scratch, size_t 
   }
 }
 
+// Tiles of a product; if only one panel reads them, all pixels are one.
+typedef struct Tiles {
+  DbfTiles cut;
+  size_t pitch;  // floats from a tile to the next
+} Tiles;
+
+// Tiles are a cache line farther apart than they need be: a power of two between them would have
+// them in the same few sets of the cache, and they are written side by side.
+static Tiles MakeTiles(const DbfKernels* kernels, size_t pixels, size_t depth) {
+  const DbfTiles cut = DbfCutTiles(pixels, kernels->rows, kernels->vector);
+  return (Tiles){cut, depth * cut.pitch + kDbfCacheLine};
+}
+
+// Fills the tiles, from number `first` of their depth on: with `function` of lines as `combine`
+// says.
+static void FillTiles(const Tiles* tiles, void (*function)(const DbfCombine*), DbfCombine combine,
+                      size_t first, float* dst) {
+  const DbfTiles* cut = &tiles->cut;
+  const float* src = combine.src;
+  dst += first * cut->pitch;
+  combine.dst_pitch = cut->pitch;
+  combine.dst_row = tiles->pitch;
+  for (size_t longer = 2; longer-- > 0;) {
+    combine.rows = longer ? cut->longer : cut->count - cut->longer;
+    combine.width = combine.src_row = cut->rows + longer;
+    combine.src = src;
+    combine.dst = dst;
+    if (combine.rows > 0) function(&combine);
+    src += combine.rows * combine.width;
+    dst += combine.rows * combine.dst_row;
+  }
+}
+
 void DbfMultiplyFloat(const DbfConv* conv, const DbfProduct* product, char* scratch,
                       float* output) {
   const DbfPlan* plan = conv->plan;
+  const DbfKernels* kernels = plan->kernels;
   output += product->pixel * plan->filters;
-  const size_t panel_columns = 2 * (size_t)plan->kernels->vector;
+  const size_t panel_columns = 2 * (size_t)kernels->vector;
   const float* raw_lines = (const float*)(scratch + conv->scratch.raw_lines) + product->first;
   const float* code_lines = (const float*)(scratch + conv->scratch.code_lines) + product->first;
-  float* packed = (float*)(scratch + conv->scratch.packed);
+  float* packed = (float*)(scratch + conv->scratch.tiles);
+  const bool several = plan->padded_filters > panel_columns;
   const size_t zero = 0;
   size_t* offsets = product->offsets;
   size_t depth_before = 0;
   for (size_t i = 0; i < plan->num_blocks; ++i) {
     const DbfBlock* block = &plan->blocks[i];
     const size_t depth = block->num_segments * block->depth;
+    const Tiles tiles = several ? MakeTiles(kernels, product->pixels, depth)
+                                : (Tiles){{1, product->pixels, 0, conv->packed_pitch}, 0};
     DbfGemm gemm = {
-        .a = block->partial ? packed : raw_lines,
-        .a_pitch = block->partial ? conv->packed_pitch : conv->line_pitch,
-        .segments = block->partial ? &zero : offsets,
-        .num_segments = block->num_segments,
-        .segment_depth = block->depth,
+        .a = packed,
+        .packed = several,
+        .a_pitch = tiles.cut.pitch,
+        .tile_pitch = tiles.pitch,
+        .segments = &zero,
+        .num_segments = 1,
+        .segment_depth = depth,
         .out_pitch = plan->filters,
         .pixels = product->pixels,
         .first = i == 0,
@@ -79,28 +118,35 @@ void DbfMultiplyFloat(const DbfConv* conv, const DbfProduct* product, char* scra
           .signs = plan->signs_h,
           .offsets = offsets,
           .taps = (int)conv->y.taps,
-          .rows = 1,
           .src = code_lines,
           .src_pitch = conv->line_pitch,
-          .dst = packed,
-          .dst_pitch = conv->packed_pitch,
-          .width = product->pixels,
       };
-      plan->kernels->combine(&combine);
+      FillTiles(&tiles, kernels->combine, combine, 0, packed);
     } else {
       for (size_t s = 0; s < block->num_segments; ++s) {
         const DbfSegment* segment = &plan->segments[block->first + s];
         offsets[s] = segment->line * conv->line_pitch + DbfTapOffset(conv, segment->tap);
       }
-    }
-    if (product->end_panel - product->panel > 1) {
-      float* tiles = (float*)(scratch + conv->scratch.tiles);
-      plan->kernels->pack_tiles(&gemm, tiles);
-      gemm.a = tiles;
-      gemm.packed = true;
-      gemm.segments = &zero;
-      gemm.num_segments = 1;
-      gemm.segment_depth = depth;
+      if (several) {
+        for (size_t s = 0; s < block->num_segments; ++s) {
+          const DbfCombine copy = {
+              .ops = plan->raw_ops,
+              .num_ops = block->depth,
+              .offsets = &offsets[s],
+              .taps = 1,
+              .src = raw_lines,
+              .src_pitch = conv->line_pitch,
+          };
+          FillTiles(&tiles, kernels->combine, copy, s * block->depth, packed);
+        }
+      } else {
+        gemm.a = raw_lines;
+        gemm.packed = false;
+        gemm.a_pitch = conv->line_pitch;
+        gemm.segments = offsets;
+        gemm.num_segments = block->num_segments;
+        gemm.segment_depth = block->depth;
+      }
     }
     for (size_t j = product->panel; j < product->end_panel; ++j) {
       const size_t k = j * panel_columns;
@@ -108,9 +154,9 @@ void DbfMultiplyFloat(const DbfConv* conv, const DbfProduct* product, char* scra
       gemm.b = plan->packed + depth_before * plan->padded_filters + k * depth;
       gemm.bias = plan->bias + k;
       gemm.out = output + k;
-      gemm.vectors = (int)(width / plan->kernels->vector);
+      gemm.vectors = (int)(width / kernels->vector);
       gemm.columns = DbfMin(plan->filters - k, width);
-      plan->kernels->gemm(&gemm);
+      kernels->gemm(&gemm);
     }
     depth_before += depth;
   }
@@ -124,31 +170,31 @@ void DbfMultiplyWinograd(const DbfConv* conv, const DbfProduct* product, char* s
   const DbfKernels* kernels = plan->kernels;
   const size_t patch = plan->patch, full = plan->full, pixels = product->pixels;
   const size_t panel_columns = 2 * (size_t)kernels->vector, none = 0;
-  const size_t plane = full * pixels + kernels->vector;  // whole vectors are written
+  const Tiles tiles = MakeTiles(kernels, pixels, full);
+  const size_t plane = tiles.cut.count * tiles.pitch;
   const float no_bias[2 * kDbfMaxVector] = {0};
-  float* tiles = (float*)(scratch + conv->scratch.tiles);
+  float* packed = (float*)(scratch + conv->scratch.tiles);
   float* products = (float*)(scratch + conv->scratch.products);
   for (size_t t = 0; t < patch; ++t) product->offsets[t] = DbfTapOffset(conv, t);
   for (size_t v = 0; v < patch; ++v) {
-    const DbfPatches patches = {
+    const DbfCombine patches = {
+        .num_ops = full,
+        .offsets = product->offsets,
         .taps = plan->patch,
-        .num_lines = full,
-        .rows = 1,
         .src = (const float*)(scratch + conv->scratch.raw_lines) + product->first +
                v * full * conv->line_pitch,
         .src_pitch = conv->line_pitch,
-        .offsets = product->offsets,
-        .dst = tiles + v * plane,
         .dst_step = patch * plane,
-        .width = pixels,
     };
-    kernels->patch_tiles(&patches);
+    FillTiles(&tiles, kernels->patches, patches, 0, packed + v * plane);
   }
   for (size_t j = product->panel; j < product->end_panel; ++j) {
     const size_t k = j * panel_columns;
     const size_t width = DbfMin(plan->padded_filters - k, panel_columns);
     DbfGemm gemm = {
         .packed = true,
+        .a_pitch = tiles.cut.pitch,
+        .tile_pitch = tiles.pitch,
         .segments = &none,
         .num_segments = 1,
         .segment_depth = full,
@@ -159,7 +205,7 @@ void DbfMultiplyWinograd(const DbfConv* conv, const DbfProduct* product, char* s
         .first = true,
     };
     for (size_t e = 0; e < patch * patch; ++e) {
-      gemm.a = tiles + e * plane;
+      gemm.a = packed + e * plane;
       gemm.b = plan->packed + full * (e * plan->padded_filters + k);
       gemm.bias = e == patch + 1 ? plan->bias + k : no_bias;
       gemm.out = products + e * pixels * width;

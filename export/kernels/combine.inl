@@ -7,43 +7,54 @@
 
 #define CODES DBF_CONCAT(COMBINE, Codes)
 #define TAPS DBF_CONCAT(COMBINE, Taps)
+#define VECTORS DBF_CONCAT(COMBINE, Vectors)
+
+// One vector of each.
+INLINE void VECTORS(const NUMBER* const* src, NUMBER* const* dst, size_t from, size_t to,
+                    const int taps, const int mask) {
+  const VECTOR a = LOAD(src[0] + from);
+  if (taps == 1) {
+    STORE(dst[0] + to, a);
+    return;
+  }
+  const VECTOR b = LOAD(src[1] + from);
+  const VECTOR sum = ADD(a, b), difference = SUBTRACT(a, b);
+  if (taps == 2) {
+    if (mask & 1) STORE(dst[0] + to, sum);
+    if (mask & 2) STORE(dst[1] + to, difference);
+    return;
+  }
+  const VECTOR c = LOAD(src[2] + from);
+  if (taps == 3) {
+    if (mask & 1) STORE(dst[0] + to, ADD(sum, c));
+    if (mask & 2) STORE(dst[1] + to, ADD(difference, c));
+    if (mask & 4) STORE(dst[2] + to, SUBTRACT(sum, c));
+    return;
+  }
+  const VECTOR d = LOAD(src[3] + from);
+  const VECTOR sum2 = ADD(c, d), difference2 = SUBTRACT(c, d);
+  if (mask & 1) STORE(dst[0] + to, ADD(sum, sum2));
+  if (mask & 2) STORE(dst[1] + to, ADD(difference, difference2));
+  if (mask & 4) STORE(dst[2] + to, SUBTRACT(sum, sum2));
+  if (mask & 8) STORE(dst[3] + to, SUBTRACT(difference, difference2));
+}
 
 INLINE void CODES(const DbfCombine* args, const NUMBER* src, NUMBER* const* dst, const int taps,
                   const int mask) {
   // Stores might change args, for all that the compiler knows.
   const size_t rows = args->rows, width = args->width;
   const size_t src_row = args->src_row, dst_row = args->dst_row;
-  const NUMBER *src0 = src + args->offsets[0], *src1 = taps > 1 ? src + args->offsets[1] : NULL,
-               *src2 = taps > 2 ? src + args->offsets[2] : NULL,
-               *src3 = taps > 3 ? src + args->offsets[3] : NULL;
-  NUMBER *dst0 = dst[0], *dst1 = dst[1], *dst2 = dst[2], *dst3 = dst[3];
-  for (size_t r = 0, from = 0, to = 0; r < rows; ++r, from += src_row, to += dst_row) {
+  const NUMBER* from[4];
+  NUMBER* to[4];
+  UNROLL for (int t = 0; t < taps; ++t) from[t] = src + args->offsets[t];
+  UNROLL for (int u = 0; u < taps; ++u) to[u] = dst[u];
+  if (width <= COUNT) {
+    for (size_t r = 0; r < rows; ++r) VECTORS(from, to, r * src_row, r * dst_row, taps, mask);
+    return;
+  }
+  for (size_t r = 0; r < rows; ++r) {
     for (size_t x = 0; x < width; x += COUNT) {
-      const VECTOR a = LOAD(src0 + from + x);
-      if (taps == 1) {
-        STORE(dst0 + to + x, a);
-        continue;
-      }
-      const VECTOR b = LOAD(src1 + from + x);
-      const VECTOR sum = ADD(a, b), difference = SUBTRACT(a, b);
-      if (taps == 2) {
-        if (mask & 1) STORE(dst0 + to + x, sum);
-        if (mask & 2) STORE(dst1 + to + x, difference);
-        continue;
-      }
-      const VECTOR c = LOAD(src2 + from + x);
-      if (taps == 3) {
-        if (mask & 1) STORE(dst0 + to + x, ADD(sum, c));
-        if (mask & 2) STORE(dst1 + to + x, ADD(difference, c));
-        if (mask & 4) STORE(dst2 + to + x, SUBTRACT(sum, c));
-        continue;
-      }
-      const VECTOR d = LOAD(src3 + from + x);
-      const VECTOR sum2 = ADD(c, d), difference2 = SUBTRACT(c, d);
-      if (mask & 1) STORE(dst0 + to + x, ADD(sum, sum2));
-      if (mask & 2) STORE(dst1 + to + x, ADD(difference, difference2));
-      if (mask & 4) STORE(dst2 + to + x, SUBTRACT(sum, sum2));
-      if (mask & 8) STORE(dst3 + to + x, SUBTRACT(difference, difference2));
+      VECTORS(from, to, r * src_row + x, r * dst_row + x, taps, mask);
     }
   }
 }
@@ -62,6 +73,13 @@ INLINE void TAPS(const DbfCombine* args, const int taps) {
     const NUMBER* src = (const NUMBER*)args->src + (size_t)source * src_pitch;
     NUMBER* dst[4] = {NULL};
     int mask = 0;
+    if (taps == 1) {
+      dst[0] = next;
+      next += dst_pitch;
+      ++op;
+      CODES(args, src, dst, 1, 1);
+      continue;
+    }
     for (; op < end && op->source == source && !(mask >> op->code & 1); ++op) {
       mask |= 1 << op->code;
       dst[op->code] = next;
@@ -104,6 +122,7 @@ static void COMBINE(const DbfCombine* args) {
 
 #undef CODES
 #undef TAPS
+#undef VECTORS
 #undef MASK
 #undef COMBINE
 #undef COMBINE_MANY

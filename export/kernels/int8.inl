@@ -543,7 +543,7 @@ typedef void TileInt8Function(const DbfGemmInt8* g, size_t pixel, int8_t* out, s
 static TileInt8Function* const kTilesInt8[DBF_ROWS][2] = {TILES(TILE_INT8_ENTRY)};
 
 static void GemmInt8(const DbfGemmInt8* g) {
-  const Tiles tiles = CutTiles(g->pixels);
+  const DbfTiles tiles = DbfCutTiles(g->pixels, DBF_ROWS, VL);
   for (size_t t = 0, p = 0; t < tiles.count; ++t) {
     const size_t rows = tiles.rows + (t < tiles.longer);
     TileInt8Function* tile = kTilesInt8[rows - 1][g->vectors - 1];

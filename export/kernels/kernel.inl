@@ -254,7 +254,7 @@ INLINE V SplatLane(V v, int lane) {
 // sums, one array a column of vectors, live in registers.
 INLINE void Tile(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch,
                  const int rows, const int vectors) {
-  const size_t a_pitch = g->packed ? (size_t)rows : g->a_pitch;
+  const size_t a_pitch = g->a_pitch;
   const bool two = vectors > 1;
   V sum0[DBF_ROWS], sum1[DBF_ROWS];
   UNROLL for (int i = 0; i < rows; ++i) {
@@ -319,41 +319,11 @@ TILES(TILE)
 typedef void TileFunction(const DbfGemm* g, const float* pixels, float* out, size_t out_pitch);
 static TileFunction* const kTiles[DBF_ROWS][2] = {TILES(TILE_ENTRY)};
 
-// How `pixels` are cut into tiles, as even as possible: 64 = 13 + 13 + 13 + 13 + 12.
-typedef struct Tiles {
-  uint32_t count, rows, longer;  // the first `longer` tiles have a pixel more than `rows`
-} Tiles;
-
-INLINE Tiles CutTiles(size_t pixels) {
-  const uint32_t count = ((uint32_t)pixels + DBF_ROWS - 1) / DBF_ROWS;
-  const uint32_t rows = (uint32_t)pixels / count;
-  return (Tiles){count, rows, (uint32_t)pixels - rows * count};
-}
-
-static void PackTiles(const DbfGemm* g, float* dst) {
-  const size_t depth = g->segment_depth, pitch = g->a_pitch;
-  const Tiles tiles = CutTiles(g->pixels);
-  for (size_t i = 0, p = 0; i < tiles.count; ++i) {
-    const size_t rows = tiles.rows + (i < tiles.longer);
-    for (size_t s = 0; s < g->num_segments; ++s) {
-      const float* a = g->a + g->segments[s] + p;
-      for (size_t d = 0; d < depth; ++d, a += pitch, dst += rows) {
-        // Whole vectors: what is too much is overwritten by the next.
-        Store(dst, Load(a));
-        if (DBF_ROWS > VL) Store(dst + VL, Load(a + VL));
-        if (DBF_ROWS > 2 * VL) Store(dst + 2 * VL, Load(a + 2 * VL));
-      }
-    }
-    p += rows;
-  }
-}
-
 static void Gemm(const DbfGemm* g) {
-  const Tiles tiles = CutTiles(g->pixels);
-  const size_t step = g->packed ? g->num_segments * g->segment_depth : 1;
+  const DbfTiles tiles = DbfCutTiles(g->pixels, DBF_ROWS, VL);
   for (size_t t = 0, p = 0; t < tiles.count; ++t) {
     const size_t rows = tiles.rows + (t < tiles.longer);
-    const float* a = g->a + p * step;
+    const float* a = g->a + (g->packed ? t * g->tile_pitch : p);
     TileFunction* tile = kTiles[rows - 1][g->vectors - 1];
     float* out = g->out + p * g->out_pitch;
     if (g->columns == (size_t)g->vectors * VL) {
@@ -379,15 +349,14 @@ const DbfKernels DBF_KERNELS = {
     .name = DBF_NAME,
     .supported = Supported,
     .vector = VL,
+    .rows = DBF_ROWS,
     .depth = DBF_DEPTH,
     .transpose = TransposeAny,
     .hadamard = Hadamard,
     .gather = Gather,
     .combine = Combine,
-    .pack_tiles = PackTiles,
     .gemm = Gemm,
     .patches = Patches,
-    .patch_tiles = PatchTiles,
     .squares = Squares,
     .pack = DBF_PACK,
     .biased = DBF_BIASED,

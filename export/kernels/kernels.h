@@ -48,6 +48,7 @@ typedef struct DbfCombine {
   size_t src_pitch, src_row;
   void* dst;
   size_t dst_pitch, dst_row;
+  size_t dst_step;  // see DbfKernels.patches
   size_t width;
 } DbfCombine;
 
@@ -60,11 +61,11 @@ typedef uint32_t DbfMasks;
 //   out[p * out_pitch + k] = clamp(bias[k] + sum over segments s, depths d of
 //       a[segments[s] + d * a_pitch + p] * b[(s * segment_depth + d) * vectors * vector + k])
 // `first`: start from the bias instead of from what is in `out`. `last`: clamp to [low, high].
-// `packed`: A is as DbfKernels.pack_tiles has written it.
+// `packed`: A is in the order in which it is read, a tile (DbfCutTiles) each tile_pitch.
 typedef struct DbfGemm {
   const float* a;
   bool packed;
-  size_t a_pitch;
+  size_t a_pitch, tile_pitch;
   const size_t* segments;
   size_t num_segments;
   size_t segment_depth;
@@ -80,20 +81,6 @@ typedef struct DbfGemm {
   float low;
   float high;
 } DbfGemm;
-
-// Transforms, along one axis, of the patches of Winograd's convolution (see plan.h), line by line
-// as DbfCombine reads them. The `taps` numbers that a patch becomes are `dst_step` apart.
-typedef struct DbfPatches {
-  int taps;  // of a patch: 4 or 5
-  size_t num_lines;
-  size_t rows;
-  const float* src;
-  size_t src_pitch, src_row;
-  const size_t* offsets;
-  float* dst;
-  size_t dst_pitch, dst_row, dst_step;
-  size_t width;
-} DbfPatches;
 
 // From the products of patches back to squares of 2 x 2 outputs, clamped; those outside of the
 // output are dropped. Patch p, counted from 0, is number first + p of an image whose rows have
@@ -165,10 +152,25 @@ typedef struct DbfGemmInt8 {
   size_t columns;
 } DbfGemmInt8;
 
+// How pixels are cut into tiles of a micro-kernel of `rows`, as even as possible: 64 = 13 + 13 + 13
+// + 13 + 12. The first `longer` tiles have a pixel more than the others. `pitch` is the longest
+// rounded up to whole vectors.
+typedef struct DbfTiles {
+  uint32_t count, rows, longer, pitch;
+} DbfTiles;
+
+static inline DbfTiles DbfCutTiles(size_t pixels, int rows, int vector) {
+  const uint32_t count = ((uint32_t)pixels + rows - 1) / rows;
+  const uint32_t least = (uint32_t)pixels / count;
+  const uint32_t longer = (uint32_t)pixels - least * count;
+  return (DbfTiles){count, least, longer, (least + (longer > 0) + vector - 1) / vector * vector};
+}
+
 typedef struct DbfKernels {
   const char* name;
   bool (*supported)(void);
   int vector;    // floats per vector
+  int rows;      // pixels of a tile of the product, at most
   size_t depth;  // features of a float product at once: so that a panel of B and a tile of A stay
                  // in the first cache
   // Transposes `vector` pixels of `channels` channels each: pixels[i][c] to dst[(c >> shift) *
@@ -183,13 +185,11 @@ typedef struct DbfKernels {
   // Copies rows ops[i].source of one vector to dst + i * pitch.
   void (*gather)(const DbfLineOp* ops, size_t num_ops, const float* src, float* dst, size_t pitch);
   void (*combine)(const DbfCombine* args);
-  // Copies what the product reads of A to `dst` [pixels * num_segments * segment_depth + vector],
-  // in the order in which it is read: worth it if it is read for several panels.
-  void (*pack_tiles)(const DbfGemm* args, float* dst);
   void (*gemm)(const DbfGemm* args);
-  void (*patches)(const DbfPatches* args);
-  // The same, of one row, to the order of pack_tiles; without pitches between what it writes.
-  void (*patch_tiles)(const DbfPatches* args);
+  // The transforms of the patches of Winograd's form (see plan.h) along one axis, of `num_ops`
+  // lines that follow one another. The `taps` numbers, 4 or 5, that a patch becomes are dst_step
+  // apart.
+  void (*patches)(const DbfCombine* args);
   void (*squares)(const DbfSquares* args);
 
   // The same for int8. A 32-bit element of a line holds `pack` features: 4 bytes, with 128 added if

@@ -19,15 +19,15 @@ INLINE void PatchTransform(const V* d, V* t, const int taps) {
   }
 }
 
-INLINE void PatchesOf(const DbfPatches* args, const int taps) {
+INLINE void PatchesOf(const DbfCombine* args, const int taps) {
   // Stores might change args, for all that the compiler knows.
   const size_t rows = args->rows, width = args->width, step = args->dst_step;
   const size_t src_row = args->src_row, dst_row = args->dst_row;
   size_t offsets[5];
   UNROLL for (int t = 0; t < taps; ++t) offsets[t] = args->offsets[t];
-  for (size_t i = 0; i < args->num_lines; ++i) {
-    const float* src = args->src + i * args->src_pitch;
-    float* dst = args->dst + i * args->dst_pitch;
+  for (size_t i = 0; i < args->num_ops; ++i) {
+    const float* src = (const float*)args->src + i * args->src_pitch;
+    float* dst = (float*)args->dst + i * args->dst_pitch;
     for (size_t r = 0; r < rows; ++r, src += src_row, dst += dst_row) {
       for (size_t x = 0; x < width; x += VL) {
         V d[5], t[5];
@@ -39,25 +39,11 @@ INLINE void PatchesOf(const DbfPatches* args, const int taps) {
   }
 }
 
-static void Patches(const DbfPatches* args) {
+static void Patches(const DbfCombine* args) {
   if (args->taps == 4) {
     PatchesOf(args, 4);
   } else {
     PatchesOf(args, 5);
-  }
-}
-
-static void PatchTiles(const DbfPatches* args) {
-  DbfPatches tile = *args;
-  const Tiles tiles = CutTiles(args->width);
-  for (size_t i = 0, p = 0; i < tiles.count; ++i) {
-    tile.width = tiles.rows + (i < tiles.longer);
-    tile.dst_pitch = tile.width;
-    // Whole vectors: what is too much is overwritten by the next line.
-    Patches(&tile);
-    p += tile.width;
-    tile.src = args->src + p;
-    tile.dst = args->dst + p * args->num_lines;
   }
 }
 
