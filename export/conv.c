@@ -25,7 +25,7 @@
 #include "threadpool.h"
 
 enum {
-  kTilePixels = 112,      // pixels packed at a time
+  kTilePixels = 168,      // pixels of a product, at most: of 12 tiles of 14 or 28 of 6
   kTileFloats = 1 << 16,  // that patches of a tile take: of the second cache
   kMinTilePatches = 28,
   kMaxTilePatches = 56,
