@@ -1,9 +1,24 @@
-"""ResNet-18 and ResNet-34 with DBF layers, thin for CIFAR as in the paper, full for ImageNet."""
+"""ResNet-8, -18 and -34 with DBF layers, thin for CIFAR as in the paper, full for ImageNet."""
 
 from __future__ import annotations
 
 from dbf_keras.backend import keras
 from dbf_keras.networks.blocks import Blocks, plain_convolution_bn
+
+
+def ResNet8(name: str = "resnet8", **options):  # noqa: N802 - named as in keras.applications
+    """ResNet-8 with DBF layers, for studies: one block a stage.
+
+    Three stages of 16, 32 and 64 channels, or four of 64 to 512 for images of 64 pixels or more.
+
+    Args:
+        name: of the model.
+        **options: the attributes of `dbf_keras.networks.blocks.Blocks`.
+
+    Returns:
+        A Keras model, images [batch, height, width, channels] to [batch, classes].
+    """
+    return _resnet(Blocks(**options), (1, 1, 1), (1, 1, 1, 1), name)
 
 
 def ResNet18(name: str = "resnet18", **options):  # noqa: N802 - named as in keras.applications
