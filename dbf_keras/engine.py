@@ -287,7 +287,7 @@ class _JAXLoops:
 
             def call(images, labels, order, extra):
                 variables = model.trainable_variables, model.non_trainable_variables, optimizer.variables
-                state = [[variable.value for variable in group] for group in variables]
+                state = tuple([variable.value for variable in group] for group in variables)
                 parts = [(order, extra)] if scan else zip(order, extra, strict=True)
                 sums = np.zeros(2)
                 for part in parts:

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from dbf_keras import data, networks, train
+from dbf_keras import data, engine, networks, train
 from dbf_keras.backend import keras, ops
 from dbf_keras.layers import DBFConv2D, DBFDense
 from dbf_keras.optimizers import CodeSGD
@@ -29,32 +29,72 @@ def network():
 
 def tiny():
     """Quick to compile, with dropout."""
-    inputs = keras.Input((8, 8, 1))
-    x = DBFConv2D(8, 3, ratio=0.5, strides=2, activation="relu")(keras.layers.Rescaling(1 / 255)(inputs))
-    x = keras.layers.Dropout(0.2)(keras.layers.BatchNormalization()(x))
-    return keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(keras.layers.Flatten()(x)))
+    layers = [
+        keras.layers.Input((8, 8, 1), name="image"),
+        keras.layers.Rescaling(1 / 255, name="rescaling"),
+        DBFConv2D(8, 3, ratio=0.5, strides=2, activation="relu", name="convolution"),
+        keras.layers.BatchNormalization(name="normalization"),
+        keras.layers.Dropout(0.2, name="dropout"),
+        keras.layers.Flatten(name="flatten"),
+        keras.layers.Dense(10, activation="softmax", name="classifier"),
+    ]
+    return keras.Sequential(layers, name="tiny")
 
 
 _RUN = """
 import tests.test_train as t
-t.train.train(t.tiny, t.small_digits(), t.RECIPE, {output!r}, seed=3, verbose=False)
+t.run(t.pathlib.Path({folder!r}), {names!r})
 """
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_a_killed_run_goes_on_and_ends_where_an_uninterrupted_one_ends(backend, tmp_path):
-    """Bit for bit, on one thread: order, augmentation, optimizer and all."""
-    environment = os.environ | {"KERAS_BACKEND": backend, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-    environment |= {
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-        "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
-    }
+def run(folder, names):
+    for name in names:
+        train.train(tiny, small_digits(), RECIPE, folder / f"{name}.keras", seed=3, verbose=False)
 
-    def start(name):
-        script = _RUN.format(output=str(tmp_path / f"{name}.keras"))
-        return subprocess.Popen([sys.executable, "-c", script], cwd=pathlib.Path(__file__).parents[1], env=environment)
 
-    straight, killed = start("straight"), start("killed")
+class Killed(Exception):
+    pass
+
+
+def run_cut(folder):
+    """As `run`, but "killed" ends with an exception in the second epoch and goes on from there."""
+    with pytest.MonkeyPatch.context() as patch:
+        evaluate, calls = engine.Engine.evaluate, iter(range(9))
+
+        def evaluate_once(*arguments):
+            if next(calls):
+                raise Killed
+            return evaluate(*arguments)
+
+        patch.setattr(engine.Engine, "evaluate", evaluate_once)
+        with pytest.raises(Killed):
+            run(folder, ["killed"])
+    assert (folder / "killed.checkpoint.npz").exists()
+    run(folder, ["killed", "straight"])
+
+
+def start(script, backend):
+    """One thread each, without which sums may be in any order."""
+    environment = {"KERAS_BACKEND": backend, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    environment |= {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+    return subprocess.Popen(
+        [sys.executable, "-c", script], cwd=pathlib.Path(__file__).parents[1], env=os.environ | environment
+    )
+
+
+def check_equal(folder):
+    written = [json.loads((folder / f"{name}.history.json").read_text()) for name in ("killed", "straight")]
+    assert written[0] == written[1] and [row["epoch"] for row in written[0]["history"]] == [1, 2, 3, 4]
+    ours, theirs = (keras.models.load_model(folder / f"{name}.keras") for name in ("killed", "straight"))
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"{name}{suffix}" for name in ("killed", "straight") for suffix in (".keras", ".history.json", ".png")
+    )
+
+
+def test_a_killed_run_ends_bit_for_bit_where_an_uninterrupted_one_ends(tmp_path):
+    killed = start(_RUN.format(folder=str(tmp_path), names=["killed"]), "tensorflow")
     checkpoint = tmp_path / "killed.checkpoint.npz"
     deadline = time.monotonic() + 300
     while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
@@ -62,16 +102,14 @@ def test_a_killed_run_goes_on_and_ends_where_an_uninterrupted_one_ends(backend, 
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     assert checkpoint.exists() and not (tmp_path / "killed.keras").exists()
-    assert start("killed").wait() == 0 and straight.wait() == 0
+    assert start(_RUN.format(folder=str(tmp_path), names=["killed", "straight"]), "tensorflow").wait() == 0
+    check_equal(tmp_path)
 
-    written = [json.loads((tmp_path / f"{name}.history.json").read_text()) for name in ("killed", "straight")]
-    assert written[0] == written[1] and [row["epoch"] for row in written[0]["history"]] == [1, 2, 3, 4]
-    ours, theirs = (keras.models.load_model(tmp_path / f"{name}.keras") for name in ("killed", "straight"))
-    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        f"{name}{suffix}" for name in ("killed", "straight") for suffix in (".keras", ".history.json", ".png")
-    )
+
+def test_a_cut_run_goes_on_bit_for_bit_on_jax(tmp_path):
+    script = f"import tests.test_train as t; t.run_cut(t.pathlib.Path({str(tmp_path)!r}))"
+    assert start(script, "jax").wait() == 0
+    check_equal(tmp_path)
 
 
 def test_a_checkpoint_of_another_run_is_not_continued(tmp_path):
