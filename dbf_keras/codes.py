@@ -140,7 +140,8 @@ def _order_hyperbolic(kernel_shape: KernelShape, seed: int) -> np.ndarray:
 
 def _order_spatial_first(kernel_shape: KernelShape, seed: int) -> np.ndarray:
     y, x, channel = _relative_sequencies(kernel_shape)
-    return np.lexsort([channel, y + x])
+    spatial = np.arange(len(y)) // kernel_shape[2]  # Among spatial codes equally smooth.
+    return np.lexsort([channel, spatial, y + x])
 
 
 def _order_channel_first(kernel_shape: KernelShape, seed: int) -> np.ndarray:

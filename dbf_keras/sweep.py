@@ -13,8 +13,8 @@ option of the network. Values in a ``grid`` are lists, of which each combination
     plot: {x: parameters, panels: kernel_size}   # optional
 
 Runs are called after ``name`` and the grid's values, as in ``dbf-ratio=0.5-seed=0``, and done in the order of the list.
-In a text ``{output_dir}`` is the folder of the results, and ``{seed}`` and the like the grid's values, so that a run can
-take another's file as its teacher.
+In a text ``{output_dir}`` is the folder of the results, and ``{seed}`` and the like the grid's values, so that a run
+can take another's file as its teacher.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def read(path: str | os.PathLike, output_dir: str | os.PathLike) -> tuple[list[R
     if doubles:
         raise ValueError(f"{path} has more than one run called {', '.join(doubles)}; give them other names.")
     plot = dict(content.get("plot") or {})
-    if set(plot) - {"x", "panels"}:
-        raise ValueError(f"{path}: a plot has 'x' and 'panels'; got {sorted(plot)}.")
+    if set(plot) - {"x", "panels", "lines"}:
+        raise ValueError(f"{path}: a plot has 'x', 'panels' and 'lines'; got {sorted(plot)}.")
     return runs, plot
 
 
@@ -255,7 +255,8 @@ def plot(results: Sequence[Mapping[str, Any]], options: Mapping[str, str], path:
     Args:
         results: of `execute`.
         options: ``x``, a figure or setting to draw the accuracy against, with a line for each title; without it each
-            group has a row. ``panels``, a setting with a panel for each of its values.
+            group has a row. ``lines``, a setting whose values in a grid are lines of their own. ``panels``, a setting
+            with a panel for each of its values.
         path: of the file.
     """
     from matplotlib.figure import Figure
@@ -274,10 +275,12 @@ def plot(results: Sequence[Mapping[str, Any]], options: Mapping[str, str], path:
             for row in rows:
                 member = firsts[row["run"]]
                 x = member.get(options["x"], member["given"].get(options["x"]))
-                lines.setdefault(member["title"], []).append((float(x), row["accuracy"], row["spread"] or 0.0))
+                lines.setdefault(_line(member, options.get("lines")), []).append(
+                    (float(x), row["accuracy"], row["spread"] or 0.0)
+                )
             for number, (title, points) in enumerate(lines.items()):
                 xs, means, spreads = zip(*sorted(points), strict=True)
-                marker = "os^vDP*X"[number // 10 % 8]
+                marker = "os^vDP*X"[number % 8]
                 axes.errorbar(xs, means, spreads, label=title, marker=marker, markersize=4, capsize=3)
             axes.set(xlabel=options["x"].replace("_", " "), ylabel="test accuracy, %", xscale="log")
             axes.legend(frameon=False, fontsize=7)
@@ -292,6 +295,12 @@ def plot(results: Sequence[Mapping[str, Any]], options: Mapping[str, str], path:
             axes.set_title(f"{options['panels'].replace('_', ' ')} {value}")
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
+
+
+def _line(member: Mapping[str, Any], setting: str | None) -> str:
+    """The title, and the value of a setting if the grid gave it."""
+    value = f"{setting}={_slug(member['given'].get(setting))}"
+    return f"{member['title']} {_slug(member['given'][setting])}" if value in member["group"] else member["title"]
 
 
 def sweep(

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from dbf_keras import networks, sweep
+from dbf_keras import data, networks, sweep
 from dbf_keras.networks.cost import multiply_adds
 
 HERE = pathlib.Path(__file__).parent
@@ -66,6 +67,20 @@ def test_runs_of_a_file(tmp_path):
     assert settings.options == {"kernel_size": 3} and settings.teacher == "/out/teacher-0.5.keras"
 
 
+def test_the_study_of_selections_can_be_built():
+    """Every run's network, without training; energy's needs a trained one."""
+    runs, _ = sweep.read(HERE.parent / "benchmarks" / "studies" / "selections.yaml", "/out")
+    dataset = data.Dataset(*[np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, int)] * 2, 10)
+    parameters = {}
+    for run in runs:
+        if run.title != "energy" and run.group not in parameters:
+            parameters[run.group] = run.settings().build(dataset).count_params()
+    for group, count in parameters.items():
+        if group.startswith(("ratio_", "layerwise", "alpha", "narrow-width=0.525")):
+            assert count == pytest.approx(parameters["dbf-selection=ovsf-ratio=0.25-kernel_size=4"], rel=0.03), group
+    assert len(runs) == len({run.name for run in runs}) and {run.given.get("seed") for run in runs} == {0, 1, 2}
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -76,7 +91,7 @@ def test_runs_of_a_file(tmp_path):
         ("runs: [a]", "run 1 must be a mapping"),
         ("runs: [{name: a, grid: {seed: 3}}]", "axis 'seed' must be a list"),
         ("runs: [{name: a}, {name: a, ratio: 0.5}]", "more than one run called a"),
-        ("{runs: [{name: a}], plot: {y: 1}}", "'x' and 'panels'"),
+        ("{runs: [{name: a}], plot: {y: 1}}", "'x', 'panels' and 'lines'"),
     ],
 )
 def test_files_that_are_wrong_are_refused(text, message, tmp_path):
