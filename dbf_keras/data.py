@@ -33,17 +33,18 @@ class Dataset:
         """(H, W, C)."""
         return tuple(self.x_test.shape[1:])
 
-    def first(self, count: int) -> Dataset:
-        """The same with the first training images only.
+    def part(self, count: int) -> Dataset:
+        """The same with some of the training images, drawn once and for all: files may be sorted by class.
 
         Raises:
-            ValueError: there are fewer, or the images are a folder's, which are sorted by class.
+            ValueError: there are fewer, or the images are a folder's.
         """
         if not isinstance(self.x_train, np.ndarray) or not 1 <= count <= len(self.y_train):
             raise ValueError(
                 f"--train_images takes 1 to {len(self.y_train)} images of this set, if it is no folder; got {count}."
             )
-        return dataclasses.replace(self, x_train=self.x_train[:count], y_train=self.y_train[:count])
+        chosen = np.random.RandomState(0).permutation(len(self.y_train))[:count]
+        return dataclasses.replace(self, x_train=self.x_train[chosen], y_train=self.y_train[chosen])
 
 
 def load(name: str, data_dir: str | None = None, image_size: int = 224) -> Dataset:

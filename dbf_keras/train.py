@@ -273,10 +273,9 @@ def parse_selection(selection: Any) -> Any:
     """
     if not isinstance(selection, str):
         return selection
-    if "=" in selection:
-        return dict(part.split("=", 1) for part in selection.split(","))
-    name, _, path = selection.partition(":")
-    return ranked_by_energy(path) if name == "energy" else selection
+    if selection.startswith("energy:"):
+        return ranked_by_energy(selection.removeprefix("energy:"))
+    return dict(part.split("=", 1) for part in selection.split(",")) if "=" in selection else selection
 
 
 def ranked_by_energy(path: str) -> dict[str, list[int]]:
@@ -347,13 +346,13 @@ class Settings:
     seed: int = 0
 
     def load_data(self) -> data.Dataset:
-        """The data set, shortened to the first `train_images` training images if asked.
+        """The data set, with so many of the training images as `train_images` says.
 
         Raises:
             ValueError: there are fewer training images.
         """
         dataset = data.load(self.dataset, self.data_dir, self.image_size)
-        return dataset if self.train_images is None else dataset.first(self.train_images)
+        return dataset if self.train_images is None else dataset.part(self.train_images)
 
     def training_recipe(self) -> Recipe:
         """The recipe with what the settings change in it.
@@ -404,7 +403,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("dataset", "digits", data.DATASETS, "Image set.")
     flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or the folder's train/ and test/, are.")
     flags.DEFINE_integer("image_size", 224, "Side of the images of a folder, in pixels.")
-    flags.DEFINE_integer("train_images", None, "Train on the first so many images only.")
+    flags.DEFINE_integer("train_images", None, "Train on so many images only, always the same.")
     flags.DEFINE_enum("network", "dbfnet_micro", sorted(networks.NETWORKS), "Network.")
     flags.DEFINE_string("ratio", "0.25", "Share of the codes kept: a number, or 'pattern=number,...' by layer name.")
     flags.DEFINE_string(

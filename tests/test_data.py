@@ -76,12 +76,15 @@ def test_errors_say_what_would_work(tmp_path):
         data.load("folder", str(tmp_path))
 
 
-def test_the_first_images_alone():
+def test_a_part_of_the_images():
+    """Pairs of image and label stay so, none comes twice, all classes are there, and it is always the same part."""
     digits = data.load("digits")
-    part = digits.first(100)
-    np.testing.assert_array_equal(part.x_train, digits.x_train[:100])
-    np.testing.assert_array_equal(part.y_train, digits.y_train[:100])
+    part, again = digits.part(100), digits.part(100)
+    np.testing.assert_array_equal(part.x_train, again.x_train)
+    known = {image.tobytes(): label for image, label in zip(digits.x_train, digits.y_train, strict=True)}
+    assert [known[image.tobytes()] for image in part.x_train] == part.y_train.tolist()
+    assert len({image.tobytes() for image in part.x_train}) == 100 and set(part.y_train) == set(range(10))
     assert len(part.y_test) == len(digits.y_test)
     for count in (0, 10**6):
         with pytest.raises(ValueError, match="--train_images takes 1 to 1437"):
-            digits.first(count)
+            digits.part(count)

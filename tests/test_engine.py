@@ -10,7 +10,7 @@ from dbf_keras.backend import keras, ops
 from dbf_keras.layers import DBFConv2D
 
 HERE = pathlib.Path(__file__).parent
-DIGITS = data.load("digits").first(320)
+DIGITS = data.load("digits").part(320)
 STEPS = 10
 
 

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from dbf_keras import data, engine, networks, train
+from dbf_keras import codes, data, engine, networks, train
 from dbf_keras.backend import keras, ops
 from dbf_keras.layers import DBFConv2D, DBFDense
 from dbf_keras.optimizers import CodeSGD
@@ -20,7 +20,7 @@ RECIPE = dataclasses.replace(RECIPES["digits"], epochs=4, batch_size=128)
 
 
 def small_digits():
-    return data.load("digits").first(640)
+    return data.load("digits").part(640)
 
 
 def network():
@@ -143,8 +143,6 @@ def test_code_sgd_moves_the_filters_as_sgd_moves_the_twin():
     theirs = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
     theirs.exclude_from_weight_decay(var_names=["bias"])
     rng = np.random.default_rng(0)
-    from dbf_keras import codes
-
     for _ in range(5):
         dkernel, dbias = rng.standard_normal((16, 4)).astype("f"), rng.standard_normal(4).astype("f")
         dalpha = codes.short_codes(16)[layer.codes].astype("f") @ dkernel
@@ -167,6 +165,21 @@ def test_flags_are_parsed():
             train.parse_ratio(text)
     with pytest.raises(ValueError, match="--option"):
         train.parse_options(["plain"])
+
+
+def test_selections_are_parsed(tmp_path):
+    """Mappings, and the codes that a plain model's filters hold, from a file whose name has an equals sign."""
+    assert train.parse_selection("random:3") == "random:3" and train.parse_selection([2, 1]) == [2, 1]
+    assert train.parse_selection("*conv1=ovsf,*=random:3") == {"*conv1": "ovsf", "*": "random:3"}
+    model = networks.DBFNetMicro(width=0.5, plain=True)
+    wanted = np.array([5, 0, 17])
+    layer = model.get_layer("cascade1_module1_conv2")
+    alpha = np.outer(np.ones(layer.filters), [3.0, 2.0, 1.0])
+    layer.kernel.assign(np.moveaxis(codes.synthesize(alpha, wanted, layer.kernel.shape[:3]), 0, -1))
+    model.save(tmp_path / "a=1.keras")
+    selection = train.parse_selection(f"energy:{tmp_path / 'a=1.keras'}")
+    student = networks.DBFNetMicro(width=0.5, ratio=0.25, selection=selection)
+    np.testing.assert_array_equal(student.get_layer(layer.name).codes[:3], wanted)
 
 
 @pytest.mark.parametrize(
