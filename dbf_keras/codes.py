@@ -123,11 +123,30 @@ def _order_ovsf(kernel_shape: KernelShape, seed: int) -> np.ndarray:
 
 
 def _order_sequency(kernel_shape: KernelShape, seed: int) -> np.ndarray:
-    # Changes of sign along each axis over its padded length, added; a sum of dyadic fractions, hence exact.
-    total = sum(
-        sequency(axis, size) / padded(size) for axis, size in zip(grid_indices(kernel_shape), kernel_shape, strict=True)
-    )
-    return np.argsort(total, kind="stable")
+    # A sum of dyadic fractions, hence exact.
+    return np.argsort(sum(_relative_sequencies(kernel_shape)), kind="stable")
+
+
+def _relative_sequencies(kernel_shape: KernelShape) -> list[np.ndarray]:
+    """Changes of sign of every grid code along y, x and c, each over its padded length."""
+    axes = zip(grid_indices(kernel_shape), kernel_shape, strict=True)
+    return [sequency(axis, size) / padded(size) for axis, size in axes]
+
+
+def _order_hyperbolic(kernel_shape: KernelShape, seed: int) -> np.ndarray:
+    axes = zip(grid_indices(kernel_shape), kernel_shape, strict=True)
+    return np.argsort(np.prod([1 + sequency(axis, size) for axis, size in axes], axis=0), kind="stable")
+
+
+def _order_spatial_first(kernel_shape: KernelShape, seed: int) -> np.ndarray:
+    y, x, channel = _relative_sequencies(kernel_shape)
+    spatial = np.arange(len(y)) // kernel_shape[2]  # Among spatial codes equally smooth.
+    return np.lexsort([channel, spatial, y + x])
+
+
+def _order_channel_first(kernel_shape: KernelShape, seed: int) -> np.ndarray:
+    y, x, channel = _relative_sequencies(kernel_shape)
+    return np.lexsort([y + x, channel])
 
 
 def _order_random(kernel_shape: KernelShape, seed: int) -> np.ndarray:
@@ -135,12 +154,23 @@ def _order_random(kernel_shape: KernelShape, seed: int) -> np.ndarray:
     return np.random.RandomState(seed).permutation(int(np.prod(kernel_shape)))
 
 
+def _order_separable_random(kernel_shape: KernelShape, seed: int) -> np.ndarray:
+    channels = kernel_shape[2]
+    place = np.argsort(np.random.RandomState(seed).permutation(channels))
+    return np.argsort(place[np.arange(int(np.prod(kernel_shape))) % channels], kind="stable")
+
+
 _ORDERS: dict[str, Callable[[KernelShape, int], np.ndarray]] = {
     "ovsf": _order_ovsf,
     "natural": _order_natural,
     "sequency": _order_sequency,
+    "hyperbolic": _order_hyperbolic,
+    "spatial_first": _order_spatial_first,
+    "channel_first": _order_channel_first,
     "random": _order_random,
+    "separable_random": _order_separable_random,
 }
+_SEEDED = ("random", "separable_random")
 
 
 def sequency(index: np.ndarray | int, size: int) -> np.ndarray:
@@ -160,8 +190,12 @@ def order(kernel_shape: KernelShape, selection: Selection) -> np.ndarray:
     Args:
         kernel_shape: (kh, kw, C).
         selection: ``"ovsf"`` (tree order of the padded code), ``"natural"`` (ascending grid index), ``"sequency"``
-            (changes of sign along y, x and c, each over its padded length, added; ties by grid index), ``"random"``
-            or ``"random:SEED"`` (seed 0 by default), or a ranked list of distinct grid indices.
+            (changes of sign along y, x and c, each over its padded length, added; ties by grid index),
+            ``"hyperbolic"`` (product over the axes of one plus the changes of sign; ties by grid index),
+            ``"spatial_first"`` (the smoothest spatial code with all channel codes, then the next),
+            ``"channel_first"`` (the smoothest channel code with all spatial codes, then the next: separable where n is
+            a multiple of kh·kw), ``"random"``, ``"separable_random"`` (a random channel code with all spatial codes,
+            then the next), both also as ``"NAME:SEED"`` (seed 0 by default), or a ranked list of distinct grid indices.
 
     Returns:
         int64 array of grid indices, best first: [P] for a name, as long as the list for a list.
@@ -174,11 +208,12 @@ def order(kernel_shape: KernelShape, selection: Selection) -> np.ndarray:
         raise ValueError(f"A kernel shape is (kh, kw, C), each at least 1; got {kernel_shape}.")
     if isinstance(selection, str):
         name, _, seed = selection.partition(":")
-        seeded = name == "random" and seed.isdecimal() and int(seed) < 2**32
+        seeded = name in _SEEDED and seed.isdecimal() and int(seed) < 2**32
         if name not in _ORDERS or (":" in selection and not seeded):
             raise ValueError(
-                f"Unknown selection {selection!r}. Use one of {sorted(_ORDERS)}, 'random:SEED' or a list of grid "
-                f"indices; '{SP_OVSF}' (the paper's flat codes) is for layers only and not an order over the grid."
+                f"Unknown selection {selection!r}. Use one of {sorted(_ORDERS)}, 'random:SEED', "
+                "'separable_random:SEED' or a list of grid indices; "
+                f"'{SP_OVSF}' (the paper's flat codes) is for layers only and not an order over the grid."
             )
         return _ORDERS[name](kernel_shape, int(seed or 0)).astype(np.int64)
     codes = np.asarray(selection)
@@ -192,6 +227,21 @@ def order(kernel_shape: KernelShape, selection: Selection) -> np.ndarray:
     if len(np.unique(codes)) != len(codes):
         raise ValueError("A selection list must not name a code twice.")
     return codes.astype(np.int64)
+
+
+def order_by_energy(filters: np.ndarray) -> np.ndarray:
+    """Ranks the code grid by how much of given filters each code carries: Σ_k α²_k, the largest first.
+
+    On an orthogonal grid the first n codes are those on which a least-squares fit of n codes loses least.
+
+    Args:
+        filters: [K, kh, kw, C].
+
+    Returns:
+        int64 array [P] of grid indices; ties by grid index.
+    """
+    coefficients = inverse(np.asarray(filters, np.float64), np.shape(filters)[1:])
+    return np.argsort(-np.sum(coefficients**2, axis=0).ravel(), kind="stable")
 
 
 def count(taps: int, ratio: float) -> int:

@@ -1,10 +1,9 @@
-"""Image sets: scikit-learn's digits, MNIST, CIFAR-10, folders of images; and the batches that training draws."""
+"""Image sets: scikit-learn's digits, MNIST, CIFAR-10, folders of images."""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
 
 import numpy as np
 
@@ -33,6 +32,19 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         return tuple(self.x_test.shape[1:])
+
+    def part(self, count: int) -> Dataset:
+        """The same with some of the training images, drawn once and for all: files may be sorted by class.
+
+        Raises:
+            ValueError: there are fewer, or the images are a folder's.
+        """
+        if not isinstance(self.x_train, np.ndarray) or not 1 <= count <= len(self.y_train):
+            raise ValueError(
+                f"--train_images takes 1 to {len(self.y_train)} images of this set, if it is no folder; got {count}."
+            )
+        chosen = np.random.RandomState(0).permutation(len(self.y_train))[:count]
+        return dataclasses.replace(self, x_train=self.x_train[chosen], y_train=self.y_train[chosen])
 
 
 def load(name: str, data_dir: str | None = None, image_size: int = 224) -> Dataset:
@@ -134,82 +146,3 @@ def _folder(data_dir: str | None, image_size: int) -> Dataset:
         return ImageFolder(list(paths), image_size), np.array(labels)
 
     return Dataset(*split("train"), *split("test"), len(names))
-
-
-def batches(
-    images, labels: np.ndarray, classes: int, batch_size: int, augment: Callable | None, seed: int, first_epoch: int = 0
-):
-    """Shuffled, augmented batches for `keras.Model.fit`, the same for a seed and epoch wherever training started.
-
-    Args:
-        images: uint8 [N, H, W, C], or what behaves so.
-        labels: [N].
-        classes: number of classes.
-        batch_size: images a batch; the last, smaller batch of an epoch is dropped.
-        augment: called as augment(float32 images, numpy Generator); None for none.
-        seed: of order and augmentation.
-        first_epoch: the epoch that the first pass is.
-
-    Returns:
-        A `keras.utils.PyDataset` of (float32 [batch, H, W, C], one-hot float32 [batch, classes]).
-    """
-    from dbf_keras.backend import keras
-
-    class Batches(keras.utils.PyDataset):
-        epoch = first_epoch
-        order = None  # Of the images, in this epoch; drawn when its first batch is.
-
-        def __len__(self):
-            return max(1, len(labels) // batch_size)
-
-        def __getitem__(self, index):
-            if self.order is None:
-                self.order = np.random.default_rng([seed, self.epoch]).permutation(len(labels))
-            chosen = self.order[index * batch_size : (index + 1) * batch_size]
-            x = np.asarray(images[chosen], np.float32)
-            if augment is not None:
-                x = augment(x, np.random.default_rng([seed, self.epoch, index]))
-            return x, np.eye(classes, dtype=np.float32)[labels[chosen]]
-
-        def on_epoch_end(self):
-            self.epoch += 1
-            self.order = None
-
-    return Batches()
-
-
-def random_affine(shift: float = 0, rotation: float = 0, zoom: float = 0, mirror: bool = False) -> Callable:
-    """An augmentation: random shift, rotation, zoom and mirroring about the image's centre, zeros outside.
-
-    Args:
-        shift: largest shift in pixels, along each axis; whole pixels unless rotated or zoomed.
-        rotation: largest angle in degrees.
-        zoom: largest relative change of size, along each axis.
-        mirror: whether half of the images are mirrored left to right.
-
-    Returns:
-        augment(images float32 [N, H, W, C], numpy Generator) -> float32 array of the same shape.
-    """
-
-    def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        from dbf_keras.backend import ops
-
-        count, height, width, _ = images.shape
-        angle = np.deg2rad(rng.uniform(-rotation, rotation, count))
-        scale_y, scale_x = 1 + rng.uniform(-zoom, zoom, (2, count))
-        shift_y, shift_x = rng.uniform(-shift, shift, (2, count))
-        if not rotation and not zoom:
-            shift_y, shift_x = np.round(shift_y), np.round(shift_x)
-        if mirror:
-            scale_x = scale_x * rng.choice([-1, 1], count)
-        # Output pixel (x, y) takes input pixel (a0 x + a1 y + a2, b0 x + b1 y + b2).
-        a0, a1 = np.cos(angle) * scale_x, -np.sin(angle) * scale_y
-        b0, b1 = np.sin(angle) * scale_x, np.cos(angle) * scale_y
-        centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
-        a2 = centre_x - a0 * centre_x - a1 * centre_y + shift_x
-        b2 = centre_y - b0 * centre_x - b1 * centre_y + shift_y
-        zero = np.zeros(count)
-        transforms = np.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=1).astype(np.float32)
-        return ops.convert_to_numpy(ops.image.affine_transform(images, transforms, interpolation="bilinear"))
-
-    return augment

@@ -1,4 +1,4 @@
-"""SGD for coefficients of binary codes."""
+"""SGD for coefficients of binary codes, and a learning rate that rises and falls once."""
 
 from __future__ import annotations
 
@@ -14,17 +14,59 @@ class CodeSGD(keras.optimizers.SGD):
     filters follow projected gradient descent with the learning rate η of the plain twin.
 
     Takes SGD's arguments. Weight decay spares biases and BatchNorm.
+
+    Args:
+        *args: SGD's.
+        alpha_rate: factor on α's gradients, and so on α's learning rate; not on its weight decay.
+        **kwargs: SGD's.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, alpha_rate=1.0, **kwargs):
         super().__init__(*args, **kwargs)
+        self.alpha_rate = alpha_rate
         self.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
 
     def apply(self, grads, trainable_variables=None):
         """Divides the gradients of α by its code length, then as SGD."""
         variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
         grads = [
-            gradient if gradient is None else ops.multiply(gradient, 1 / getattr(variable, "code_length", 1))
+            ops.multiply(gradient, self.alpha_rate / variable.code_length)
+            if gradient is not None and hasattr(variable, "code_length")
+            else gradient
             for gradient, variable in zip(grads, variables, strict=True)
         ]
         return super().apply(grads, trainable_variables)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "alpha_rate": self.alpha_rate}
+
+
+@keras.saving.register_keras_serializable(package="dbf_keras")
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+    """One cycle (Smith, 2018): up from a tenth to the peak in three tenths of the steps, then down in straight lines.
+
+    The fall reaches a tenth of the peak after nine tenths of the steps and zero at the end. Momentum stays as it is.
+
+    Args:
+        peak: the highest learning rate.
+        steps: of the whole training.
+    """
+
+    def __init__(self, peak, steps):
+        super().__init__()
+        self.peak = peak
+        self.steps = steps
+
+    def __call__(self, step):
+        """The learning rate of a step."""
+        done = ops.cast(step, "float32") / self.steps
+        rise = 0.1 + 0.9 * done / 0.3
+        fall = 1 - 0.9 * (done - 0.3) / 0.6
+        last = 1 - done  # From a tenth, at nine tenths, to zero.
+        share = ops.minimum(rise, ops.where(done < 0.9, fall, last))
+        return self.peak * ops.maximum(share, 0.0)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {"peak": self.peak, "steps": self.steps}

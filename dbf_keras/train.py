@@ -3,75 +3,95 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from dbf_keras import command, data, networks, optimizers
+from dbf_keras import augment, codes, command, data, engine, networks
 from dbf_keras.backend import keras
+from dbf_keras.benchmark.progress import progress
+from dbf_keras.layers import custom_objects
+from dbf_keras.recipes import DEFAULT_RECIPES, RECIPES, Recipe
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How to train.
+class Teacher:
+    """A trained model to learn from (Hinton et al., 2015).
 
     Attributes:
-        epochs: passes over the training set.
-        batch_size: images a step.
-        learning_rate: the highest.
-        drops: epochs, out of `epochs`, after which the learning rate falls to a tenth; none for a cosine to zero after
-            a linear rise over the first twentieth.
-        weight_decay: decoupled, times the learning rate, on α and plain kernels.
-        label_smoothing: share of the target spread over all classes.
-        augmentation: arguments of `dbf_keras.data.random_affine`.
+        path: of its .keras file; images 0–255 to class probabilities or logits.
+        temperature: by which teacher's and student's logits are divided.
+        weight: share of the loss that is the distance to the teacher.
+
+    Raises:
+        ValueError: a number out of its range.
     """
 
-    epochs: int
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    drops: tuple[int, ...] = ()
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    augmentation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    path: str
+    temperature: float = 4.0
+    weight: float = 0.9
+
+    def __post_init__(self):
+        if not self.temperature > 0:
+            raise ValueError(f"--temperature must be over 0; got {self.temperature}.")
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"--teacher_weight must be from 0 to 1; got {self.weight}.")
+
+    def load(self, dataset: data.Dataset) -> keras.Model:
+        """The model, to logits.
+
+        Raises:
+            ValueError: it does not fit the images or classes.
+            FileNotFoundError: there is no such file.
+        """
+        if not pathlib.Path(self.path).is_file():
+            raise FileNotFoundError(f"The teacher {self.path} does not exist.")
+        model = to_logits(keras.models.load_model(self.path, custom_objects=custom_objects(), compile=False))
+        shapes = tuple(model.input_shape[1:]), model.output_shape[-1]
+        if shapes != (dataset.image_shape, dataset.classes):
+            raise ValueError(
+                f"The teacher {self.path} takes images {shapes[0]} to {shapes[1]} classes; the data has images "
+                f"{dataset.image_shape} and {dataset.classes} classes."
+            )
+        model.trainable = False
+        return model
 
 
-_CROP_AND_MIRROR = {"shift": 4, "mirror": True}
-RECIPES: dict[str, Recipe] = {
-    # The paper's, section 5: CIFAR-10 networks; DBFNet on MNIST and CIFAR-10; ImageNet.
-    "paper": Recipe(250, drops=(90, 150, 190, 220), weight_decay=1e-4, augmentation=_CROP_AND_MIRROR),
-    "paper_dbfnet": Recipe(100, drops=(40, 70, 90), weight_decay=1e-4, augmentation={"shift": 4}),
-    "paper_imagenet": Recipe(100, 64, drops=(30, 60, 90), weight_decay=1e-4, augmentation={"mirror": True}),
-    # Ours.
-    "digits": Recipe(60, 32, 0.05, augmentation={"shift": 1, "rotation": 10, "zoom": 0.1}),
-    "mnist": Recipe(25, 128, 0.1, label_smoothing=0.1, augmentation={"shift": 2, "rotation": 12, "zoom": 0.12}),
-    "cosine": Recipe(100, 128, 0.1, augmentation=_CROP_AND_MIRROR),
-}
-DEFAULT_RECIPES = {"digits": "digits", "mnist": "mnist", "cifar10": "cosine", "folder": "paper_imagenet"}
+def to_logits(model: keras.Model) -> keras.Model:
+    """Takes the softmax off a model's last layer, in place.
 
-
-def compile_model(model, recipe: Recipe, steps_per_epoch: int) -> None:
-    """Compiles a model for a recipe: `CodeSGD`, the recipe's schedule, cross-entropy on one-hot labels."""
-    steps = recipe.epochs * steps_per_epoch
-    if recipe.drops:
-        schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
-            [epoch * steps_per_epoch for epoch in recipe.drops],
-            [recipe.learning_rate * 0.1**drop for drop in range(len(recipe.drops) + 1)],
+    Raises:
+        ValueError: the last layer is neither linear nor a layer with softmax as its activation.
+    """
+    last = model.layers[-1]
+    activation = getattr(last, "activation", None)
+    if activation not in (keras.activations.softmax, keras.activations.linear):
+        raise ValueError(
+            f"The last layer of {model.name}, '{last.name}', must be a dense layer or the like with softmax or no "
+            "activation."
         )
-    else:
-        rise = max(1, steps // 20)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, steps - rise), warmup_target=recipe.learning_rate, warmup_steps=rise
-        )
-    optimizer = optimizers.CodeSGD(schedule, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
-    loss = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
-    model.compile(optimizer, loss, metrics=["accuracy"])
+    last.activation = keras.activations.linear
+    return model
+
+
+@contextlib.contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    """Layers made inside take this dtype policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def train(
@@ -80,97 +100,141 @@ def train(
     recipe: Recipe,
     output: str | os.PathLike,
     seed: int = 0,
-    verbose: str | int = "auto",
+    teacher: Teacher | None = None,
+    precision: str = "float32",
+    verbose: bool = True,
 ) -> list[dict[str, float]]:
     """Trains a model, or goes on from the checkpoint that a killed run left beside the output.
 
-    Writes ``<output>`` (.keras), ``<stem>.history.json``, ``<stem>.png``, and while it runs ``<stem>.checkpoint.keras``
-    after each epoch; every file whole or not at all. Order and augmentation depend on seed and epoch only, so that a
-    resumed run sees the batches that it would have seen.
+    Writes ``<output>`` (.keras), ``<stem>.history.json``, ``<stem>.png``, and while it runs ``<stem>.checkpoint.npz``
+    after each epoch; every file whole or not at all. Order, augmentation and dropout depend on seed and epoch only, so
+    that a resumed run does what it would have done. Arrays are held on the device, folders of images are streamed.
 
     Args:
         model_fn: builds the model, images 0–255 [batch, H, W, C] to class probabilities.
         dataset: the images.
         recipe: how to train.
         output: path of the .keras file.
-        seed: of weights, order and augmentation.
-        verbose: as in `keras.Model.fit`.
+        seed: of weights, order, augmentation and dropout.
+        teacher: a model to learn from besides the labels.
+        precision: the dtype policy to train under: ``"float32"``, ``"mixed_bfloat16"`` or ``"mixed_float16"``. The
+            file written is float32.
+        verbose: whether to print a line an epoch and to show a bar.
 
     Returns:
         The history, a row an epoch: epoch, loss, accuracy, val_loss, val_accuracy (on the test set).
 
     Raises:
-        ValueError: the output is no .keras path, or the checkpoint belongs to a run with other settings.
+        ValueError: the output is no .keras path, the checkpoint belongs to a run with other settings, or fewer images
+            than one batch.
     """
     output = pathlib.Path(output)
     if output.suffix != ".keras":
         raise ValueError(f"The output must end in .keras; got {output}.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint = output.with_suffix(".checkpoint.keras")
-    history_path = output.with_suffix(".history.json")
-    steps_per_epoch = max(1, len(dataset.y_train) // recipe.batch_size)
+    steps = len(dataset.y_train) // recipe.batch_size
+    if not steps:
+        raise ValueError(f"A batch of {recipe.batch_size} is more than the {len(dataset.y_train)} training images.")
 
     keras.utils.set_random_seed(seed)
-    model = model_fn()
-    architecture = hashlib.sha256(model.to_json().encode()).hexdigest()
-    run = {"recipe": dataclasses.asdict(recipe), "seed": seed, "architecture_sha256": architecture}
-    run = json.loads(json.dumps(run))  # As it will be read back.
-    compile_model(model, recipe, steps_per_epoch)
-    history: list[dict[str, float]] = []
-    first_epoch = 0
-    if checkpoint.exists():
-        saved = json.loads(history_path.read_text())
-        if saved["run"] != run:
-            raise ValueError(
-                f"{checkpoint} belongs to a run with another network, recipe or seed. Delete it, or train with the "
-                "settings it was made with."
-            )
-        model = keras.models.load_model(checkpoint)
-        # The checkpoint decides: a kill between the two files leaves a history that is one epoch ahead.
-        first_epoch = int(model.optimizer.iterations.numpy()) // steps_per_epoch
-        history = saved["history"][:first_epoch]
-        print(f"Going on after epoch {first_epoch} of {recipe.epochs} from {checkpoint}")
-
-    def keep(epoch, logs):
-        history.append({"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}})
-        command.write_atomically(
-            history_path, lambda path: path.write_text(json.dumps({"run": run, "history": history}))
+    with _precision(precision):
+        model = model_fn()
+        architecture = hashlib.sha256(model.to_json().encode()).hexdigest()
+        trainer = engine.Engine(
+            to_logits(model),
+            recipe.optimizer(steps),
+            dataset.classes,
+            recipe.label_smoothing,
+            augment.Augmentation(**recipe.augmentation) if recipe.augmentation else None,
+            **({} if teacher is None else _lesson(teacher, dataset)),
         )
-        command.write_atomically(checkpoint, model.save)
+    run = {
+        "recipe": dataclasses.asdict(recipe),
+        "seed": seed,
+        "architecture_sha256": architecture,
+        "train_images": len(dataset.y_train),
+        "precision": precision,
+        "teacher": teacher and dataclasses.asdict(teacher),
+        "backend": keras.backend.backend(),
+    }
+    run = json.loads(json.dumps(run))  # As it will be read back.
+    output.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = output.with_suffix(".checkpoint.npz")
+    history = _restore(checkpoint, run, trainer.variables) if checkpoint.exists() else []
+    if history and verbose:
+        print(f"Going on after epoch {len(history)} of {recipe.epochs} from {checkpoint}")
 
-    augment = data.random_affine(**recipe.augmentation) if recipe.augmentation else None
-    model.fit(
-        data.batches(dataset.x_train, dataset.y_train, dataset.classes, recipe.batch_size, augment, seed, first_epoch),
-        epochs=recipe.epochs,
-        initial_epoch=first_epoch,
-        validation_data=_Evaluation(dataset),
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=keep)],
-        shuffle=False,
-        verbose=verbose,
-    )
-    trained = model_fn()  # Without the optimizer's state, which would double the file.
+    training = _source(dataset.x_train, dataset.y_train)
+    test = _source(dataset.x_test, dataset.y_test)
+    with progress(output.name) if verbose else contextlib.nullcontext(lambda done: None) as show:
+        for epoch in range(len(history), recipe.epochs):
+            show(epoch / recipe.epochs)
+            start = time.perf_counter()
+            rng = np.random.default_rng([seed, epoch])
+            order = rng.permutation(len(dataset.y_train))[: steps * recipe.batch_size]
+            order = order.astype(np.int32).reshape(steps, recipe.batch_size)
+            loss, accuracy = trainer.train(training, order, rng.integers(2**30, size=(steps, 2), dtype=np.int32))
+            seconds = time.perf_counter() - start
+            val_loss, val_accuracy = trainer.evaluate(test, len(dataset.y_test))
+            row = {"loss": loss, "accuracy": accuracy, "val_loss": val_loss, "val_accuracy": val_accuracy}
+            history.append({"epoch": epoch + 1, **row})
+            _write_history(output, run, history)
+            _save(checkpoint, run, history, trainer.variables)
+            if verbose:
+                print(
+                    f"epoch {epoch + 1}/{recipe.epochs}: loss {loss:.4f}, accuracy {accuracy:.4f}; test: loss "
+                    f"{val_loss:.4f}, accuracy {val_accuracy:.4f}; {seconds:.1f} s",
+                    flush=True,
+                )
+    trained = model_fn()
     trained.set_weights(model.get_weights())
-    command.write_atomically(output, trained.save)
+    _write_history(output, run, history)
     command.write_atomically(output.with_suffix(".png"), lambda path: plot_history(history, path))
+    command.write_atomically(output, trained.save)
     checkpoint.unlink(missing_ok=True)
     return history
 
 
-class _Evaluation(keras.utils.PyDataset):
-    """The test set in order, batch by batch."""
+def _lesson(teacher: Teacher, dataset: data.Dataset) -> dict[str, Any]:
+    return {
+        "teacher": teacher.load(dataset),
+        "temperature": teacher.temperature,
+        "teacher_weight": teacher.weight,
+    }
 
-    def __init__(self, dataset: data.Dataset, batch_size: int = 500):
-        super().__init__()
-        self.dataset = dataset
-        self.batch_size = batch_size
 
-    def __len__(self):
-        return -(-len(self.dataset.y_test) // self.batch_size)
+def _source(images, labels: np.ndarray) -> engine.Source:
+    return (engine.resident if isinstance(images, np.ndarray) else engine.streamed)(images, labels)
 
-    def __getitem__(self, index):
-        part = np.arange(index * self.batch_size, min((index + 1) * self.batch_size, len(self.dataset.y_test)))
-        labels = np.eye(self.dataset.classes, dtype=np.float32)[self.dataset.y_test[part]]
-        return np.asarray(self.dataset.x_test[part], np.float32), labels
+
+def _write_history(output: pathlib.Path, run: dict, history: list) -> None:
+    text = json.dumps({"run": run, "history": history})
+    command.write_atomically(output.with_suffix(".history.json"), lambda path: path.write_text(text))
+
+
+def _save(path: pathlib.Path, run: dict, history: list, variables: list) -> None:
+    """Writes a checkpoint: all that a run needs to go on, in one file, so that its parts are of the same epoch."""
+    values = {str(index): keras.ops.convert_to_numpy(variable) for index, variable in enumerate(variables)}
+    text = json.dumps({"run": run, "history": history})
+    command.write_atomically(path, lambda temporary: np.savez(temporary, state=text, **values))
+
+
+def _restore(path: pathlib.Path, run: dict, variables: list) -> list[dict[str, float]]:
+    """Reads a checkpoint into the variables and returns the history.
+
+    Raises:
+        ValueError: it belongs to another run.
+    """
+    with np.load(path) as arrays:
+        state = json.loads(str(arrays["state"]))
+        if state["run"] != run:
+            differing = sorted(key for key in run if state["run"].get(key) != run[key])
+            raise ValueError(
+                f"{path} belongs to a run with another {', '.join(differing)}. Delete it, or train with the settings "
+                "it was made with."
+            )
+        for index, variable in enumerate(variables):
+            variable.assign(arrays[str(index)])
+    return state["history"]
 
 
 def plot_history(history: list[dict[str, float]], path: str | os.PathLike) -> None:
@@ -201,6 +265,42 @@ def parse_ratio(text: str) -> float | dict[str, float]:
         raise ValueError(f"--ratio takes a number or 'pattern=number,...'; got {text!r}.") from None
 
 
+def parse_selection(selection: Any) -> Any:
+    """A selection of `dbf_keras.networks.blocks.Blocks`: text as for the flag; all else as it is.
+
+    ``pattern=selection,pattern=selection`` is a mapping, and ``energy:FILE`` the ranked codes of each layer of that
+    trained model.
+    """
+    if not isinstance(selection, str):
+        return selection
+    if selection.startswith("energy:"):
+        return ranked_by_energy(selection.removeprefix("energy:"))
+    return dict(part.split("=", 1) for part in selection.split(",")) if "=" in selection else selection
+
+
+def ranked_by_energy(path: str) -> dict[str, list[int]]:
+    """The codes of each convolution of a trained model, those that carry most of its filters first.
+
+    Args:
+        path: of a .keras file, plain or with DBF layers of ρ = 1.
+
+    Returns:
+        From layer name to grid indices; layers of one code, and names that another network lacks, do no harm.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"energy:{path}: there is no such file to take the order from.")
+    model = keras.models.load_model(path, custom_objects=custom_objects(), compile=False)
+    kernels = {
+        layer.name: keras.ops.convert_to_numpy(layer.kernel)
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2D)
+    }
+    return {name: codes.order_by_energy(np.moveaxis(kernel, -1, 0)).tolist() for name, kernel in kernels.items()}
+
+
 def parse_options(texts: list[str]) -> dict[str, Any]:
     """Network options ``name=value``, the value a Python literal or else a string."""
     options = {}
@@ -215,44 +315,132 @@ def parse_options(texts: list[str]) -> dict[str, Any]:
     return options
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that says what is trained, and how: the flags of the command line, or a run of a sweep.
+
+    Attributes whose value is None leave the recipe's.
+    """
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    image_size: int = 224
+    train_images: int | None = None
+    network: str = "dbfnet_micro"
+    ratio: Any = "0.25"
+    selection: Any = "ovsf"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    recipe: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    alpha_rate: float | None = None
+    label_smoothing: float | None = None
+    cutout: float | None = None
+    mixup: float | None = None
+    teacher: str | None = None
+    temperature: float = 4.0
+    teacher_weight: float = 0.9
+    mixed_precision: str | None = None
+    seed: int = 0
+
+    def load_data(self) -> data.Dataset:
+        """The data set, with so many of the training images as `train_images` says.
+
+        Raises:
+            ValueError: there are fewer training images.
+        """
+        dataset = data.load(self.dataset, self.data_dir, self.image_size)
+        return dataset if self.train_images is None else dataset.part(self.train_images)
+
+    def training_recipe(self) -> Recipe:
+        """The recipe with what the settings change in it.
+
+        Raises:
+            ValueError: an unknown recipe, or a number out of its range.
+        """
+        name = self.recipe or DEFAULT_RECIPES[self.dataset]
+        if name not in RECIPES:
+            raise ValueError(f"Unknown recipe {name!r}. Known: {', '.join(sorted(RECIPES))}.")
+        names = ("epochs", "batch_size", "learning_rate", "weight_decay", "alpha_rate", "label_smoothing")
+        added = {name: getattr(self, name) for name in ("cutout", "mixup") if getattr(self, name) is not None}
+        return RECIPES[name].change(augmentation=added, **{name: getattr(self, name) for name in names})
+
+    def build(self, dataset: data.Dataset) -> keras.Model:
+        """The network, for the images of a data set."""
+        ratio = parse_ratio(self.ratio) if isinstance(self.ratio, str) else self.ratio
+        return networks.build(
+            self.network,
+            **{
+                "input_shape": dataset.image_shape,
+                "classes": dataset.classes,
+                "ratio": ratio,
+                "selection": parse_selection(self.selection),
+                **self.options,
+            },
+        )
+
+    def train(self, dataset: data.Dataset, output: str | os.PathLike, verbose: bool = True) -> list[dict[str, float]]:
+        """Trains as the settings say; see `train`."""
+        return train(
+            lambda: self.build(dataset),
+            dataset,
+            self.training_recipe(),
+            output,
+            self.seed,
+            Teacher(self.teacher, self.temperature, self.teacher_weight) if self.teacher else None,
+            f"mixed_{self.mixed_precision}" if self.mixed_precision else "float32",
+            verbose,
+        )
+
+
 _FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """Defines the flags of the command line."""
+    """Defines the flags of the command line, one for each of the settings."""
     flags.DEFINE_enum("dataset", "digits", data.DATASETS, "Image set.")
     flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or the folder's train/ and test/, are.")
+    flags.DEFINE_integer("image_size", 224, "Side of the images of a folder, in pixels.")
+    flags.DEFINE_integer("train_images", None, "Train on so many images only, always the same.")
     flags.DEFINE_enum("network", "dbfnet_micro", sorted(networks.NETWORKS), "Network.")
     flags.DEFINE_string("ratio", "0.25", "Share of the codes kept: a number, or 'pattern=number,...' by layer name.")
-    flags.DEFINE_string("selection", "ovsf", "Which codes are kept: ovsf, natural, sequency, random[:SEED], sp_ovsf.")
+    flags.DEFINE_string(
+        "selection",
+        "ovsf",
+        "Which codes are kept: an order of dbf_keras.codes.order, sp_ovsf, energy:FILE.keras for those that a trained "
+        "model uses most, or 'pattern=selection,...' by layer name.",
+    )
     flags.DEFINE_multi_string("option", [], "Another option of the network, e.g. --option kernel_size=3.")
-    flags.DEFINE_integer("epochs", None, "Epochs, if not the recipe's; drops of the learning rate move along.")
     flags.DEFINE_enum("recipe", None, sorted(RECIPES), "Recipe; by default one for the dataset.")
-    flags.DEFINE_integer("image_size", 224, "Side of the images of a folder, in pixels.")
-    flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.")
+    flags.DEFINE_integer("epochs", None, "Epochs, if not the recipe's; drops of the learning rate move along.")
+    flags.DEFINE_integer("batch_size", None, "Images a step, if not the recipe's.")
+    flags.DEFINE_float("learning_rate", None, "Highest learning rate, if not the recipe's.")
+    flags.DEFINE_float("weight_decay", None, "Decoupled weight decay, if not the recipe's.")
+    flags.DEFINE_float("alpha_rate", None, "Factor on the learning rate of the coefficients, if not the recipe's.")
+    flags.DEFINE_float("label_smoothing", None, "Share of the target spread over all classes, if not the recipe's.")
+    flags.DEFINE_float("cutout", None, "Side of a blank square in each image, as a share of the image's.")
+    flags.DEFINE_float("mixup", None, "α of mixup, such as 0.2.")
+    flags.DEFINE_string("teacher", None, "A trained .keras file to learn from, besides the labels.")
+    flags.DEFINE_float("temperature", 4.0, "With --teacher: by which logits are divided.")
+    flags.DEFINE_float("teacher_weight", 0.9, "With --teacher: its share of the loss.")
+    flags.DEFINE_enum("mixed_precision", None, ["bfloat16", "float16"], "Compute in this type, keep float32 weights.")
+    flags.DEFINE_integer("seed", 0, "Seed of weights, order, augmentation and dropout.")
     flags.DEFINE_string("output", None, "The .keras file to write.", required=True)
+
+
+def settings_of_flags() -> Settings:
+    """The settings that the flags give."""
+    names = [field.name for field in dataclasses.fields(Settings) if field.name != "options"]
+    return Settings(options=parse_options(_FLAGS.option), **{name: _FLAGS[name].value for name in names})
 
 
 def main(arguments: list[str]) -> None:
     """Trains as the flags say and prints the test accuracy of the last epoch."""
-    dataset = data.load(_FLAGS.dataset, _FLAGS.data_dir, _FLAGS.image_size)
-    recipe = RECIPES[_FLAGS.recipe or DEFAULT_RECIPES[_FLAGS.dataset]]
-    if _FLAGS.epochs is not None:
-        if _FLAGS.epochs < 1:
-            raise ValueError(f"--epochs must be at least 1; got {_FLAGS.epochs}.")
-        drops = tuple(round(drop * _FLAGS.epochs / recipe.epochs) for drop in recipe.drops)
-        recipe = dataclasses.replace(recipe, epochs=_FLAGS.epochs, drops=drops)
-    options = {
-        "input_shape": dataset.image_shape,
-        "classes": dataset.classes,
-        "ratio": parse_ratio(_FLAGS.ratio),
-        "selection": _FLAGS.selection,
-        **parse_options(_FLAGS.option),
-    }
-    history = train(lambda: networks.build(_FLAGS.network, **options), dataset, recipe, _FLAGS.output, _FLAGS.seed)
-    print(
-        f"Test accuracy after epoch {recipe.epochs}: {100 * history[-1]['val_accuracy']:.2f} %. Wrote {_FLAGS.output}"
-    )
+    settings = settings_of_flags()
+    history = settings.train(settings.load_data(), _FLAGS.output)
+    print(f"Test accuracy after epoch {len(history)}: {100 * history[-1]['val_accuracy']:.2f} %. Wrote {_FLAGS.output}")
 
 
 if __name__ == "__main__":

@@ -244,3 +244,37 @@ def test_codes_and_runtime_import_neither_tensorflow_nor_keras():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kernel_shape", [(3, 3, 16), (4, 4, 32)])
+def test_orders_of_the_axes(kernel_shape):
+    """Sets at ρ = ¼, by what they are."""
+    spatial, channels = kernel_shape[0] * kernel_shape[1], kernel_shape[2]
+    first = {name: codes.select(kernel_shape, 0.25, name) for name in ("ovsf", "channel_first", "spatial_first")}
+    assert set(first["channel_first"]) == set(first["ovsf"])
+    whole = spatial // 4  # Spatial codes that spatial_first keeps with all channels.
+    counts = np.bincount(first["spatial_first"] // channels, minlength=spatial)
+    assert sorted(counts)[-whole:] == [channels] * whole and counts[0] == channels
+    assert counts.sum() == sorted(counts)[-whole - 1] + whole * channels
+    kept = [
+        codes.separable_channels(codes.select(kernel_shape, 0.25, f"separable_random:{s}"), kernel_shape)
+        for s in (0, 1)
+    ]
+    assert len(kept[0]) == len(kept[1]) == channels // 4 and set(kept[0]) != set(kept[1])
+    for name in ("hyperbolic", "channel_first", "spatial_first", "separable_random"):
+        assert sorted(codes.order(kernel_shape, name)) == list(range(spatial * channels))
+
+
+def test_the_hyperbolic_order():
+    """By hand for 1×2×4: sequencies of the natural channel codes are 0, 3, 1, 2."""
+    np.testing.assert_array_equal(codes.order((1, 2, 4), "hyperbolic"), [0, 2, 4, 3, 1, 6, 7, 5])
+
+
+def test_energy_ranks_codes_by_what_filters_hold():
+    """Filters made of a few codes rank these first, by their energy over all filters."""
+    alpha = np.array([[1.0, 2.0, 0.5], [3.0, 0.5, 0.5]])
+    for kernel_shape in ((3, 3, 5), (4, 4, 8)):
+        chosen = np.array([7, 30, 2])
+        ranked = codes.order_by_energy(codes.synthesize(alpha, chosen, kernel_shape))
+        np.testing.assert_array_equal(ranked[:3], chosen)
+        assert len(set(ranked)) == np.prod(kernel_shape)

@@ -76,73 +76,15 @@ def test_errors_say_what_would_work(tmp_path):
         data.load("folder", str(tmp_path))
 
 
-def collect(batches, epochs):
-    drawn = []
-    for _ in range(epochs):
-        drawn.append([batches[index] for index in range(len(batches))])
-        batches.on_epoch_end()
-    return drawn
-
-
-def test_batches_depend_on_seed_and_epoch_only():
-    images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
-    labels = np.arange(10)
-    noise = lambda x, rng: x + rng.uniform(size=(len(x), 1, 1, 1))  # noqa: E731
-    arguments = (images, labels, 10, 3, noise)
-    whole = collect(data.batches(*arguments, seed=1), 3)
-    resumed = collect(data.batches(*arguments, seed=1, first_epoch=2), 1)
-    for (x, y), (again_x, again_y) in zip(whole[2], resumed[0], strict=True):
-        np.testing.assert_array_equal(x, again_x)
-        np.testing.assert_array_equal(y, again_y)
-    assert len(whole[0]) == 3
-    chosen = np.concatenate([y for _, y in whole[0]]).argmax(axis=1)
-    assert len(set(chosen)) == 9  # No image twice in an epoch.
-    for x, y in whole[0]:
-        np.testing.assert_array_equal(np.floor(x[:, 0, 0, 0]), y.argmax(axis=1))
-    other = collect(data.batches(*arguments, seed=2), 1)
-    assert not np.array_equal(other[0][0][1], whole[0][0][1]) or not np.array_equal(other[0][1][1], whole[0][1][1])
-    assert not np.array_equal(whole[0][0][0], whole[1][0][0])
-
-
-def test_shifts_are_whole_pixels_and_leave_zeros():
-    image = np.random.default_rng(0).uniform(1, 2, (1, 9, 9, 3)).astype(np.float32)
-    shifted = data.random_affine(shift=3)(np.repeat(image, 40, 0), np.random.default_rng(1))
-    offsets = set()
-    for result in shifted:
-        matches = [
-            (dy, dx)
-            for dy in range(-3, 4)
-            for dx in range(-3, 4)
-            if np.allclose(
-                result[max(0, dy) : 9 + min(0, dy), max(0, dx) : 9 + min(0, dx)],
-                image[0, max(0, -dy) : 9 + min(0, -dy), max(0, -dx) : 9 + min(0, -dx)],
-                atol=1e-5,
-            )
-            and np.count_nonzero(result[..., 0]) == (9 - abs(dy)) * (9 - abs(dx))
-        ]
-        assert len(matches) == 1
-        offsets |= set(matches)
-    assert len(offsets) > 10
-
-
-def test_mirroring_mirrors_about_half_of_the_images():
-    image = np.random.default_rng(0).uniform(1, 2, (1, 6, 8, 1)).astype(np.float32)
-    results = data.random_affine(mirror=True)(np.repeat(image, 64, 0), np.random.default_rng(2))
-    mirrored = [np.allclose(result, image[0, :, ::-1], atol=1e-5) for result in results]
-    same = [np.allclose(result, image[0], atol=1e-5) for result in results]
-    assert all(m != s for m, s in zip(mirrored, same, strict=True))
-    assert 16 < sum(mirrored) < 48
-
-
-def test_rotation_by_a_right_angle_is_a_rotation():
-    """The extreme case pins the transform's direction and centre: a quarter turn of a square."""
-    image = np.random.default_rng(0).uniform(1, 2, (1, 7, 7, 1)).astype(np.float32)
-
-    class QuarterTurn:
-        def uniform(self, low, high, size=None):
-            return np.full(size, np.rad2deg(np.pi / 2)) if high == 90 else np.zeros(size)
-
-    result = data.random_affine(rotation=90)(image, QuarterTurn())
-    assert np.allclose(result[0], np.rot90(image[0]), atol=1e-4) or np.allclose(
-        result[0], np.rot90(image[0], -1), atol=1e-4
-    )
+def test_a_part_of_the_images():
+    """Pairs of image and label stay so, none comes twice, all classes are there, and it is always the same part."""
+    digits = data.load("digits")
+    part, again = digits.part(100), digits.part(100)
+    np.testing.assert_array_equal(part.x_train, again.x_train)
+    known = {image.tobytes(): label for image, label in zip(digits.x_train, digits.y_train, strict=True)}
+    assert [known[image.tobytes()] for image in part.x_train] == part.y_train.tolist()
+    assert len({image.tobytes() for image in part.x_train}) == 100 and set(part.y_train) == set(range(10))
+    assert len(part.y_test) == len(digits.y_test)
+    for count in (0, 10**6):
+        with pytest.raises(ValueError, match="--train_images takes 1 to 1437"):
+            digits.part(count)

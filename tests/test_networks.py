@@ -16,6 +16,7 @@ def dbf_layers(model):
 @pytest.mark.parametrize(
     "name, options",
     [
+        ("resnet8", {"stem_strides": 2}),
         ("resnet18", {}),
         ("resnet34", {}),
         ("squeezenet", {}),
@@ -65,6 +66,14 @@ def test_a_schedule_gives_each_layer_its_ratio():
     assert ratios["stage1_block1_conv2"] == 0.5
     assert ratios["stage2_block3_conv1"] == 0.25
     assert ratios["stage3_block2_conv2"] == 0.0625
+
+
+def test_selections_can_differ_by_layer():
+    model = networks.ResNet8(ratio=0.25, selection={"*_conv1": "ovsf", "*": "random:3"})
+    chosen = {layer.name: layer.selection for layer in dbf_layers(model)}
+    assert chosen["stage2_block1_conv1"] == "ovsf" and chosen["stage2_block1_conv2"] == "random:3"
+    with pytest.raises(ValueError, match="selection schedule of .* has no entry for layer 'stage1_block1_conv2'"):
+        networks.ResNet8(selection={"*_conv1": "ovsf"})
 
 
 @pytest.mark.parametrize(

@@ -10,60 +10,113 @@ import time
 import numpy as np
 import pytest
 
-from dbf_keras import data, networks, train
+from dbf_keras import codes, data, engine, networks, train
 from dbf_keras.backend import keras, ops
-from dbf_keras.layers import DBFDense
+from dbf_keras.layers import DBFConv2D, DBFDense
 from dbf_keras.optimizers import CodeSGD
+from dbf_keras.recipes import RECIPES
 
-RECIPE = dataclasses.replace(train.RECIPES["digits"], epochs=4, batch_size=128)
+RECIPE = dataclasses.replace(RECIPES["digits"], epochs=4, batch_size=128)
 
 
 def small_digits():
-    digits = data.load("digits")
-    return dataclasses.replace(digits, x_train=digits.x_train[:640], y_train=digits.y_train[:640])
+    return data.load("digits").part(640)
 
 
 def network():
     return networks.DBFNetMicro(width=0.5, ratio=0.25)
 
 
+def tiny():
+    """Quick to compile, with dropout."""
+    layers = [
+        keras.layers.Input((8, 8, 1), name="image"),
+        keras.layers.Rescaling(1 / 255, name="rescaling"),
+        DBFConv2D(8, 3, ratio=0.5, strides=2, activation="relu", name="convolution"),
+        keras.layers.BatchNormalization(name="normalization"),
+        keras.layers.Dropout(0.2, name="dropout"),
+        keras.layers.Flatten(name="flatten"),
+        keras.layers.Dense(10, activation="softmax", name="classifier"),
+    ]
+    return keras.Sequential(layers, name="tiny")
+
+
 _RUN = """
 import tests.test_train as t
-t.train.train(t.network, t.small_digits(), t.RECIPE, {output!r}, seed=3, verbose=0)
+t.run(t.pathlib.Path({folder!r}), {names!r})
 """
 
 
-def test_a_killed_run_goes_on_and_ends_where_an_uninterrupted_one_ends(tmp_path):
-    output = tmp_path / "killed.keras"
-    checkpoint = tmp_path / "killed.checkpoint.keras"
-    process = subprocess.Popen(
-        [sys.executable, "-c", _RUN.format(output=str(output))], cwd=pathlib.Path(__file__).parents[1]
-    )
-    deadline = time.monotonic() + 300
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert checkpoint.exists() and not output.exists()
+def run(folder, names):
+    for name in names:
+        train.train(tiny, small_digits(), RECIPE, folder / f"{name}.keras", seed=3, verbose=False)
 
-    history = train.train(network, small_digits(), RECIPE, output, seed=3, verbose=0)
-    straight = train.train(network, small_digits(), RECIPE, tmp_path / "straight.keras", seed=3, verbose=0)
-    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
-    for resumed, uninterrupted in zip(history, straight, strict=True):
-        assert resumed == pytest.approx(uninterrupted, rel=1e-3, abs=1e-3)
-    ours, theirs = (keras.models.load_model(tmp_path / f"{name}.keras") for name in ("killed", "straight"))
+
+class Killed(Exception):
+    pass
+
+
+def run_cut(folder):
+    """As `run`, but "killed" ends with an exception in the second epoch and goes on from there."""
+    with pytest.MonkeyPatch.context() as patch:
+        evaluate, calls = engine.Engine.evaluate, iter(range(9))
+
+        def evaluate_once(*arguments):
+            if next(calls):
+                raise Killed
+            return evaluate(*arguments)
+
+        patch.setattr(engine.Engine, "evaluate", evaluate_once)
+        with pytest.raises(Killed):
+            run(folder, ["killed"])
+    assert (folder / "killed.checkpoint.npz").exists()
+    run(folder, ["killed", "straight"])
+
+
+def start(script, backend):
+    """One thread each, without which sums may be in any order."""
+    environment = {"KERAS_BACKEND": backend, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    environment |= {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+    return subprocess.Popen(
+        [sys.executable, "-c", script], cwd=pathlib.Path(__file__).parents[1], env=os.environ | environment
+    )
+
+
+def check_equal(folder):
+    written = [json.loads((folder / f"{name}.history.json").read_text()) for name in ("killed", "straight")]
+    assert written[0] == written[1] and [row["epoch"] for row in written[0]["history"]] == [1, 2, 3, 4]
+    ours, theirs = (keras.models.load_model(folder / f"{name}.keras") for name in ("killed", "straight"))
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        np.testing.assert_array_equal(a, b)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
         f"{name}{suffix}" for name in ("killed", "straight") for suffix in (".keras", ".history.json", ".png")
     )
 
 
+def test_a_killed_run_ends_bit_for_bit_where_an_uninterrupted_one_ends(tmp_path):
+    killed = start(_RUN.format(folder=str(tmp_path), names=["killed"]), "tensorflow")
+    checkpoint = tmp_path / "killed.checkpoint.npz"
+    deadline = time.monotonic() + 300
+    while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert checkpoint.exists() and not (tmp_path / "killed.keras").exists()
+    assert start(_RUN.format(folder=str(tmp_path), names=["killed", "straight"]), "tensorflow").wait() == 0
+    check_equal(tmp_path)
+
+
+def test_a_cut_run_goes_on_bit_for_bit_on_jax(tmp_path):
+    script = f"import tests.test_train as t; t.run_cut(t.pathlib.Path({str(tmp_path)!r}))"
+    assert start(script, "jax").wait() == 0
+    check_equal(tmp_path)
+
+
 def test_a_checkpoint_of_another_run_is_not_continued(tmp_path):
     output = tmp_path / "x.keras"
-    (tmp_path / "x.checkpoint.keras").write_bytes(b"")
-    (tmp_path / "x.history.json").write_text(json.dumps({"run": {"seed": 1}, "history": []}))
-    with pytest.raises(ValueError, match="another network, recipe or seed"):
+    state = json.dumps({"run": {"seed": 1}, "history": []})
+    np.savez(tmp_path / "x.checkpoint.npz", state=state)
+    with pytest.raises(ValueError, match="belongs to a run with another .*recipe, seed"):
         train.train(network, small_digits(), RECIPE, output)
 
 
@@ -90,8 +143,6 @@ def test_code_sgd_moves_the_filters_as_sgd_moves_the_twin():
     theirs = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
     theirs.exclude_from_weight_decay(var_names=["bias"])
     rng = np.random.default_rng(0)
-    from dbf_keras import codes
-
     for _ in range(5):
         dkernel, dbias = rng.standard_normal((16, 4)).astype("f"), rng.standard_normal(4).astype("f")
         dalpha = codes.short_codes(16)[layer.codes].astype("f") @ dkernel
@@ -99,27 +150,6 @@ def test_code_sgd_moves_the_filters_as_sgd_moves_the_twin():
         theirs.apply([ops.convert_to_tensor(g) for g in (dkernel, dbias)], twin.trainable_variables)
     np.testing.assert_allclose(layer.kernel, twin.kernel, atol=1e-5)
     np.testing.assert_allclose(layer.bias, twin.bias, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "recipe, rates",
-    [
-        (train.Recipe(10, drops=(4, 8)), {0: 0.1, 39: 0.1, 41: 0.01, 79: 0.01, 81: 0.001}),
-        (train.Recipe(20, learning_rate=0.2), {0: 0.0, 5: 0.1, 10: 0.2, 105: 0.1, 200: 0.0}),
-    ],
-)
-def test_schedules_are_the_recipe_s(recipe, rates):
-    model = network()
-    train.compile_model(model, recipe, steps_per_epoch=10)
-    schedule = model.optimizer._learning_rate
-    for step, rate in rates.items():
-        assert float(schedule(step)) == pytest.approx(rate, abs=1e-7), step
-
-
-def test_the_paper_s_recipes():
-    assert train.RECIPES["paper"].drops == (90, 150, 190, 220) and train.RECIPES["paper"].epochs == 250
-    assert train.RECIPES["paper_dbfnet"].drops == (40, 70, 90)
-    assert train.RECIPES["paper_imagenet"].drops == (30, 60, 90) and train.RECIPES["paper_imagenet"].batch_size == 64
 
 
 def test_flags_are_parsed():
@@ -137,13 +167,31 @@ def test_flags_are_parsed():
         train.parse_options(["plain"])
 
 
+def test_selections_are_parsed(tmp_path):
+    """Mappings, and the codes that a plain model's filters hold, from a file whose name has an equals sign."""
+    assert train.parse_selection("random:3") == "random:3" and train.parse_selection([2, 1]) == [2, 1]
+    assert train.parse_selection("*conv1=ovsf,*=random:3") == {"*conv1": "ovsf", "*": "random:3"}
+    model = networks.DBFNetMicro(width=0.5, plain=True)
+    wanted = np.array([5, 0, 17])
+    layer = model.get_layer("cascade1_module1_conv2")
+    alpha = np.outer(np.ones(layer.filters), [3.0, 2.0, 1.0])
+    layer.kernel.assign(np.moveaxis(codes.synthesize(alpha, wanted, layer.kernel.shape[:3]), 0, -1))
+    model.save(tmp_path / "a=1.keras")
+    selection = train.parse_selection(f"energy:{tmp_path / 'a=1.keras'}")
+    student = networks.DBFNetMicro(width=0.5, ratio=0.25, selection=selection)
+    np.testing.assert_array_equal(student.get_layer(layer.name).codes[:3], wanted)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["--output", "x.h5"], "must end in .keras"),
         (["--output", "x.keras", "--ratio", "2"], "0 < ratio <= 1"),
+        (["--output", "x.keras", "--selection", "energy:gone.keras"], "gone.keras: there is no such file"),
         (["--output", "x.keras", "--dataset", "mnist", "--data_dir", "/nowhere"], "/nowhere/mnist.npz does not exist"),
         (["--output", "x.keras", "--epochs", "0"], "--epochs"),
+        (["--output", "x.keras", "--batch_size", "5000"], "A batch of 5000 is more than the 1437"),
+        (["--output", "x.keras", "--teacher", "gone.keras"], "The teacher gone.keras does not exist"),
         (["--output", "x.keras", "extra"], "extra"),
     ],
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dbf_keras.networks.dbfnet import DBFNet, DBFNetMicro
-from dbf_keras.networks.resnet import ResNet18, ResNet34
+from dbf_keras.networks.resnet import ResNet8, ResNet18, ResNet34
 from dbf_keras.networks.squeezenet import SqueezeNet
 
 NETWORKS: dict[str, Callable] = {
     "dbfnet": DBFNet,
     "dbfnet_micro": DBFNetMicro,
+    "resnet8": ResNet8,
     "resnet18": ResNet18,
     "resnet34": ResNet34,
     "squeezenet": SqueezeNet,
@@ -32,4 +33,4 @@ def build(name: str, **arguments):
     return NETWORKS[name](**arguments)
 
 
-__all__ = ["NETWORKS", "DBFNet", "DBFNetMicro", "ResNet18", "ResNet34", "SqueezeNet", "build"]
+__all__ = ["NETWORKS", "DBFNet", "DBFNetMicro", "ResNet8", "ResNet18", "ResNet34", "SqueezeNet", "build"]

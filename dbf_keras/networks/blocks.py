@@ -24,7 +24,8 @@ class Blocks:
         classes: number of classes.
         ratio: ρ of the DBF layers: a number, or a mapping from layer name or ``fnmatch`` pattern to number, of which
             the first that matches counts, e.g. ``{"stage3_*": 0.0625, "*": 1.0}``.
-        selection: which codes the DBF layers keep; see `dbf_keras.codes.order`.
+        selection: which codes the DBF layers keep; see `dbf_keras.codes.order`; or a mapping as of `ratio`.
+        filter_decay: weight of ½‖f‖² of the generated filters f in the loss, beside what the optimizer does to α.
         kernel_size: of the DBF layers; 4 as in the paper (a power of two: orthogonal codes) or 3.
         plain: build the plain twin, with ``keras.layers.Conv2D`` in place of `DBFConv2D`.
         width: factor on all channel counts, for narrower controls.
@@ -37,7 +38,8 @@ class Blocks:
     input_shape: tuple[int, int, int] = (32, 32, 3)
     classes: int = 10
     ratio: float | Mapping[str, float] = 1.0
-    selection: Selection = "ovsf"
+    selection: Selection | Mapping[str, Selection] = "ovsf"
+    filter_decay: float = 0.0
     kernel_size: int = 4
     plain: bool = False
     width: float = 1.0
@@ -48,6 +50,8 @@ class Blocks:
     def __post_init__(self):
         if not isinstance(self.ratio, Mapping):
             self.ratio = {"*": self.ratio}
+        if not isinstance(self.selection, Mapping):
+            self.selection = {"*": self.selection}
         self._unused = set(self.ratio)
 
     @property
@@ -65,11 +69,9 @@ class Blocks:
         Raises:
             ValueError: no entry matches.
         """
-        for pattern, ratio in self.ratio.items():
-            if fnmatch.fnmatchcase(name, pattern):
-                self._unused.discard(pattern)
-                return ratio
-        raise ValueError(f"The ratio schedule {dict(self.ratio)} has no entry for layer '{name}'; add a '*'.")
+        pattern = _first_match(self.ratio, name, "ratio")
+        self._unused.discard(pattern)
+        return self.ratio[pattern]
 
     def convolution(self, x, filters: int, name: str, kernel_size: int | None = None, **arguments):
         """A DBF convolution, in the plain twin a Conv2D, with 'same' padding: [batch, h, w, c] to [..., filters]."""
@@ -77,8 +79,10 @@ class Blocks:
         arguments = {"padding": "same", "name": name, **arguments}
         if self.plain:
             return keras.layers.Conv2D(filters, kernel_size, kernel_initializer="he_normal", **arguments)(x)
-        ratio = self.layer_ratio(name)
-        return DBFConv2D(filters, kernel_size, ratio=ratio, selection=self.selection, **arguments)(x)
+        if self.filter_decay:
+            arguments["kernel_regularizer"] = keras.regularizers.L2(self.filter_decay / 2)
+        selection = self.selection[_first_match(self.selection, name, "selection")]
+        return DBFConv2D(filters, kernel_size, ratio=self.layer_ratio(name), selection=selection, **arguments)(x)
 
     def convolution_bn(self, x, filters: int, name: str, relu: bool = True, **arguments):
         """`convolution` without bias, BatchNorm and, if asked, ReLU."""
@@ -117,6 +121,14 @@ class Blocks:
         if self.weights is not None:
             model.load_weights(self.weights)
         return model
+
+
+def _first_match(schedule: Mapping[str, object], name: str, option: str) -> str:
+    for pattern in schedule:
+        if fnmatch.fnmatchcase(name, pattern):
+            return pattern
+    known = ", ".join(schedule)
+    raise ValueError(f"The {option} schedule of {known} has no entry for layer '{name}'; add a '*'.")
 
 
 def normalized(x, name: str, relu: bool = True):

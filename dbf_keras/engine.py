@@ -1,0 +1,303 @@
+"""Training and evaluation in compiled loops of many steps, over images that are on the device: TensorFlow and JAX.
+
+A step takes its batch from uint8 images on the device by index, changes it (`dbf_keras.augment`) and updates the
+model. All that is random in it follows from a seed a step, which the caller draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from dbf_keras.augment import Augmentation
+from dbf_keras.backend import keras, ops
+
+# A source hands out an epoch: from the images' order, int32 [steps, batch], to parts (images, labels, order within
+# these images), of one or more steps each.
+Source = Callable[[np.ndarray], Iterator[tuple]]
+
+
+def resident(images: np.ndarray, labels: np.ndarray) -> Source:
+    """All images on the device at once: an epoch is one part.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        labels: [N].
+    """
+    tensors = _tensors(images, labels)
+    return lambda order: iter([(*tensors, order)])
+
+
+def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple:
+    return ops.convert_to_tensor(images, "uint8"), ops.convert_to_tensor(labels, "int32")
+
+
+def streamed(images, labels: np.ndarray, steps: int = 4) -> Source:
+    """Images read as they are needed, the next part while one is in use.
+
+    Args:
+        images: what gives uint8 [n, H, W, C] for an index array [n].
+        labels: [N].
+        steps: of a part.
+    """
+
+    def read(order):
+        flat = order.ravel()
+        local = np.arange(flat.size, dtype=np.int32).reshape(order.shape)
+        return *_tensors(images[flat], labels[flat]), local
+
+    def parts(order):
+        pieces = [order[start : start + steps] for start in range(0, len(order), steps)]
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(read, pieces[0])
+            for following in [*pieces[1:], None]:
+                part = ahead.result()
+                if following is not None:
+                    ahead = pool.submit(read, following)
+                yield part
+
+    return parts
+
+
+class Engine:
+    """Trains and evaluates a classifier.
+
+    Attributes:
+        model: images, raw pixels as float32 [batch, H, W, C], to logits [batch, classes].
+        optimizer: built on the model's variables.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        classes: int,
+        label_smoothing: float = 0.0,
+        augmentation: Augmentation | None = None,
+        teacher: keras.Model | None = None,
+        temperature: float = 4.0,
+        teacher_weight: float = 0.9,
+    ):
+        """Prepares the loops; they are compiled when they are first used.
+
+        Args:
+            model: see above; it is changed in place.
+            optimizer: not yet built.
+            classes: number of classes.
+            label_smoothing: share of the target spread over all classes.
+            augmentation: of training images.
+            teacher: a model to learn from (Hinton et al., 2015), images as the model's to logits; it sees the images
+                as they are after augmentation.
+            temperature: by which both logits are divided for that.
+            teacher_weight: share of the loss that is the distance to the teacher; the rest is that to the labels.
+        """
+        self.model = model
+        if keras.config.dtype_policy().name == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build(model.trainable_variables)
+        self.optimizer = optimizer
+        self._classes = classes
+        self._augmentation = augmentation
+        self._teacher = teacher
+        self._teacher_weight = teacher_weight if teacher is not None else 0.0
+        self._to_labels = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+        # Its default, the name "kl_divergence", makes Keras 3.15 compare the logits themselves, not their softmax.
+        divergence = keras.losses.KLDivergence()
+        self._to_teacher = keras.distillation.LogitsDistillation(temperature=temperature, loss=divergence)
+        kept = {id(weight) for weight in model.weights}
+        self._seed_states = [variable for variable in model.variables if id(variable) not in kept]
+        loops = _JAXLoops if keras.backend.backend() == "jax" else _TensorFlowLoops
+        self._loops = loops(self)
+
+    @property
+    def variables(self) -> list:
+        """All that training changes and that is not drawn anew each epoch: of the model and of the optimizer."""
+        return [*self.model.weights, *self.optimizer.variables]
+
+    def train(self, source: Source, order: np.ndarray, seeds: np.ndarray) -> tuple[float, float]:
+        """Trains one epoch.
+
+        Args:
+            source: of the training images.
+            order: int32 [steps, batch], indices of the images.
+            seeds: int32 [steps, 2], not negative; of augmentation. The first also seeds dropout.
+
+        Returns:
+            (loss, accuracy), means over the steps' batches as they were trained on.
+        """
+        for number, state in enumerate(self._seed_states):
+            state.assign(np.add(seeds[0], [0, number]))
+        sums, done = np.zeros(2), 0
+        for images, labels, local in source(order):
+            part = slice(done, done + len(local))
+            sums += self._loops.train(images, labels, local, seeds[part])
+            done += len(local)
+        loss, accuracy = sums / len(order)
+        return float(loss), float(accuracy)
+
+    def evaluate(self, source: Source, count: int, batch_size: int = 500) -> tuple[float, float]:
+        """Evaluates on all images of a source.
+
+        Args:
+            source: of the images.
+            count: number of images.
+            batch_size: images a step.
+
+        Returns:
+            (cross-entropy, accuracy).
+        """
+        batch_size = min(batch_size, count)
+        steps = -(-count // batch_size)
+        order = np.arange(steps * batch_size, dtype=np.int32).reshape(steps, batch_size)
+        weights = (order < count).astype(np.float32)
+        sums, done = np.zeros(2), 0
+        for images, labels, local in source(np.minimum(order, count - 1)):
+            sums += self._loops.evaluate(images, labels, local, weights[done : done + len(local)])
+            done += len(local)
+        loss, accuracy = sums / count
+        return float(loss), float(accuracy)
+
+    # The parts of a step, in ``keras.ops`` on either backend.
+
+    def batch(self, images, labels, seed):
+        """Images as float32 and one-hot labels, augmented."""
+        images, targets = ops.cast(images, "float32"), ops.one_hot(labels, self._classes, dtype="float32")
+        return (images, targets) if self._augmentation is None else self._augmentation(images, targets, seed)
+
+    def loss(self, targets, logits, teacher_logits, penalties):
+        """The loss of a batch, a float32 scalar."""
+        logits = ops.cast(logits, "float32")
+        loss = (1 - self._teacher_weight) * self._to_labels(targets, logits)
+        if teacher_logits is not None:
+            distance = self._to_teacher.compute_loss(ops.cast(teacher_logits, "float32"), logits)
+            loss = loss + self._teacher_weight * distance
+        return loss + sum(ops.cast(penalty, "float32") for penalty in penalties)
+
+    def ask_teacher(self, state, images):
+        """The teacher's logits, or None if there is no teacher."""
+        if self._teacher is None:
+            return None
+        return self._teacher.stateless_call(*state, images, training=False)[0]
+
+    def teacher_state(self):
+        """Values of the teacher's variables, trainable and others."""
+        if self._teacher is None:
+            return ()
+        return [v.value for v in self._teacher.trainable_variables], [
+            v.value for v in self._teacher.non_trainable_variables
+        ]
+
+    def score(self, state, images, labels, weights):
+        """Sums of cross-entropy and of right answers over a batch, [2]."""
+        logits, _ = self.model.stateless_call(*state, ops.cast(images, "float32"), training=False)
+        logits = ops.cast(logits, "float32")
+        targets = ops.one_hot(labels, self._classes, dtype="float32")
+        losses = ops.categorical_crossentropy(targets, logits, from_logits=True)
+        right = ops.cast(ops.argmax(logits, -1) == ops.argmax(targets, -1), "float32")
+        return ops.stack([ops.sum(weights * losses), ops.sum(weights * right)])
+
+
+def _accuracy(targets, logits):
+    return ops.mean(ops.cast(ops.argmax(targets, -1) == ops.argmax(logits, -1), "float32"))
+
+
+class _TensorFlowLoops:
+    """A ``tf.function`` with a loop inside. Not by XLA, whose convolutions in loops are far slower on a CPU."""
+
+    def __init__(self, engine: Engine):
+        import tensorflow as tf
+
+        model, optimizer = engine.model, engine.optimizer
+
+        def step(images, labels, seed):
+            images, targets = engine.batch(images, labels, seed)
+            teacher_logits = engine.ask_teacher(engine.teacher_state(), images)
+            with tf.GradientTape() as tape:
+                logits = model(images, training=True)
+                loss = engine.loss(targets, logits, teacher_logits, model.losses)
+                scaled = optimizer.scale_loss(loss)
+            variables = model.trainable_variables
+            optimizer.apply(tape.gradient(scaled, [variable.value for variable in variables]), variables)
+            return tf.stack([loss, _accuracy(targets, logits)])
+
+        def score(images, labels, weights):
+            state = [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
+            return engine.score(state, images, labels, weights)
+
+        def loop(step):
+            @tf.function(reduce_retracing=True)
+            def run(images, labels, order, extra):
+                sums = tf.zeros(2)
+                for index in tf.range(tf.shape(order)[0]):
+                    chosen = order[index]
+                    sums += step(tf.gather(images, chosen), tf.gather(labels, chosen), extra[index])
+                return sums
+
+            return lambda images, labels, order, extra: run(
+                images, labels, tf.constant(order), tf.constant(extra)
+            ).numpy()
+
+        self.train, self.evaluate = loop(step), loop(score)
+
+
+class _JAXLoops:
+    """One compiled ``lax.scan``; on a CPU one compiled step, as XLA's convolutions in loops are far slower there."""
+
+    def __init__(self, engine: Engine, scan: bool | None = None):
+        import jax
+
+        model, optimizer = engine.model, engine.optimizer
+        if scan is None:
+            scan = jax.default_backend() != "cpu"
+
+        def step(state, teacher_state, images, labels, seed):
+            trainable, others, optimizer_state = state
+            images, targets = engine.batch(images, labels, seed)
+            teacher_logits = engine.ask_teacher(teacher_state, images)
+
+            def objective(trainable, others):
+                logits, others, penalties = model.stateless_call(
+                    trainable, others, images, training=True, return_losses=True
+                )
+                loss = engine.loss(targets, logits, teacher_logits, penalties)
+                with keras.StatelessScope(list(zip(optimizer.variables, optimizer_state, strict=True))):
+                    scaled = optimizer.scale_loss(loss)
+                return scaled, (loss, logits, others)
+
+            gradients, (loss, logits, others) = jax.grad(objective, has_aux=True)(trainable, others)
+            trainable, optimizer_state = optimizer.stateless_apply(optimizer_state, gradients, trainable)
+            return (trainable, others, optimizer_state), ops.stack([loss, _accuracy(targets, logits)])
+
+        def score(state, _, images, labels, weights):
+            return state, engine.score(state[:2], images, labels, weights)
+
+        def loop(step):
+            def one(state, teacher_state, images, labels, order, extra):
+                return step(state, teacher_state, images[order], labels[order], extra)
+
+            def many(state, teacher_state, images, labels, order, extra):
+                state, rows = jax.lax.scan(
+                    lambda state, row: one(state, teacher_state, images, labels, *row), state, (order, extra)
+                )
+                return state, rows.sum(axis=0)
+
+            run = jax.jit(many if scan else one, donate_argnums=0)
+
+            def call(images, labels, order, extra):
+                variables = model.trainable_variables, model.non_trainable_variables, optimizer.variables
+                state = tuple([variable.value for variable in group] for group in variables)
+                parts = [(order, extra)] if scan else zip(order, extra, strict=True)
+                sums = np.zeros(2)
+                for part in parts:
+                    state, row = run(state, engine.teacher_state(), images, labels, *part)
+                    sums += np.asarray(row)
+                for group, values in zip(variables, state, strict=True):
+                    for variable, value in zip(group, values, strict=True):
+                        variable.assign(value)
+                return sums
+
+            return call
+
+        self.train, self.evaluate = loop(step), loop(score)

@@ -1,0 +1,172 @@
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dbf_keras import augment, data, engine, networks, recipes
+from dbf_keras.backend import keras, ops
+from dbf_keras.layers import DBFConv2D
+
+HERE = pathlib.Path(__file__).parent
+DIGITS = data.load("digits").part(320)
+STEPS = 10
+
+
+def student(**options):
+    keras.utils.set_random_seed(0)
+    return networks.DBFNetMicro(**{"width": 0.5, "classifier_activation": None, **options})
+
+
+def small(seed=0):
+    """One DBF layer: quick to compile."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((8, 8, 1))
+    x = DBFConv2D(8, 3, ratio=0.5, strides=2, activation="relu")(keras.layers.Rescaling(1 / 255)(inputs))
+    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
+
+
+def make(model=None, optimizer=None, **options):
+    model = student() if model is None else model
+    return engine.Engine(model, optimizer or recipes.Recipe(2, 32, 0.05).optimizer(STEPS), 10, **options)
+
+
+def order(steps=STEPS, batch=32):
+    return np.random.default_rng(0).permutation(320)[: steps * batch].reshape(steps, batch).astype(np.int32)
+
+
+SEEDS = np.random.default_rng(1).integers(2**30, size=(STEPS, 2), dtype=np.int32)
+
+
+def values(variables):
+    return [ops.convert_to_numpy(variable) for variable in variables]
+
+
+def test_an_epoch_is_keras_s_steps_on_the_same_batches():
+    """Against ``keras.Model.train_on_batch`` with the same optimizer."""
+    trainer = make(label_smoothing=0.1)
+    loss, accuracy = trainer.train(engine.resident(DIGITS.x_train, DIGITS.y_train), order(), SEEDS)
+    twin = student()
+    crossentropy = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+    twin.compile(recipes.Recipe(2, 32, 0.05).optimizer(STEPS), crossentropy, metrics=["accuracy"])
+    results = []
+    for chosen in order():
+        results.append(
+            twin.train_on_batch(DIGITS.x_train[chosen].astype("f"), np.eye(10, dtype="f")[DIGITS.y_train[chosen]])
+        )
+        twin.reset_metrics()
+    np.testing.assert_allclose([loss, accuracy], np.mean(results, axis=0), rtol=1e-3)
+    for ours, theirs in zip(values(trainer.model.weights), twin.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+    assert int(trainer.optimizer.iterations) == STEPS
+
+
+def test_streamed_images_train_as_resident_ones_do():
+    results = []
+    for source in (engine.resident, lambda x, y: engine.streamed(x, y, steps=4)):
+        trainer = make(small(), augmentation=augment.Augmentation(shift=1, mirror=True))
+        figures = trainer.train(source(DIGITS.x_train, DIGITS.y_train), order(), SEEDS)
+        test = trainer.evaluate(source(DIGITS.x_test, DIGITS.y_test), 360, batch_size=100)
+        results.append([*figures, *test, *values(trainer.variables)])
+    for resident, streamed in zip(*results, strict=True):
+        np.testing.assert_allclose(resident, streamed, rtol=1e-3, atol=1e-4)
+
+
+def test_evaluation_counts_every_image_once():
+    trainer = make(small())
+    logits = trainer.model.predict(DIGITS.x_test.astype("f"), verbose=0)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(360), DIGITS.y_test]
+    for batch_size in (100, 500):
+        loss, accuracy = trainer.evaluate(engine.resident(DIGITS.x_test, DIGITS.y_test), 360, batch_size)
+        assert loss == pytest.approx(losses.mean(), rel=1e-4)
+        assert accuracy == pytest.approx((logits.argmax(axis=1) == DIGITS.y_test).mean(), abs=1e-6)
+
+
+def test_a_teacher_is_followed():
+    """With all weight on the teacher the labels do not matter, and the loss is its definition."""
+    teacher, model = small(seed=1), small()
+    chosen = order(steps=1)
+    images = DIGITS.x_train[chosen[0]].astype("f")
+    soft = [np.asarray(ops.softmax(m(images) / 3.0), np.float64) for m in (teacher, model)]
+    expected = 9 * np.sum(soft[0] * np.log(soft[0] / soft[1]), axis=1).mean()
+    losses = []
+    for labels in (DIGITS.y_train, np.zeros_like(DIGITS.y_train)):
+        trainer = make(small(), teacher=teacher, temperature=3.0, teacher_weight=1.0)
+        losses.append(trainer.train(engine.resident(DIGITS.x_train, labels), chosen, SEEDS[:1])[0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_penalties_count():
+    """A filter decay adds ½·decay·‖f‖² of each layer."""
+    model = networks.DBFNetMicro(width=0.25, classifier_activation=None, filter_decay=0.3)
+    norms = [np.sum(np.square(layer.kernel)) for layer in model.layers if hasattr(layer, "coefficients")]
+    assert len(norms) == 6
+    model(DIGITS.x_train[:2].astype("f"), training=True)
+    assert float(sum(model.losses)) == pytest.approx(0.15 * sum(norms), rel=1e-5)
+    trainer = make(small())
+    targets, logits = np.eye(10, dtype="f"), np.zeros((10, 10), "f")
+    assert float(trainer.loss(targets, logits, None, [1.5, 2.0])) == pytest.approx(np.log(10) + 3.5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_float32_weights(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        trainer = make(small())
+        source = engine.resident(DIGITS.x_train, DIGITS.y_train)
+        first, _ = trainer.train(source, order(), SEEDS)
+        for _ in range(3):
+            last, _ = trainer.train(source, order(), SEEDS)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert {keras.backend.standardize_dtype(weight.dtype) for weight in trainer.model.weights} == {"float32"}
+    assert trainer.model.layers[-1].compute_dtype == policy.removeprefix("mixed_")
+    assert last < 0.8 * first
+
+
+def test_dropout_follows_the_seed():
+    def train(seeds):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((8, 8, 1))
+        x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(inputs))
+        trainer = make(keras.Model(inputs, keras.layers.Dense(10)(x)))
+        return trainer.train(engine.resident(DIGITS.x_train, DIGITS.y_train), order(2), seeds)[0]
+
+    assert train(SEEDS[:2]) == train(SEEDS[:2])
+    assert train(SEEDS[:2]) != train(SEEDS[2:4])
+
+
+_SCAN = """
+import sys
+
+class NoTensorFlow:
+    def find_spec(self, name, *_):
+        if name == "tensorflow":
+            raise ImportError("TensorFlow is not there")
+
+sys.meta_path.insert(0, NoTensorFlow())
+import numpy as np
+import test_engine as t
+results = []
+for scan in (True, False):
+    augmentation = t.augment.Augmentation(shift=1, cutout=0.3, mixup=0.2)
+    trainer = t.make(t.small(), augmentation=augmentation, teacher=t.small())
+    trainer._loops = t.engine._JAXLoops(trainer, scan)
+    source = t.engine.resident(t.DIGITS.x_train, t.DIGITS.y_train)
+    figures = trainer.train(source, t.order(3), t.SEEDS[:3])
+    results.append([*figures, *trainer.evaluate(source, 50), *t.values(trainer.variables)])
+for one, other in zip(*results, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+print("equal")
+"""
+
+
+def test_jax_trains_without_tensorflow_and_alike_in_a_scan(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setenv("PYTHONPATH", f"{HERE}:{HERE.parent}")
+    result = subprocess.run([sys.executable, "-c", _SCAN], capture_output=True, text=True)
+    assert result.stdout.strip() == "equal", result.stderr
