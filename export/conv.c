@@ -1,16 +1,20 @@
 // How an image is computed, tile of `tile_rows` output rows after tile (all buffers are planar: a
 // line is one feature, its numbers are pixels):
 //
-//   input rows      --transpose, hadamard-->  rows      projected channels, a few rows at a time
-//   rows            --combine along x------>  lines     once per input row, kept for kh rows
-//   lines           --combine along y------>  packed    of partial codes only
-//   lines, packed   --gemm----------------->  output
+//   input rows  --transpose, hadamard-->  rows    projected channels, a few rows at a time
+//   rows        --combine along x------>  lines   once per input row, kept for kh rows
+//   lines       --combine along y------>  tiles   in the order in which the product reads them
+//   tiles       --gemm----------------->  output
 //
 // A line holds, for one (channel, tap x) or (channel, horizontal code), numbers of out_width pixels
 // for successive rows without a gap. Pixels of a tile therefore lie side by side for every vertical
-// tap, and the matrix product reads raw features from the lines as they are, or copied tile by tile
-// if it reads them often. With a stride, rows (and, of projected rows, columns) are kept apart by
-// their remainder, their phase, so that steps of the output are steps of one.
+// tap. (Raw features are read from the lines as they are if only one panel of filters reads them.)
+// With a stride, rows (and, of projected rows, columns) are kept apart by their remainder, their
+// phase, so that steps of the output are steps of one.
+//
+// In Winograd's form (plan.h) a "pixel" is a patch with 2 x 2 outputs: a convolution of stride 2
+// with k + 1 taps on a side, whose combinations are the patch's transform. A product for each
+// number of a patch goes to a buffer, and from there back to outputs.
 //
 // The numbers are floats. In int8 layers, raw lines hold 32-bit elements of several features, and
 // those of codes hold int16; stages_float.c and stages_int8.c do what is different.
