@@ -33,6 +33,12 @@ class Dataset:
         """(H, W, C)."""
         return tuple(self.x_test.shape[1:])
 
+    def calibration_images(self, count: int = 200) -> np.ndarray:
+        """Training images to calibrate int8 with: float32 [count or fewer, H, W, C], always the same draw."""
+        images = len(self.y_train)
+        chosen = np.random.default_rng(0).choice(images, min(images, count), replace=False)
+        return np.asarray(self.x_train[np.sort(chosen)], np.float32)
+
     def part(self, count: int) -> Dataset:
         """The same with some of the training images, drawn once and for all: files may be sorted by class.
 

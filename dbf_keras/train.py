@@ -398,7 +398,7 @@ class Settings:
 _FLAGS = flags.FLAGS
 
 
-def define_flags() -> None:
+def define_flags(output_required: bool = True) -> None:
     """Defines the flags of the command line, one for each of the settings."""
     flags.DEFINE_enum("dataset", "digits", data.DATASETS, "Image set.")
     flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or the folder's train/ and test/, are.")
@@ -427,7 +427,7 @@ def define_flags() -> None:
     flags.DEFINE_float("teacher_weight", 0.9, "With --teacher: its share of the loss.")
     flags.DEFINE_enum("mixed_precision", None, ["bfloat16", "float16"], "Compute in this type, keep float32 weights.")
     flags.DEFINE_integer("seed", 0, "Seed of weights, order, augmentation and dropout.")
-    flags.DEFINE_string("output", None, "The .keras file to write.", required=True)
+    flags.DEFINE_string("output", None, "The .keras file to write.", required=output_required)
 
 
 def settings_of_flags() -> Settings:

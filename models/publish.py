@@ -1,9 +1,11 @@
 """Makes an entry of the zoo: trains a model, or takes it trained, exports it, measures it, writes card and index.
 
-    python models/publish.py --name digits --dataset digits --network dbfnet_micro --output /tmp/digits.keras
+    python models/publish.py --name=digits --dataset=digits --network=dbfnet_micro --output=/tmp/digits.keras
+    python models/publish.py --again --data_dir=$DBF_DATA_DIR
 
-Takes the flags of ``python -m dbf_keras.train``; a model that is at ``--output`` already, with its history, is not
-trained again.
+The first takes the flags of ``python -m dbf_keras.train``; a model that is at ``--output`` already, with its history,
+is not trained again. The second exports and measures the models that the zoo has, from their weights; with ``--name``
+one.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import pathlib
 import shutil
 import sys
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -26,7 +29,9 @@ from dbf_keras.layers import custom_objects
 from dbf_keras.runtime import Interpreter
 
 _FLAGS = flags.FLAGS
-_FORMS = tuple((mode, quantize) for quantize in (None, "weights") for mode in ("explicit", "onthefly", "folded"))
+_MODES = ("explicit", "onthefly", "folded")
+_FORMS = (*((mode, quantize) for quantize in (None, "weights", "int8") for mode in _MODES), ("onthefly", "int4"))
+_SUFFIXES = {None: "", "weights": "_int8_weights", "int8": "_int8", "int4": "_int4_weights"}
 _SOURCES = {
     "digits": "the digits that come with scikit-learn (UCI Optical Recognition of Handwritten Digits, CC BY 4.0)",
     "mnist": "MNIST (LeCun, Cortes, Burges)",
@@ -59,6 +64,24 @@ turns, on {machine}. Figures by `models/publish.py`.
 
 def main(_: list[str]) -> None:
     """Publishes as the flags say."""
+    if _FLAGS.again:
+        names = [_FLAGS.name] if _FLAGS.name else list(zoo.index()["models"])
+        entries = {name: zoo.entry(name) for name in names}
+    else:
+        entries = {_FLAGS.name: _train()}
+    for name, entry in entries.items():
+        _measure(zoo.folder() / name, entry)
+        index = zoo.index()
+        index["models"][name] = {key: value for key, value in entry.items() if key != "name"}
+        text = json.dumps(index, indent=1) + "\n"
+        command.write_atomically(zoo.folder() / "index.json", lambda path, text=text: path.write_text(text))
+        print((zoo.folder() / name / "README.md").read_text())
+
+
+def _train() -> dict[str, Any]:
+    """Trains the model of the flags, unless it is there, and begins its folder; the first keys of its entry."""
+    if not _FLAGS.name or not _FLAGS.output:
+        raise ValueError("Give --name and --output, or --again for the models of the zoo.")
     output = pathlib.Path(_FLAGS.output)
     if not output.exists():
         train.main([])
@@ -70,13 +93,28 @@ def main(_: list[str]) -> None:
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
     shutil.copyfile(output.with_suffix(".png"), folder / "history.png")
     shutil.copyfile(output, folder / "weights.keras")
+    return {
+        "name": _FLAGS.name,
+        "network": _FLAGS.network,
+        "dataset": _FLAGS.dataset,
+        "ratio": train.parse_ratio(_FLAGS.ratio),
+        "selection": _FLAGS.selection,
+        "seed": _FLAGS.seed,
+    }
 
-    model = keras.models.load_model(output, custom_objects=custom_objects(), compile=False)
-    dataset = data.load(_FLAGS.dataset, _FLAGS.data_dir, _FLAGS.image_size)
+
+def _measure(folder: pathlib.Path, entry: dict[str, Any]) -> None:
+    """Exports the model of a folder in every form, writes files and card, and adds the figures to its entry."""
+    model = keras.models.load_model(folder / "weights.keras", custom_objects=custom_objects(), compile=False)
+    dataset = data.load(entry["dataset"], _FLAGS.data_dir, model.input_shape[1])
     images = dataset.x_test[np.arange(8)]
     np.savez_compressed(folder / "check.npz", images=images, outputs=model.predict(images.astype("float32"), verbose=0))
 
-    exported = {_role(*form): export.to_tflite(model, *form) for form in _FORMS}
+    exported = {}
+    for mode, quantize in _FORMS:
+        calibration = [dataset.calibration_images()] if quantize == "int8" else None
+        role = mode + _SUFFIXES[quantize]
+        exported[role] = export.to_tflite(model, mode, quantize, representative_data=calibration)
     interpreters = {role: Interpreter(model_content=content) for role, content in exported.items()}
     calls = [prepare(interpreter) for interpreter in interpreters.values()]
     times = time_interleaved(calls, seconds=3)
@@ -86,32 +124,17 @@ def main(_: list[str]) -> None:
     }
     files = {"weights": _listed(folder / "weights.keras"), "check": _listed(folder / "check.npz")}
     for role, content in exported.items():
+        path = folder / f"{role}.tflite"
+        path.unlink(missing_ok=True)
         if len(content) <= _FLAGS.largest_file:
-            path = folder / f"{role}.tflite"
             path.write_bytes(content)
             files[role] = _listed(path)
 
-    entry = {
-        "network": _FLAGS.network,
-        "dataset": _FLAGS.dataset,
-        "ratio": train.parse_ratio(_FLAGS.ratio),
-        "selection": _FLAGS.selection,
-        "seed": _FLAGS.seed,
-        "accuracy": {"keras": history["history"][-1]["val_accuracy"], **accuracies},
-        "bytes": {role: len(content) for role, content in exported.items()},
-        "files": files,
-    }
-    _write_card(folder, entry, latencies, model, len(dataset.y_test), len(history["history"]))
-    index_path = zoo.folder() / "index.json"
-    index = zoo.index()
-    index["models"][_FLAGS.name] = entry
-    text = json.dumps(index, indent=1) + "\n"
-    command.write_atomically(index_path, lambda path: path.write_text(text))
-    print((folder / "README.md").read_text())
-
-
-def _role(mode: str, quantize: str | None) -> str:
-    return f"{mode}_int8_weights" if quantize else mode
+    recipe = json.loads((folder / "recipe.json").read_text())
+    entry["accuracy"] = {"keras": recipe["history"][-1]["val_accuracy"], **accuracies}
+    entry["bytes"] = {role: len(content) for role, content in exported.items()}
+    entry["files"] = files
+    _write_card(folder, entry, latencies, model, len(dataset.y_test), recipe)
 
 
 def _listed(path: pathlib.Path) -> dict:
@@ -121,7 +144,7 @@ def _listed(path: pathlib.Path) -> dict:
 
 def _train_command() -> str:
     """The training command of these flags, with the data's folder left to the reader."""
-    own = {"name", "largest_file", "output", "data_dir"}
+    own = {"name", "again", "largest_file", "output", "data_dir"}
     parts = ["python -m dbf_keras.train"]
     for argument in sys.argv[1:]:
         if not argument.startswith("--") or "=" not in argument:
@@ -133,14 +156,13 @@ def _train_command() -> str:
     return " ".join([*parts, f"--output={_FLAGS.name}.keras"])
 
 
-def _write_card(folder, entry, latencies, model, tests: int, epochs: int) -> None:
+def _write_card(folder, entry, latencies, model, tests: int, recipe: dict) -> None:
     rows = [
         f"| {role} | {size:,} | {entry['accuracy'][role]:.2%} | {1e6 * latencies[role]:.0f} µs | "
         f"{'yes' if role in entry['files'] else 'no: export it'} |"
         for role, size in entry["bytes"].items()
     ]
     card = _CARD.format(
-        name=_FLAGS.name,
         rows="\n".join(rows),
         input_shape=f"[{', '.join(map(str, model.input_shape[1:]))}]",
         classes=model.output_shape[-1],
@@ -148,16 +170,17 @@ def _write_card(folder, entry, latencies, model, tests: int, epochs: int) -> Non
         keras_accuracy=entry["accuracy"]["keras"],
         tests=tests,
         machine=describe_machine("litert")["cpu"],
-        train_command=_train_command(),
-        epochs=epochs,
+        train_command=recipe["command"],
+        epochs=len(recipe["history"]),
         source=_SOURCES[entry["dataset"]],
-        **{key: entry[key] for key in ("network", "dataset", "ratio", "selection")},
+        **{key: entry[key] for key in ("name", "network", "dataset", "ratio", "selection")},
     )
     (folder / "README.md").write_text(card)
 
 
 if __name__ == "__main__":
-    train.define_flags()
-    flags.DEFINE_string("name", None, "Name of the model in the zoo.", required=True)
+    train.define_flags(output_required=False)
+    flags.DEFINE_string("name", None, "Name of the model in the zoo.")
+    flags.DEFINE_bool("again", False, "Export and measure what the zoo has, from its weights.")
     flags.DEFINE_integer("largest_file", 4_000_000, "Exported files up to these bytes are kept in the repository.")
     command.run(main)

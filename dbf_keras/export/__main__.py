@@ -16,8 +16,6 @@ _FLAGS = flags.FLAGS
 # Of the file's name, by kind of quantisation.
 _SUFFIXES = {"none": "", "weights": "_int8_weights", "int4": "_int4_weights", "int8": "_int8"}
 
-_CALIBRATION_IMAGES = 200
-
 
 def _define_flags() -> None:
     flags.DEFINE_string("model", None, "A model of the zoo or a .keras file. By default the zoo's default model.")
@@ -126,13 +124,11 @@ def _load(model: str | None) -> tuple:
 
 
 def _training_images(model: Any) -> list[np.ndarray]:
-    """A batch of raw pixels 0–255 to calibrate with: always the same draw."""
+    """A batch of raw pixels 0–255 to calibrate with."""
     from dbf_keras import data, zoo
 
-    dataset = data.load(_FLAGS.dataset or zoo.entry(_FLAGS.model)["dataset"], _FLAGS.data_dir, model.input_shape[1])
-    count = len(dataset.y_train)
-    chosen = np.random.default_rng(0).choice(count, min(count, _CALIBRATION_IMAGES), replace=False)
-    return [np.asarray(dataset.x_train[np.sort(chosen)], np.float32)]
+    name = _FLAGS.dataset or zoo.entry(_FLAGS.model)["dataset"]
+    return [data.load(name, _FLAGS.data_dir, model.input_shape[1]).calibration_images()]
 
 
 if __name__ == "__main__":

@@ -217,10 +217,40 @@ INLINE void RunsOf(const int8_t* const* pixels, size_t channels, int shift, Elem
   if (low == 2 && quads > 0) Emit(&e, sum + (halves & half) + (halves >> 16), 4 * quads);
 }
 
+// The same for runs of 4 * `run` channels, a compile-time constant, of which a vector's channels
+// are whole elements.
+INLINE void WholeRuns(const int8_t* const* pixels, size_t channels, Elements e, const int run) {
+  const U even = SplatU(0x00ff00ff), half = SplatU(0xffff), bias = SplatU(0x80808080u);
+  const U add = SplatU((uint32_t)(e.add - (128 + e.input_zero) * 4 * run));
+  const I low = (I)SplatU((uint32_t)-128), high = (I)SplatU(127);
+  for (size_t c = 0; c < channels; c += 4 * VL) {
+    U q[VL] = {{0}};
+    LoadQuads(pixels, 1, channels, c, 0, q);
+    UNROLL for (int i = 0; i < VL; i += run * DBF_PACK) {
+      U element = SplatU(0);
+      UNROLL for (int lane = 0; lane < DBF_PACK; ++lane) {
+        U halves = SplatU(0);
+        UNROLL for (int j = 0; j < run; ++j) {
+          const U x = q[(i + lane * run + j) % VL] ^ bias;
+          halves += (x & even) + ((x >> 8) & even);
+        }
+        const I value = (I)((halves & half) + (halves >> 16) + add) >> e.right;
+        element = ToElement(element, (U)DBF_CLAMP32(value, low, high), lane);
+      }
+      StoreU(e.dst, element);
+      e.dst += e.pitch;
+    }
+  }
+}
+
 static void Runs(const int8_t* const* pixels, size_t channels, int shift, int32_t input_zero,
                  int32_t add, int right, uint32_t* dst, size_t pitch) {
   const Elements e = {SplatU(0), 0,    ((channels - 1) >> shift) + 1, dst, pitch, input_zero,
                       add,       right};
+  const bool whole = channels % (4 * VL) == 0;
+  if (whole && shift == 2 && DBF_PACK <= VL) return WholeRuns(pixels, channels, e, 1);
+  if (whole && shift == 3 && 2 * DBF_PACK <= VL) return WholeRuns(pixels, channels, e, 2);
+  if (whole && shift == 4 && 4 * DBF_PACK <= VL) return WholeRuns(pixels, channels, e, 4);
   if (shift == 0) {
     RunsOf(pixels, channels, shift, e, 0);
   } else if (shift == 1) {
