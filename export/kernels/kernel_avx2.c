@@ -10,7 +10,7 @@
 #include <immintrin.h>
 #define DBF_SUPPORTED (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
 #define DBF_TARGET "avx2,fma"
-#define DBF_DEPTH 384
+#define DBF_DEPTH 320
 #define DBF_LOG2_VECTOR 3
 #define DBF_ROWS 6
 #define DBF_PACK 2
