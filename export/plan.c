@@ -297,8 +297,8 @@ static void PackPatch(DbfPlan* plan, const double* taps, size_t pitch, size_t fi
     for (size_t v = 0; v < patch; ++v) {
       FilterTransform(&rows[0][v], 5, side, column);
       for (size_t u = 0; u < patch; ++u) {
-        float* base = plan->packed + (u * patch + v) * plan->full * plan->padded_filters;
-        PackOne(plan, base, plan->full, j, filter, column[u]);
+        PackOne(plan, plan->packed, plan->depth, (u * patch + v) * plan->full + j, filter,
+                column[u]);
       }
     }
   }

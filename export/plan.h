@@ -146,8 +146,8 @@ typedef struct DbfPlan {
   DbfSegment* segments;
   size_t depth;           // all features: the number of codes; patch^2 times `full`
   size_t padded_filters;  // filters rounded up to a vector
-  float* packed;  // for each block (number of a patch), for each panel of 2 (the last: 1 or 2)
-                  // vectors: [depth, panel]
+  float* packed;  // for each block, for each panel of 2 (the last: 1 or 2) vectors: [depth, panel];
+                  // patches are one block, [patch^2, full]
   void* packed_allocation;
   float* bias;      // [padded_filters]
   float low, high;  // activation

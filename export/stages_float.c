@@ -206,7 +206,7 @@ void DbfMultiplyWinograd(const DbfConv* conv, const DbfProduct* product, char* s
     };
     for (size_t e = 0; e < patch * patch; ++e) {
       gemm.a = packed + e * plane;
-      gemm.b = plan->packed + full * (e * plan->padded_filters + k);
+      gemm.b = plan->packed + plan->depth * k + e * full * width;
       gemm.bias = e == patch + 1 ? plan->bias + k : no_bias;
       gemm.out = products + e * pixels * width;
       kernels->gemm(&gemm);
