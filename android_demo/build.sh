@@ -37,9 +37,11 @@ fi
 section "Resources"
 work=$build/work
 mkdir -p "$work/java" "$work/classes"
+# Gradle's plugin wants the package in its own file.
+sed 's/<manifest /&package="org.dbfkeras.demo" /' $sources/AndroidManifest.xml >"$work/AndroidManifest.xml"
 aapt2 compile --dir $sources/res -o "$work/resources.zip"
 # aapt2's warning about chunks of type 200: it is older than the framework and skips what it does not know.
-aapt2 link -o "$work/resources.apk" -I "$android" --manifest $sources/AndroidManifest.xml --java "$work/java" \
+aapt2 link -o "$work/resources.apk" -I "$android" --manifest "$work/AndroidManifest.xml" --java "$work/java" \
   --min-sdk-version $min_sdk --target-sdk-version $target_sdk --version-code 1 --version-name 0.1.0 \
   --debug-mode "$work/resources.zip"
 

@@ -9,6 +9,7 @@ of the very file in the TFLite runtime of this machine, and must name the classe
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -22,9 +23,9 @@ from dbf_keras import command
 
 _FLAGS = flags.FLAGS
 _QUANTIZE = {"float32": None, "int8_weights": "weights", "int8": "int8"}
-# Largest difference on another processor, as a share of the largest output. Float sums differ in their order only;
-# TFLite's own int8 kernels round in other ways on other processors.
-_TOLERANCES = {"float32": 1e-4, "int8_weights": 0.02, "int8": 0.02}
+# Largest difference on another processor or in another release of the runtime, as a share of the largest output. Sums
+# of floats differ in their order only; int8 is rounded otherwise, by up to two of the 256 steps of the output.
+_TOLERANCES = {"float32": 1e-4, "int8_weights": 1e-4, "int8": 0.01}
 _CALIBRATION_IMAGES = 200
 _DIGITS = [str(digit) for digit in range(10)]
 _CLASSES = {
@@ -128,9 +129,17 @@ def _file(name: str, entry: dict, mode: str, kind: str) -> bytes | None:
         except Exception as error:  # keras.datasets raises Exception itself if it cannot download
             print(f"note: {name}, {mode}, int8 is left out; no images to calibrate it with: {error}")
             return None
-    return export.to_tflite(zoo.load_zoo(name), mode, _QUANTIZE[kind], representative_data=images)
+    return export.to_tflite(_keras_model(name), mode, _QUANTIZE[kind], representative_data=images)
 
 
+@functools.cache
+def _keras_model(name: str):
+    from dbf_keras import zoo
+
+    return zoo.load_zoo(name)
+
+
+@functools.cache
 def _calibration_images(dataset: str) -> list[np.ndarray]:
     from dbf_keras import data
 

@@ -2,9 +2,9 @@ package org.dbfkeras.demo;
 
 import android.app.Activity;
 import android.app.Instrumentation;
+import android.content.Context;
 import android.os.Bundle;
 import java.io.File;
-import java.io.IOException;
 import java.util.ArrayList;
 import java.util.List;
 
@@ -26,39 +26,43 @@ public final class BenchmarkInstrumentation extends Instrumentation {
 
   @Override
   public void onStart() {
+    Bundle result = run(getTargetContext(), arguments);
+    finish(result.containsKey("error") ? Activity.RESULT_CANCELED : Activity.RESULT_OK, result);
+  }
+
+  /**
+   * Runs a benchmark.
+   *
+   * @param arguments all optional: models (names or paths, with commas between), runs, threads, output
+   * @return the file under "json", or what went wrong under "error"; and a text to print
+   */
+  static Bundle run(Context context, Bundle arguments) {
     Bundle result = new Bundle();
-    int code = Activity.RESULT_CANCELED;
     try {
-      File file = run();
+      int threads = number(arguments, "threads", 1);
+      List<Model> models = models(arguments.getString("models"), new ModelStore(context).list());
+      Phone phone = new Phone(context);
+      Report report =
+          new Benchmark(phone, TfliteSession::new)
+              .run(models, number(arguments, "runs", 100), threads, new Silent());
+      phone.describe(report.settings, threads);
+      String path = arguments.getString("output");
+      File file =
+          path != null
+              ? new File(path)
+              : new File(context.getExternalFilesDir(null), "benchmark.json");
+      ReportStore.write(file, report.toJson());
       result.putString("json", file.getPath());
-      result.putString(REPORT_KEY_STREAMRESULT, "\n" + table(ReportStore.read(file)) + "\n" + file + "\n");
-      code = Activity.RESULT_OK;
+      result.putString(REPORT_KEY_STREAMRESULT, "\n" + table(report) + file + "\n");
     } catch (Exception | LinkageError error) {
       String message = error.getMessage() == null ? error.toString() : error.getMessage();
       result.putString("error", message);
       result.putString(REPORT_KEY_STREAMRESULT, "\nerror: " + message + "\n");
     }
-    finish(code, result);
+    return result;
   }
 
-  private File run() throws IOException {
-    int runs = number("runs", 100);
-    int threads = number("threads", 1);
-    List<Model> models = models(new ModelStore(getTargetContext()).list());
-    Phone phone = new Phone(getTargetContext());
-    Report report =
-        new Benchmark(phone, TfliteSession::new).run(models, runs, threads, new Silent());
-    phone.describe(report.settings, threads);
-    String path = arguments.getString("output");
-    File file =
-        path != null
-            ? new File(path)
-            : new File(getTargetContext().getExternalFilesDir(null), "benchmark.json");
-    ReportStore.write(file, report.toJson());
-    return file;
-  }
-
-  private int number(String key, int standard) {
+  private static int number(Bundle arguments, String key, int standard) {
     String text = arguments.getString(key, String.valueOf(standard));
     try {
       return Integer.parseInt(text);
@@ -68,8 +72,7 @@ public final class BenchmarkInstrumentation extends Instrumentation {
   }
 
   /** Returns the models that were asked for: names, or paths of files; by default those of the first zoo model. */
-  private List<Model> models(List<Model> known) {
-    String wanted = arguments.getString("models");
+  private static List<Model> models(String wanted, List<Model> known) {
     List<Model> chosen = new ArrayList<>();
     if (wanted == null) {
       for (Model model : known) {
