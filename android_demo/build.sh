@@ -26,12 +26,7 @@ rm -rf "$build/lib" "$build/work"
 ./native.sh "$build"
 
 section "Models"
-python=${PYTHON:-python3}
-if ! "$python" -c 'import tensorflow, dbf_keras' 2>/dev/null; then
-  [ -x "$build/venv/bin/python" ] || python3 -m venv "$build/venv"
-  python=$build/venv/bin/python
-  "$python" -m pip install --quiet --disable-pip-version-check -e ..
-fi
+find_python
 "$python" bundle.py --output="$build/assets"
 
 section "Resources"

@@ -51,3 +51,14 @@ classes() {
     rm "$folder/classes.jar"
   done
 }
+
+# find_python: sets $python to the one in PYTHON, or python3, if it has this project's package, else to one of a new
+# virtual environment in the build folder.
+find_python() {
+  python=${PYTHON:-python3}
+  "$python" -c 'import tensorflow, dbf_keras' 2>/dev/null && return
+  packages python3-venv python3-dev gcc libc6-dev
+  python=$build/venv/bin/python
+  [ -x "$python" ] || python3 -m venv "$build/venv"
+  "$python" -m pip install --quiet --disable-pip-version-check -e "$demo/.."
+}

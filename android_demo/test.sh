@@ -50,7 +50,8 @@ javac --release 11 -Xlint:all,-options,-classfile,-deprecation,-processing,-try 
 # A process for each class, as a native library belongs to the first class loader that loads it.
 for file in $(cd src/test/java && find . -name '*Test.java' | sort); do
   name=$(echo "$file" | sed 's|^\./||; s|/|.|g; s|\.java$||')
-  LD_LIBRARY_PATH=$work/bionic timeout 600 java --add-opens=java.base/java.io=ALL-UNNAMED -Xmx2g -XX:TieredStopAtLevel=1 -Djava.library.path="$work/jni" -Ddbf.assets="$build/assets" \
+  LD_PRELOAD=$work/bionic/libc.so LD_LIBRARY_PATH=$work/bionic timeout 600 java -Xmx2g -XX:TieredStopAtLevel=1 \
+    --add-opens=java.base/java.io=ALL-UNNAMED -Djava.library.path="$work/jni" -Ddbf.assets="$build/assets" \
     -Ddbf.output="$work" -Drobolectric.offline=true -Drobolectric.dependency.dir="$build/test_libraries" \
     -classpath "$path" org.junit.runner.JUnitCore "$name" >"$work/$name.log" 2>&1 ||
     { grep -v '^VERBOSE\|^tflite: Replacing' "$work/$name.log"; fail "$name failed; see $work/$name.log"; }
@@ -67,5 +68,18 @@ for cpu in cortex-a53 cortex-a76; do # without and with dot products of int8
     "$root/usr/bin/python3.11" -P src/test/python/check_models.py "$build/assets" "$build/lib/arm64-v8a/libdbf_op.so" \
     2>"$work/arm64.log" || { cat "$work/arm64.log"; fail "the models do not give the expected outputs on $cpu"; }
 done
+
+section "Results of the app beside those of this machine"
+find_python
+"$python" -m dbf_keras.benchmark "$build"/assets/digits_{explicit,onthefly,folded}.tflite "$work/phone.json" --runs=30 \
+  --json="$work/desktop.json" --html="$work/both.html"
+"$python" - "$work/desktop.json" "$work/phone.json" <<'PYTHON'
+import json, sys
+
+desktop, phone = (json.load(open(path)) for path in sys.argv[1:])
+assert desktop.keys() == phone.keys(), (desktop.keys(), phone.keys())
+assert desktop["models"][0].keys() == phone["models"][0].keys()
+assert desktop["settings"].keys() <= phone["settings"].keys()
+PYTHON
 
 section "Done"

@@ -163,6 +163,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var
   margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.5rem; margin: 0 0 1.2rem; }
 h2 { font-size: 1.02rem; margin: 0 0 .7rem; }
+.wide + h2 { margin-top: 1.4rem; }
 small { color: var(--soft); font-weight: normal; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(430px, 100%), 1fr)); gap: 1rem;
@@ -180,7 +181,7 @@ circle { fill: var(--colour); opacity: .45; }
 .median { stroke: var(--text); stroke-width: 2; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
+th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; }
 dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem 1.2rem; color: var(--soft); font-size: .88rem; }

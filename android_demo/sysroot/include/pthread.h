@@ -5,8 +5,14 @@ typedef long pthread_t;
 typedef struct pthread_attr pthread_attr_t;
 typedef struct pthread_mutexattr pthread_mutexattr_t;
 typedef struct pthread_condattr pthread_condattr_t;
-typedef union pthread_mutex { int words[10]; long alignment; } pthread_mutex_t;
-typedef union pthread_cond { int words[12]; long alignment; } pthread_cond_t;
+typedef union pthread_mutex {
+  int words[10];
+  long alignment;
+} pthread_mutex_t;
+typedef union pthread_cond {
+  int words[12];
+  long alignment;
+} pthread_cond_t;
 
 #define PTHREAD_MUTEX_INITIALIZER {{0}}
 
