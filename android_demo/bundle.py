@@ -63,10 +63,13 @@ def bundle(wanted: dict, folder: pathlib.Path) -> list[dict]:
         The models' entries in models.json.
 
     Raises:
+        ValueError: If there is no such zoo model, mode or type.
         RuntimeError: If a file does not give the classes that the Keras model gave.
     """
     from dbf_keras import zoo
 
+    if unknown := set(wanted["types"]) - set(_QUANTIZE):
+        raise ValueError(f"Unknown type {min(unknown)!r} for {wanted['model']}; use {', '.join(_QUANTIZE)}.")
     name = wanted["model"]
     entry = zoo.entry(name)
     with np.load(zoo.path(name, "check")) as check:
