@@ -26,7 +26,7 @@ packages() {
 
 # fetch SCOPE FOLDER: copies pom.xml's libraries of a scope to a folder, from Maven's cache (~/.m2) if it has them all.
 fetch() {
-  local copy=(mvn --quiet --batch-mode --strict-checksums --file "$demo/pom.xml" -DincludeScope="$1"
+  local copy=(mvn --quiet --batch-mode -Dstyle.color=never --strict-checksums --file "$demo/pom.xml" -DincludeScope="$1"
     -DoutputDirectory="$2" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies)
   "${copy[@]}" --offline >/dev/null 2>&1 || "${copy[@]}"
 }

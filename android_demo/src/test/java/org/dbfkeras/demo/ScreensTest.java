@@ -215,7 +215,8 @@ public class ScreensTest {
     assertTrue(report.settings.get("runtime").toString().startsWith("tensorflow-lite 2."));
     assertEquals("none", report.settings.get("thermal_status"));
     assertEquals(file, ReportStore.last(app));
-    Files.copy(file.toPath(), Paths.get(System.getProperty("dbf.output"), "phone.json"));
+    Files.write(
+        Paths.get(System.getProperty("dbf.output"), "phone.json"), Files.readAllBytes(file.toPath()));
     assertTrue(view(R.id.last).isEnabled());
 
     Intent intent = ResultsActivity.intent(app, file);
@@ -280,7 +281,7 @@ public class ScreensTest {
   @Test
   public void rotationKeepsChoicesAndTheRunningBenchmark() throws Exception {
     int count = choose("digits");
-    runs("300");
+    runs("12"); // the warm-up alone takes a second
     Spinner threads = view(R.id.threads);
     threads.setSelection(1);
     click(R.id.start);
@@ -290,7 +291,7 @@ public class ScreensTest {
     assertNotNull(job);
     RuntimeEnvironment.setQualifiers("+land");
     main.recreate();
-    assertEquals("300", text(R.id.runs));
+    assertEquals("12", text(R.id.runs));
     assertEquals(2, ((Spinner) view(R.id.threads)).getSelectedItem());
     await(() -> BenchmarkJob.current() == null);
     Intent started = shadowOf(main.get()).getNextStartedActivity();
