@@ -1,8 +1,9 @@
 """Runs the app's models in a TFLite runtime with the app's own library and compares outputs with the expected ones.
 
-    python check_models.py ASSETS LIBRARY
+    python check_models.py ASSETS LIBRARY [MODE]
 
-Meant for an emulated 64-bit ARM processor; needs numpy and ai-edge-litert only.
+MODE, such as onthefly, leaves out models of other modes. Meant for an emulated 64-bit ARM processor; needs numpy and
+ai-edge-litert only.
 """
 
 import json
@@ -12,10 +13,14 @@ import sys
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, load_delegate
 
-assets, library = pathlib.Path(sys.argv[1]), sys.argv[2]
+assets, library, modes = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 failed = False
 for model in json.loads((assets / "models.json").read_text())["models"]:
-    interpreter = Interpreter(str(assets / model["file"]), experimental_delegates=[load_delegate(library)])
+    if modes and model["mode"] not in modes:
+        continue
+    interpreter = Interpreter(
+        str(assets / model["file"]), num_threads=1, experimental_delegates=[load_delegate(library)]
+    )
     interpreter.allocate_tensors()
     source, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
     images = np.frombuffer((assets / model["pixels"]).read_bytes(), np.uint8).reshape(-1, *model["shape"])
