@@ -1,3 +1,4 @@
+import dataclasses
 import html.parser
 import json
 import os
@@ -19,7 +20,7 @@ from dbf_keras.benchmark import prepare, time_interleaved
 from dbf_keras.benchmark.accuracy import accuracy, quantize
 from dbf_keras.benchmark.memory import peak_memory
 from dbf_keras.benchmark.page import to_html
-from dbf_keras.benchmark.report import Result, to_json, to_rows
+from dbf_keras.benchmark.report import Report, Result, from_json, to_json, to_rows
 from dbf_keras.export import to_tflite
 from dbf_keras.layers import DBFConv2D
 from dbf_keras.runtime import Interpreter, OpMemory
@@ -173,33 +174,111 @@ class TestReport:
     )
     SECOND = Result("<b>&", "b.tflite", 100_000, 4_000_000, OpMemory(98_300, 5_000), np.full(11, 1e-3), 0.98)
 
+    PHONE = Report(
+        {"device": "A <phone>", "thermal_status": "none"},
+        [
+            Result(
+                "explicit",
+                "explicit.tflite",
+                400_000,
+                0,
+                OpMemory(0, 0),
+                np.array([8e-3, 6e-3]),
+                load=0.0125,
+                first=0.02,
+                check={"difference": 2e-7, "tolerance": 1e-4, "passed": True},
+            ),
+            Result(
+                "phone only",
+                "x.tflite",
+                1,
+                1,
+                OpMemory(1, 2),
+                np.array([1.75e-3]),
+                check={"difference": None, "tolerance": 1e-4, "passed": False},
+            ),
+        ],
+        {"bad & broken": "no reason"},
+    )
+
     def test_rows(self):
         assert to_rows([self.FIRST, self.SECOND])[1:] == [
-            ["explicit", "400.0", "5.10", "0.0", "0.0", "3.000", "3.800", "1.00×", "98.70%"],
-            ["<b>&", "100.0", "4.00", "98.3", "5.0", "1.000", "1.000", "3.00×", "98.00%"],
+            ["explicit", "400.0", "5.10", "0.0", "0.0", "3.000", "3.800", "3.980", "1.00×", "98.70%"],
+            ["<b>&", "100.0", "4.00", "98.3", "5.0", "1.000", "1.000", "1.000", "3.00×", "98.00%"],
         ]
+
+    def test_rows_of_a_phone(self):
+        heading, first, second = to_rows(self.PHONE.results)
+        assert heading[5:7] == ["load ms", "first ms"] and heading[-2:] == ["speed-up", "output"]
+        assert first[5:7] == ["12.500", "20.000"] and first[-2:] == ["1.00×", "as expected"]
+        assert second[5:7] == ["", ""] and second[-2:] == ["4.00×", "WRONG"]
 
     def test_rows_without_accuracy(self):
         heading, row = to_rows([Result("a", "a", 1, 1, OpMemory(0, 0), np.ones(3))])
         assert heading[-1] == "speed-up" and len(row) == len(heading)
 
     def test_json(self):
-        read = json.loads(to_json([self.FIRST, self.SECOND], {"num_threads": 1}))
-        assert read["settings"] == {"num_threads": 1}
+        read = json.loads(to_json(Report({"num_threads": 1}, [self.FIRST, self.SECOND])))
+        assert read["settings"] == {"num_threads": 1} and read["failures"] == {}
         second = read["models"][1]
         assert (second["file_bytes"], second["peak_memory_bytes"], second["runs"]) == (100_000, 4_000_000, 11)
         assert (second["op_packed_bytes"], second["op_scratch_bytes"]) == (98_300, 5_000)
         assert (second["median_ms"], second["speedup"], second["accuracy"]) == pytest.approx((1, 3, 0.98))
+        assert read["models"][0]["times_ms"] == [4, 2, 3]
+
+    def test_json_is_read_back(self):
+        for report in (Report({"cpu": "fast", "dataset": None}, [self.FIRST, self.SECOND]), self.PHONE):
+            read = from_json(to_json(report))
+            assert to_json(read) == to_json(report)
+            assert (read.settings, read.failures, read.machine) == (report.settings, report.failures, report.machine)
+            for got, wanted in zip(read.results, report.results, strict=True):
+                np.testing.assert_allclose(got.times, wanted.times, rtol=1e-12)
+                assert got.op_memory == wanted.op_memory and got.check == wanted.check
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda read: read.pop("settings"), "'settings' is missing"),
+            (lambda read: read["models"][0].pop("times_ms"), "'times_ms' is missing"),
+            (lambda read: read["models"][0].update(times_ms=["a"]), "could not convert"),
+            (lambda read: read["models"][0].update(times_ms=[]), "no timed runs"),
+            (lambda read: read.update(models=[]), "no timed runs"),
+        ],
+    )
+    def test_json_that_is_no_result(self, change, message):
+        read = json.loads(to_json(self.PHONE))
+        change(read)
+        with pytest.raises(ValueError, match=message):
+            from_json(json.dumps(read))
+
+    @pytest.mark.parametrize("text", ["", "[]", "1"])
+    def test_text_that_is_no_result(self, text):
+        with pytest.raises(ValueError, match="not a result of the benchmark"):
+            from_json(text)
 
     @pytest.mark.parametrize("accuracies", [(0.987, 0.98), (None, None), (0.0, 0.0)])
     def test_html(self, accuracies):
-        results = [self.FIRST, self.SECOND]
-        results = [Result(*list(vars(r).values())[:-1], a) for r, a in zip(results, accuracies, strict=True)]
+        results = [
+            dataclasses.replace(result, accuracy=accuracy)
+            for result, accuracy in zip([self.FIRST, self.SECOND], accuracies, strict=True)
+        ]
         page = Page()
-        page.feed(to_html(results, {"dataset": "digits", "cpu": "<fast>"}))
+        page.feed(to_html([Report({"dataset": "digits", "cpu": "<fast>"}, results)]))
         assert not page.open
-        assert page.text.count("<b>&") >= 4 and "<fast>" in page.text and "3.00×" in page.text
+        assert page.text.count("<b>&") >= 4 and page.text.count("<fast>") == 1 and "3.00×" in page.text
         assert ("Accuracy " in page.text) == (accuracies[0] is not None)
+
+    def test_html_of_a_phone_beside_a_desktop(self):
+        desktop = Report({"dataset": "digits", "cpu": "<fast>"}, [self.FIRST, self.SECOND])
+        page = Page()
+        text = to_html([desktop, self.PHONE])
+        page.feed(text)
+        assert not page.open
+        # A table, three charts and the runs each have a heading for each machine; accuracy has the desktop's only.
+        assert page.text.count("A <phone>") == 6 and page.text.count("<fast>") == 6
+        assert "3.000 (1.00×)" in page.text and "1.750 (4.00×)" in page.text
+        assert "bad & broken did not run: no reason" in page.text and "Accuracy " in page.text
+        assert text.count('<i class="c0"') == 7  # "explicit" has one colour on both machines
 
 
 def with_benchmarks():
@@ -234,6 +313,18 @@ class TestCommandLine:
         assert min(second["op_packed_bytes"], second["op_scratch_bytes"]) > 0
         assert (files / "o.html").read_text().startswith("<!doctype html>")
         assert "explicit" in done.stdout and "onthefly" in done.stdout and "accuracy" in done.stdout
+        assert min(first["load_ms"], first["first_ms"]) > 0 and len(first["times_ms"]) == 6
+
+    def test_stored_results(self, files):
+        phone = files / "phone.json"
+        phone.write_text(to_json(TestReport.PHONE))
+        done = benchmark("explicit.tflite", phone, "--runs=3", "--html=both.html", "--json=own.json", cwd=files)
+        assert done.returncode == 0, done.stderr
+        assert "A &lt;phone&gt;" in (files / "both.html").read_text()
+        assert [model["name"] for model in json.loads((files / "own.json").read_text())["models"]] == ["explicit"]
+        done = benchmark("own.json", phone, "--html=stored.html", cwd=files)
+        assert done.returncode == 0, done.stderr
+        assert "A <phone>" in done.stdout and "phone only" in (files / "stored.html").read_text()
 
     def test_default_model(self, tmp_path):
         done = benchmark("--runs=1", f"--json={tmp_path / 'o.json'}")
@@ -250,6 +341,9 @@ class TestCommandLine:
         ("arguments", "message"),
         [
             (["no_such.tflite"], "no model file at 'no_such.tflite'. Export one"),
+            (["none.json"], "no results at 'none.json'"),
+            (["notes.json"], "'notes.json' is not a result of the benchmark"),
+            (["good.json", "--json=o.json"], "--json writes what is measured here"),
             (["notes.txt"], "'notes.txt' is not a TFLite model"),
             (["explicit.tflite", "--json=no/such/folder.json"], "a folder that exists"),
             (["explicit.tflite", "--dataset=imagenet"], "digits, mnist, cifar10, folder"),
@@ -259,6 +353,8 @@ class TestCommandLine:
     )
     def test_errors(self, files, arguments, message):
         (files / "notes.txt").write_text("not a model")
+        (files / "notes.json").write_text("{}")
+        (files / "good.json").write_text(to_json(TestReport.PHONE))
         done = benchmark(*arguments, cwd=files)
         assert done.returncode != 0
         assert message in done.stderr and "Traceback" not in done.stderr

@@ -2,12 +2,16 @@
 
     python -m dbf_keras.benchmark explicit.tflite onthefly.tflite --dataset=cifar10 --html=result.html
 
-Speed-ups are against the first file. With no file it compares all exports of the default zoo model.
+Speed-ups are against the first file. With no file it compares all exports of the default zoo model. Results that
+--json or the phone app wrote are shown, not measured, if they are among the files:
+
+    python -m dbf_keras.benchmark phone.json onthefly.tflite --html=result.html
 """
 
 import functools
 import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -20,7 +24,7 @@ from dbf_keras.benchmark.accuracy import accuracy
 from dbf_keras.benchmark.memory import count_op_memory, peak_memory
 from dbf_keras.benchmark.page import to_html
 from dbf_keras.benchmark.progress import progress
-from dbf_keras.benchmark.report import Result, describe_machine, print_table, to_json, to_rows
+from dbf_keras.benchmark.report import Report, Result, describe_machine, from_json, print_table, to_json, to_rows
 from dbf_keras.benchmark.timing import prepare, time_interleaved
 
 FLAGS = flags.FLAGS
@@ -45,27 +49,62 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(paths: Sequence[str], folder: str) -> None:
     _check_outputs(FLAGS.json, FLAGS.html)
-    runtime = runtime_lib.resolve_runtime(FLAGS.runtime)
     dataset = FLAGS.dataset
-    if not paths:
-        paths, own_dataset = _export_default(folder)
-        dataset = dataset or own_dataset
-    _check_models(paths)
-    results = _measure(paths, runtime, dataset)
-    settings = {**describe_machine(runtime), "num_threads": FLAGS.num_threads, "dataset": dataset}
-    for path, form in ((FLAGS.json, to_json), (FLAGS.html, to_html)):
-        if path:
-            text = form(results, settings)
-            command.write_atomically(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
-    print_table(f"{settings['runtime']}, threads: {FLAGS.num_threads}", to_rows(results))
+    stored = [_read(path) for path in paths if path.endswith(".json")]
+    models = [path for path in paths if not path.endswith(".json")]
+    if stored and not models:
+        if FLAGS.json:
+            raise ValueError("--json writes what is measured here; give a .tflite file too.")
+        reports = stored
+    else:
+        runtime = runtime_lib.resolve_runtime(FLAGS.runtime)
+        if not models:
+            models, own_dataset = _export_default(folder)
+            dataset = dataset or own_dataset
+        _check_models(models)
+        settings = {
+            **describe_machine(runtime),
+            "num_threads": FLAGS.num_threads,
+            "dataset": dataset,
+            "peak_memory": "growth of peak resident memory, each model in a process of its own",
+        }
+        report = Report(settings, _measure(models, runtime, dataset))
+        reports = [report, *stored]
+    if FLAGS.json:
+        _write(FLAGS.json, to_json(report))
+    if FLAGS.html:
+        _write(FLAGS.html, to_html(reports))
+    for shown in reports:
+        title = f"{shown.settings.get('runtime')}, threads: {shown.settings.get('num_threads')}"
+        print_table(f"{shown.machine}, {title}" if stored else title, to_rows(shown.results))
+
+
+def _write(path: str, text: str) -> None:
+    command.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _read(path: str) -> Report:
+    """Reads results from a file."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There are no results at {path!r}. Write some with --json.")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return from_json(file.read())
+    except ValueError as error:
+        raise ValueError(f"{path!r} is {error}.") from error
 
 
 def _measure(paths: Sequence[str], runtime: str, dataset: str | None) -> list[Result]:
     """Measures files; accuracy only if a data set is named."""
-    interpreters, calls, op_memories = [], [], []
+    interpreters, calls, op_memories, loads, firsts = [], [], [], [], []
     for path in paths:
+        start = time.perf_counter()
         interpreters.append(runtime_lib.Interpreter(path, num_threads=FLAGS.num_threads, runtime=runtime))
         call, op_memory = count_op_memory(functools.partial(prepare, interpreters[-1]))
+        loaded = time.perf_counter()
+        call()
+        firsts.append(time.perf_counter() - loaded)
+        loads.append(loaded - start)
         calls.append(call)
         op_memories.append(op_memory)
     names, shares = _name(paths), [None] * len(paths)
@@ -78,7 +117,8 @@ def _measure(paths: Sequence[str], runtime: str, dataset: str | None) -> list[Re
         times = time_interleaved(calls, FLAGS.seconds, FLAGS.runs, tick)
     memories = [peak_memory(path, runtime, FLAGS.num_threads) for path in paths]
     sizes = [os.path.getsize(path) for path in paths]
-    return [Result(*values) for values in zip(names, paths, sizes, memories, op_memories, times, shares, strict=True)]
+    columns = (names, paths, sizes, memories, op_memories, times, shares, loads, firsts)
+    return [Result(*values) for values in zip(*columns, strict=True)]
 
 
 def _export_default(folder: str) -> tuple[list[str], str]:

@@ -7,45 +7,81 @@ from typing import Any
 
 import numpy as np
 
-from dbf_keras.benchmark.report import Result, to_rows
+from dbf_keras.benchmark.report import Report, Result, to_rows
 
 _DOTS = 250  # runs drawn per model
 _COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#eeca3b")
 
 
-def to_html(results: Sequence[Result], settings: dict[str, Any]) -> str:
-    """Draws the results as one page that needs no other file.
+def to_html(reports: Sequence[Report]) -> str:
+    """Draws reports as one page that needs no other file, those of several machines side by side.
 
     Args:
-        results: The results; speed-ups are against the first.
-        settings: How they were measured, listed at the page's end.
+        reports: The reports; speed-ups are against the first model of each.
 
     Returns:
         The HTML.
     """
-    first = results[0]
+    names = list(dict.fromkeys(result.name for report in reports for result in report.results))
+    colours = {name: f"c{number % len(_COLOURS)}" for number, name in enumerate(names)}
     charts = [
-        _bars(results, "File size", "kB, less is better", lambda r: (r.size, f"{r.size / 1e3:,.1f}")),
-        _bars(results, "Peak memory", "MB, less is better", lambda r: (r.peak_memory, f"{r.peak_memory / 1e6:.2f}")),
+        _bars(reports, colours, "File size", "kB, less is better", lambda r, _: (r.size, f"{r.size / 1e3:,.1f}")),
         _bars(
-            results,
+            reports,
+            colours,
+            "Peak memory",
+            "MB, less is better",
+            lambda r, _: (r.peak_memory, f"{r.peak_memory / 1e6:.2f}"),
+        ),
+        _bars(
+            reports,
+            colours,
             "Latency",
             "median ms, less is better",
-            lambda r: (r.median, f"{r.median * 1e3:.3f} ({first.median / r.median:.2f}×)"),
+            lambda r, first: (r.median, f"{r.median * 1e3:.3f} ({first.median / r.median:.2f}×)"),
         ),
     ]
-    if first.accuracy is not None:
-        unit = f"on {settings['dataset']}, more is better"
-        charts.append(_bars(results, "Accuracy", unit, lambda r: (r.accuracy, f"{r.accuracy:.2%}")))
+    measured = [report for report in reports if all(result.accuracy is not None for result in report.results)]
+    if measured:
+        unit = f"on {', '.join(dict.fromkeys(str(report.settings.get('dataset')) for report in measured))}"
+        charts.append(
+            _bars(
+                measured,
+                colours,
+                "Accuracy",
+                f"{unit}, more is better",
+                lambda r, _: (r.accuracy, f"{r.accuracy:.2%}"),
+            )
+        )
+    several = len(reports) > 1
+    tables, strips, facts = [], [], []
+    for report in reports:
+        heading = f"<h2>{escape(report.machine)}</h2>" if several else ""
+        tables.append(f'{heading}<div class="wide">{_table(to_rows(report.results))}</div>{_failures(report)}')
+        strips.append(f'{heading}<div class="wide">{_strips(report.results, colours)}</div>')
+        facts.append(_facts(report.settings))
+    return string.Template(_PAGE).substitute(
+        colours="\n".join(f".c{number} {{ --colour: {colour}; }}" for number, colour in enumerate(_COLOURS)),
+        tables="".join(tables),
+        charts="".join(charts),
+        strips="".join(strips),
+        facts="".join(facts),
+    )
+
+
+def _facts(settings: dict[str, Any]) -> str:
+    """Returns a list of how a report was measured."""
     facts = "".join(
         f"<dt>{escape(key.replace('_', ' '))}</dt><dd>{escape(str(value))}</dd>"
         for key, value in settings.items()
         if value is not None
     )
-    colours = "\n".join(f".c{number} {{ --colour: {colour}; }}" for number, colour in enumerate(_COLOURS))
-    return string.Template(_PAGE).substitute(
-        colours=colours, table=_table(to_rows(results)), charts="".join(charts), strips=_strips(results), facts=facts
-    )
+    return f"<dl>{facts}</dl>"
+
+
+def _failures(report: Report) -> str:
+    """Returns a line for each model that did not run."""
+    return "".join(f"<p>{escape(name)} did not run: {escape(reason)}</p>" for name, reason in report.failures.items())
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -55,21 +91,39 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _bars(results: Sequence[Result], title: str, unit: str, pick: Callable[[Result], tuple[float, str]]) -> str:
-    """Returns a chart with one bar a model; `pick` takes a bar's length and text from a result."""
-    longest = max(pick(result)[0] for result in results) or 1
+def _bars(
+    reports: Sequence[Report],
+    colours: dict[str, str],
+    title: str,
+    unit: str,
+    pick: Callable[[Result, Result], tuple[float, str]],
+) -> str:
+    """Returns a chart with one bar a model, over one axis for all reports.
+
+    Args:
+        reports: The reports.
+        colours: The CSS class of each model's name.
+        title: What stands above the chart.
+        unit: What stands behind the title.
+        pick: Takes a bar's length and text from a result and the first one of its report.
+    """
+    longest = max(pick(result, result)[0] for report in reports for result in report.results) or 1
     bars = []
-    for number, result in enumerate(results):
-        length, text = pick(result)
-        bars.append(
-            f'<div class="name">{escape(result.name)}</div>'
-            f'<div class="track"><i class="{_colour(number)}" style="width:{100 * length / longest:.2f}%"></i></div>'
-            f'<div class="value">{escape(text)}</div>'
-        )
+    for report in reports:
+        if len(reports) > 1:
+            bars.append(f'<div class="machine">{escape(report.machine)}</div>')
+        for result in report.results:
+            length, text = pick(result, report.results[0])
+            width = 100 * length / longest
+            bars.append(
+                f'<div class="name">{escape(result.name)}</div>'
+                f'<div class="track"><i class="{colours[result.name]}" style="width:{width:.2f}%"></i></div>'
+                f'<div class="value">{escape(text)}</div>'
+            )
     return f'<section><h2>{title} <small>{escape(unit)}</small></h2><div class="bars">{"".join(bars)}</div></section>'
 
 
-def _strips(results: Sequence[Result]) -> str:
+def _strips(results: Sequence[Result], colours: dict[str, str]) -> str:
     """Returns a chart of all runs as dots over one axis in ms, a strip for each model, with a line at its median."""
     left = 20 + 8 * max(len(result.name) for result in results)
     width, pitch = 1000 - left, 36
@@ -89,15 +143,10 @@ def _strips(results: Sequence[Result]) -> str:
         shown = result.times[:: -(-len(result.times) // _DOTS)] * 1e3
         shown = shown[shown < top]
         for x, y in zip(left + width * shown / top, middle + rng.uniform(-10, 10, len(shown)), strict=True):
-            parts.append(f'<circle class="{_colour(number)}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>')
+            parts.append(f'<circle class="{colours[result.name]}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>')
         x = left + width * result.median * 1e3 / top
         parts.append(f'<line class="median" x1="{x:.1f}" y1="{middle - 14:.1f}" x2="{x:.1f}" y2="{middle + 14:.1f}"/>')
     return f'<svg viewBox="0 0 1020 {height + 28}" role="img">{"".join(parts)}</svg>'
-
-
-def _colour(number: int) -> str:
-    """Returns the CSS class that colours a model's marks."""
-    return f"c{number % len(_COLOURS)}"
 
 
 _PAGE = """<!doctype html>
@@ -114,12 +163,14 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var
   margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.5rem; margin: 0 0 1.2rem; }
 h2 { font-size: 1.02rem; margin: 0 0 .7rem; }
+.wide + h2 { margin-top: 1.4rem; }
 small { color: var(--soft); font-weight: normal; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(430px, 100%), 1fr)); gap: 1rem;
   margin: 1.4rem 0 1rem; }
 .bars { display: grid; grid-template-columns: fit-content(50%) 1fr auto; gap: .35rem .8rem; align-items: center;
   font-size: .88rem; }
+.machine { grid-column: 1 / -1; color: var(--soft); margin-top: .5rem; }
 .name { overflow-wrap: anywhere; }
 .track { height: 15px; background: var(--line); border-radius: 3px; overflow: hidden; }
 .track i { display: block; height: 100%; min-width: 2px; border-radius: 3px; background: var(--colour); }
@@ -130,7 +181,7 @@ circle { fill: var(--colour); opacity: .45; }
 .median { stroke: var(--text); stroke-width: 2; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
+th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; }
 dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem 1.2rem; color: var(--soft); font-size: .88rem; }
@@ -138,9 +189,9 @@ dd { margin: 0; }
 $colours
 </style>
 <h1>dbf_keras.benchmark</h1>
-<div class="wide">$table</div>
+$tables
 <div class="charts">$charts</div>
-<section><h2>Every run <small>ms; the line is the median</small></h2><div class="wide">$strips</div></section>
-<dl>$facts</dl>
+<section><h2>Every run <small>ms; the line is the median</small></h2>$strips</section>
+$facts
 </html>
 """

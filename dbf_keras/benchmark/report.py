@@ -1,4 +1,7 @@
-"""What a benchmark found, where, and how to write it down: as a table or JSON."""
+"""What a benchmark found, where, and how to write it down: as a table or JSON, which is read back too.
+
+The phone app of android_demo/ writes the same JSON.
+"""
 
 import contextlib
 import dataclasses
@@ -28,6 +31,10 @@ class Result:
         op_memory: Memory that its DBF ops hold.
         times: Seconds of each timed run, float [runs].
         accuracy: Share of test images classified correctly, or None if no data set was given.
+        load: Seconds until its tensors were allocated, or None if that is not known.
+        first: Seconds of the first inference, or None if that is not known.
+        check: Of a model that came with expected outputs, else None: the largest `difference` as a share of the largest
+            output, the `tolerance`, and whether it `passed`.
     """
 
     name: str
@@ -37,6 +44,9 @@ class Result:
     op_memory: OpMemory
     times: np.ndarray
     accuracy: float | None = None
+    load: float | None = None
+    first: float | None = None
+    check: dict[str, Any] | None = None
 
     @property
     def median(self) -> float:
@@ -46,29 +56,60 @@ class Result:
     @property
     def p90(self) -> float:
         """The latency that nine runs of ten stay within, in seconds."""
-        return float(np.percentile(self.times, 90))
+        return self.percentile(90)
+
+    def percentile(self, percent: float) -> float:
+        """The latency that `percent` % of the runs stay within, in seconds."""
+        return float(np.percentile(self.times, percent))
+
+
+@dataclasses.dataclass
+class Report:
+    """The results of one benchmark.
+
+    Attributes:
+        settings: How they were measured, by name; values that JSON has.
+        results: The results; speed-ups are against the first.
+        failures: Models that did not run, with the reason.
+    """
+
+    settings: dict[str, Any]
+    results: list[Result]
+    failures: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def machine(self) -> str:
+        """A short name of the machine."""
+        return str(self.settings.get("device") or self.settings.get("cpu") or "unknown machine")
 
 
 def to_rows(results: Sequence[Result]) -> list[list[str]]:
     """Returns the results as a table of text, its heading first; speed-ups are against the first model.
 
-    Peak is that of the process; packed coefficients and scratch are of the DBF ops and part of it.
+    Peak is that of the process; packed coefficients and scratch are of the DBF ops and part of it. Columns that are
+    empty for every model are left out.
     """
-    rows = [["model", "file kB", "peak MB", "packed kB", "scratch kB", "median ms", "p90 ms", "speed-up", "accuracy"]]
-    for result in results:
-        rows.append(
-            [
-                result.name,
-                f"{result.size / 1e3:,.1f}",
-                f"{result.peak_memory / 1e6:.2f}",
-                *(f"{size / 1e3:,.1f}" for size in result.op_memory),
-                f"{result.median * 1e3:.3f}",
-                f"{result.p90 * 1e3:.3f}",
-                f"{results[0].median / result.median:.2f}×",
-                "" if result.accuracy is None else f"{result.accuracy:.2%}",
-            ]
-        )
-    return rows if results[0].accuracy is not None else [row[:-1] for row in rows]
+    columns = {
+        "model": lambda r: r.name,
+        "file kB": lambda r: f"{r.size / 1e3:,.1f}",
+        "peak MB": lambda r: f"{r.peak_memory / 1e6:.2f}",
+        "packed kB": lambda r: f"{r.op_memory.packed / 1e3:,.1f}",
+        "scratch kB": lambda r: f"{r.op_memory.scratch / 1e3:,.1f}",
+        "load ms": lambda r: _milliseconds(r.load),
+        "first ms": lambda r: _milliseconds(r.first),
+        "median ms": lambda r: _milliseconds(r.median),
+        "p90 ms": lambda r: _milliseconds(r.p90),
+        "p99 ms": lambda r: _milliseconds(r.percentile(99)),
+        "speed-up": lambda r: f"{results[0].median / r.median:.2f}×",
+        "accuracy": lambda r: "" if r.accuracy is None else f"{r.accuracy:.2%}",
+        "output": lambda r: "" if r.check is None else "as expected" if r.check["passed"] else "WRONG",
+    }
+    cells = [[heading, *map(column, results)] for heading, column in columns.items()]
+    return [list(row) for row in zip(*(column for column in cells if any(column[1:])), strict=True)]
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e3:.3f}"
 
 
 def print_table(title: str, rows: Sequence[Sequence[str]], texts: int = 1) -> None:
@@ -88,8 +129,8 @@ def print_table(title: str, rows: Sequence[Sequence[str]], texts: int = 1) -> No
     Console(width=max(100, width)).print(grid)
 
 
-def to_json(results: Sequence[Result], settings: dict[str, Any]) -> str:
-    """Returns the results and how they were measured as JSON; sizes in bytes, times in milliseconds."""
+def to_json(report: Report) -> str:
+    """Returns a report as JSON; sizes in bytes, times in milliseconds."""
     models = [
         {
             "name": result.name,
@@ -98,15 +139,53 @@ def to_json(results: Sequence[Result], settings: dict[str, Any]) -> str:
             "peak_memory_bytes": result.peak_memory,
             "op_packed_bytes": result.op_memory.packed,
             "op_scratch_bytes": result.op_memory.scratch,
+            "load_ms": None if result.load is None else result.load * 1e3,
+            "first_ms": None if result.first is None else result.first * 1e3,
             "median_ms": result.median * 1e3,
             "p90_ms": result.p90 * 1e3,
+            "p99_ms": result.percentile(99) * 1e3,
             "runs": len(result.times),
-            "speedup": results[0].median / result.median,
+            "speedup": report.results[0].median / result.median,
             "accuracy": result.accuracy,
+            "check": result.check,
+            "times_ms": np.round(result.times * 1e3, 6).tolist(),  # clocks count nanoseconds
         }
-        for result in results
+        for result in report.results
     ]
-    return json.dumps({"settings": settings, "models": models}, indent=2) + "\n"
+    return json.dumps({"settings": report.settings, "models": models, "failures": report.failures}, indent=2) + "\n"
+
+
+def from_json(text: str) -> Report:
+    """Reads what `to_json`, or the phone app, wrote.
+
+    Raises:
+        ValueError: If the text is something else.
+    """
+    try:
+        read = json.loads(text)
+        results = [
+            Result(
+                name=str(model["name"]),
+                path=str(model["path"]),
+                size=int(model["file_bytes"]),
+                peak_memory=int(model["peak_memory_bytes"]),
+                op_memory=OpMemory(int(model["op_packed_bytes"]), int(model["op_scratch_bytes"])),
+                times=np.array(model["times_ms"], float) / 1e3,
+                accuracy=model["accuracy"],
+                load=None if model["load_ms"] is None else model["load_ms"] / 1e3,
+                first=None if model["first_ms"] is None else model["first_ms"] / 1e3,
+                check=model["check"],
+            )
+            for model in read["models"]
+        ]
+        report = Report(dict(read["settings"]), results, dict(read["failures"]))
+    except KeyError as error:
+        raise ValueError(f"not a result of the benchmark: {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"not a result of the benchmark: {error}") from error
+    if not results or any(result.times.ndim != 1 or not result.times.size for result in results):
+        raise ValueError("not a result of the benchmark: it has no timed runs")
+    return report
 
 
 def describe_machine(runtime: str) -> dict[str, Any]:
