@@ -26,7 +26,6 @@ _QUANTIZE = {"float32": None, "int8_weights": "weights", "int8": "int8"}
 # Largest difference on another processor or in another release of the runtime, as a share of the largest output. Sums
 # of floats differ in their order only; int8 is rounded otherwise, by up to two of the 256 steps of the output.
 _TOLERANCES = {"float32": 1e-4, "int8_weights": 1e-4, "int8": 0.01}
-_CALIBRATION_IMAGES = 200
 _DIGITS = [str(digit) for digit in range(10)]
 _CLASSES = {
     "digits": _DIGITS,
@@ -146,9 +145,7 @@ def _keras_model(name: str):
 def _calibration_images(dataset: str) -> list[np.ndarray]:
     from dbf_keras import data
 
-    images = data.load(dataset, _FLAGS.data_dir).x_train
-    chosen = np.random.default_rng(0).choice(len(images), min(len(images), _CALIBRATION_IMAGES), replace=False)
-    return [np.asarray(images[np.sort(chosen)], np.float32)]
+    return [data.load(dataset, _FLAGS.data_dir).calibration_images()]
 
 
 if __name__ == "__main__":
