@@ -65,15 +65,15 @@ static float Alpha(const DbfLayer* layer, size_t filter, size_t column) {
 
 // The side of a patch if the layer is computed in Winograd's form, else 0. See plan.h.
 static int32_t PatchOf(const DbfLayer* layer, const uint32_t* count) {
-  const size_t side = layer->kernel_h;
+  const uint64_t side = layer->kernel_h;
   if (layer->quantized != NULL || (side != 3 && side != 4) || layer->kernel_w != layer->kernel_h ||
       layer->stride_h != 1 || layer->stride_w != 1 || layer->dilation_h != 1 ||
       layer->dilation_w != 1) {
     return 0;
   }
-  size_t channels = 0;
+  uint64_t channels = 0;
   for (int32_t w = 0; w < layer->channels; ++w) channels += count[w] > 0;
-  const size_t numbers = (side + 1) * (side + 1) * channels;
+  const uint64_t numbers = (side + 1) * (side + 1) * channels;
   const bool pays = channels >= kDbfWinogradChannels && numbers <= 4 * layer->num_codes &&
                     numbers <= side * side * layer->channels;
   return pays ? (int32_t)side + 1 : 0;

@@ -100,6 +100,7 @@ void RandomLayer(TestLayer* test, bool is_int8) {
   if (RandomIn(0, 2) == 0) {  // may be one for Winograd's form
     layer->kernel_h = layer->kernel_w = RandomIn(3, 4);
     layer->stride_h = layer->stride_w = layer->dilation_h = layer->dilation_w = 1;
+    layer->channels = ONE_OF(16, 24, 32, 48, 60, 62);
   }
   while (layer->kernel_h * layer->kernel_w * layer->channels > 1000)
     layer->channels /= 2;  // or the reference is slow
