@@ -214,6 +214,27 @@ def _accuracy(targets, logits):
     return ops.mean(ops.cast(ops.argmax(targets, -1) == ops.argmax(logits, -1), "float32"))
 
 
+def _fuse_batch_normalization(layer) -> None:
+    """Has a BatchNorm layer train by TensorFlow's one op for it, the same function as Keras's many and much faster."""
+    import tensorflow as tf
+
+    keras_call = layer.call
+
+    def call(inputs, training=None, mask=None):
+        if not (training and layer.trainable) or mask is not None:
+            return keras_call(inputs, training=training, mask=mask)
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, layer.gamma.value, layer.beta.value, epsilon=layer.epsilon, is_training=True
+        )
+        count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), variance.dtype)
+        variance *= (count - 1) / count  # The op's is the unbiased estimate; Keras keeps the biased.
+        for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+            moving.assign(moving * layer.momentum + value * (1 - layer.momentum))
+        return outputs
+
+    layer.call = call
+
+
 class _TensorFlowLoops:
     """A ``tf.function`` with a loop inside. Not by XLA, whose convolutions in loops are far slower on a CPU."""
 
@@ -221,6 +242,10 @@ class _TensorFlowLoops:
         import tensorflow as tf
 
         model, optimizer = engine.model, engine.optimizer
+        for layer in model.layers:
+            channels_last = isinstance(layer, keras.layers.BatchNormalization) and layer.axis in (-1, 3)
+            if channels_last and layer.input_spec.ndim == 4 and layer.center and layer.scale:
+                _fuse_batch_normalization(layer)
 
         def step(images, labels, seed):
             images, targets = engine.batch(images, labels, seed)

@@ -58,6 +58,31 @@ def test_an_epoch_is_keras_s_steps_on_the_same_batches():
     assert int(trainer.optimizer.iterations) == STEPS
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_batch_normalization_in_one_op_is_keras_s(policy):
+    """Outputs, gradients, moving mean and variance of few pixels, where the estimates of a variance differ."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    inputs, weights = (tf.constant(rng.standard_normal((2, 3, 3, 4)), tf.float32) for _ in range(2))
+    results = []
+    for fuse in (lambda layer: None, engine._fuse_batch_normalization):
+        layer = keras.layers.BatchNormalization(momentum=0.9, dtype=policy)
+        layer.build(inputs.shape)
+        layer.gamma.assign([1.0, 2.0, 3.0, 4.0])
+        fuse(layer)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = tf.cast(layer(inputs, training=True), "float32")
+            loss = tf.reduce_sum(weights * outputs)
+        sources = [inputs, layer.gamma.value, layer.beta.value]
+        results.append([outputs, *tape.gradient(loss, sources), layer.moving_mean, layer.moving_variance])
+        results[-1].append(layer(inputs, training=False))
+    tolerance = 1e-5 if policy == "float32" else 0.05
+    for theirs, ours in zip(*map(values, results), strict=True):
+        np.testing.assert_allclose(ours.astype("f"), theirs.astype("f"), rtol=tolerance, atol=tolerance)
+
+
 def test_streamed_images_train_as_resident_ones_do():
     results = []
     for source in (engine.resident, lambda x, y: engine.streamed(x, y, steps=4)):
