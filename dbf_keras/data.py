@@ -1,4 +1,4 @@
-"""Image sets: scikit-learn's digits, MNIST, CIFAR-10, folders of images."""
+"""Image sets: scikit-learn's digits, MNIST, CIFAR-10, folders of images, TFRecords."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import pathlib
 
 import numpy as np
 
-DATASETS = ("digits", "mnist", "cifar10", "folder")
+from dbf_keras.images import ImageFolder, Images, TFRecords
+
+DATASETS = ("digits", "mnist", "cifar10", "folder", "tfrecords")
 
 
 @dataclasses.dataclass
@@ -15,16 +17,16 @@ class Dataset:
     """Raw images and labels.
 
     Attributes:
-        x_train: uint8 [N, H, W, C], values 0–255; an array, or an `ImageFolder`, which reads what is indexed.
+        x_train: uint8 [N, H, W, C], values 0–255; an array, or `Images`, which reads what is indexed.
         y_train: integer labels [N].
         x_test: as x_train.
         y_test: as y_train.
         classes: number of classes.
     """
 
-    x_train: np.ndarray | ImageFolder
+    x_train: np.ndarray | Images
     y_train: np.ndarray
-    x_test: np.ndarray | ImageFolder
+    x_test: np.ndarray | Images
     y_test: np.ndarray
     classes: int
 
@@ -43,11 +45,11 @@ class Dataset:
         """The same with some of the training images, drawn once and for all: files may be sorted by class.
 
         Raises:
-            ValueError: there are fewer, or the images are a folder's.
+            ValueError: there are fewer, or the images are in files.
         """
         if not isinstance(self.x_train, np.ndarray) or not 1 <= count <= len(self.y_train):
             raise ValueError(
-                f"--train_images takes 1 to {len(self.y_train)} images of this set, if it is no folder; got {count}."
+                f"--train_images takes 1 to {len(self.y_train)} images, of sets that are arrays; got {count}."
             )
         chosen = np.random.RandomState(0).permutation(len(self.y_train))[:count]
         return dataclasses.replace(self, x_train=self.x_train[chosen], y_train=self.y_train[chosen])
@@ -59,12 +61,14 @@ def load(name: str, data_dir: str | None = None, image_size: int = 224) -> Datas
     Args:
         name: ``"digits"`` (scikit-learn's real 8×8 digits, no download; the last 360 images, by other writers, are
             the test set), ``"mnist"`` or ``"cifar10"`` (``<data_dir>/<name>.npz``, otherwise ``keras.datasets``,
-            which may download), or ``"folder"`` (``<data_dir>/train/<class>/*`` and ``<data_dir>/test/<class>/*``).
+            which may download), ``"folder"`` (``<data_dir>/train/<class>/*`` and ``<data_dir>/test/<class>/*``), or
+            ``"tfrecords"`` (``<data_dir>/train-*`` and ``<data_dir>/validation-*``, see `images.TFRecords`; the
+            training set's smallest label becomes 0).
         data_dir: where the files are.
-        image_size: side in pixels to which the images of a folder are scaled and cropped.
+        image_size: side in pixels to which the images of files are cropped and scaled.
 
     Raises:
-        ValueError: unknown name, or "folder" without data_dir.
+        ValueError: unknown name, "folder" or "tfrecords" without data_dir, or records that are not as they should be.
         FileNotFoundError: data_dir is given but does not hold the set.
     """
     if name not in DATASETS:
@@ -73,6 +77,8 @@ def load(name: str, data_dir: str | None = None, image_size: int = 224) -> Datas
         return _digits()
     if name == "folder":
         return _folder(data_dir, image_size)
+    if name == "tfrecords":
+        return _tfrecords(data_dir, image_size)
     if data_dir is None:
         import keras
 
@@ -105,31 +111,6 @@ def _digits() -> Dataset:
     return _dataset(images[:-test], digits.target[:-test], images[-test:], digits.target[-test:])
 
 
-class ImageFolder:
-    """Images of files, decoded when they are indexed: behaves as a uint8 array [N, size, size, 3]."""
-
-    def __init__(self, paths: list[pathlib.Path], size: int):
-        self.paths = np.array(paths, object)
-        self.shape = (len(paths), size, size, 3)
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index) -> np.ndarray:
-        selected = self.paths[index]
-        if isinstance(selected, pathlib.Path):
-            return self._read(selected)
-        return np.stack([self._read(path) for path in selected])
-
-    def _read(self, path: pathlib.Path) -> np.ndarray:
-        from PIL import Image, ImageOps
-
-        size = self.shape[1:3]
-        with Image.open(path) as image:
-            image.draft("RGB", size)
-            return np.asarray(ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BILINEAR))
-
-
 def _folder(data_dir: str | None, image_size: int) -> Dataset:
     if data_dir is None:
         raise ValueError("The dataset 'folder' needs --data_dir with train/<class>/* and test/<class>/*.")
@@ -152,3 +133,21 @@ def _folder(data_dir: str | None, image_size: int) -> Dataset:
         return ImageFolder(list(paths), image_size), np.array(labels)
 
     return Dataset(*split("train"), *split("test"), len(names))
+
+
+def _tfrecords(data_dir: str | None, image_size: int) -> Dataset:
+    if data_dir is None:
+        raise ValueError("The dataset 'tfrecords' needs --data_dir with files train-* and validation-*.")
+
+    def split(part):
+        files = sorted(path for path in pathlib.Path(data_dir).glob(f"{part}-*") if path.is_file())
+        records = TFRecords(files, image_size) if files else None
+        if not records:
+            raise FileNotFoundError(f"{data_dir} holds no records in files {part}-*.")
+        return records
+
+    train, test = split("train"), split("validation")
+    first, last = int(train.labels.min()), int(train.labels.max())
+    if test.labels.min() < first or test.labels.max() > last:
+        raise ValueError(f"{data_dir}/validation-* has labels outside {first} to {last}, those of train-*.")
+    return Dataset(train, train.labels - first, test, test.labels - first, last - first + 1)

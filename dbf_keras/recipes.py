@@ -27,6 +27,8 @@ class Recipe:
         alpha_rate: factor on the learning rate of α.
         label_smoothing: share of the target spread over all classes.
         augmentation: arguments of `dbf_keras.augment.Augmentation`.
+        crop: if not None, images of files are trained on in random parts of this share of their area at least; arrays
+            are not.
 
     Raises:
         ValueError: a schedule that is not one of these, drops without ``"step"`` or the other way round, or a number
@@ -42,6 +44,7 @@ class Recipe:
     alpha_rate: float = 1.0
     label_smoothing: float = 0.0
     augmentation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    crop: float | None = None
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
@@ -59,6 +62,8 @@ class Recipe:
         }.items():
             if getattr(self, name) < lowest:
                 raise ValueError(f"--{name} must be at least {lowest}; got {getattr(self, name)}.")
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise ValueError(f"--crop is a share of an image's area, over 0 and at most 1; got {self.crop}.")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"--label_smoothing must be at least 0 and under 1; got {self.label_smoothing}.")
 
@@ -108,7 +113,7 @@ RECIPES: dict[str, Recipe] = {
     "paper": Recipe(250, schedule="step", drops=(90, 150, 190, 220), weight_decay=1e-4, augmentation=_CROP_AND_MIRROR),
     "paper_dbfnet": Recipe(100, schedule="step", drops=(40, 70, 90), weight_decay=1e-4, augmentation={"shift": 4}),
     "paper_imagenet": Recipe(
-        100, 64, schedule="step", drops=(30, 60, 90), weight_decay=1e-4, augmentation={"mirror": True}
+        100, 64, schedule="step", drops=(30, 60, 90), weight_decay=1e-4, augmentation={"mirror": True}, crop=0.08
     ),
     # Ours.
     "digits": Recipe(60, 32, 0.05, augmentation={"shift": 1, "rotation": 10, "zoom": 0.1}),
@@ -116,4 +121,11 @@ RECIPES: dict[str, Recipe] = {
     "cosine": Recipe(100, 128, 0.1, augmentation=_CROP_AND_MIRROR),
     "one_cycle": Recipe(30, 128, 0.2, "one_cycle", augmentation=_CROP_AND_MIRROR),
 }
-DEFAULT_RECIPES = {"digits": "digits", "mnist": "mnist", "cifar10": "cosine", "folder": "paper_imagenet"}
+
+DEFAULT_RECIPES = {
+    "digits": "digits",
+    "mnist": "mnist",
+    "cifar10": "cosine",
+    "folder": "paper_imagenet",
+    "tfrecords": "paper_imagenet",
+}

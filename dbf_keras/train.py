@@ -6,6 +6,7 @@ import ast
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from dbf_keras import augment, codes, command, data, engine, networks
+from dbf_keras import augment, codes, command, data, distributed, engine, networks
 from dbf_keras.backend import keras
 from dbf_keras.benchmark.progress import progress
 from dbf_keras.layers import custom_objects
@@ -109,6 +110,7 @@ def train(
     Writes ``<output>`` (.keras), ``<stem>.history.json``, ``<stem>.png``, and while it runs ``<stem>.checkpoint.npz``
     after each epoch; every file whole or not at all. Order, augmentation and dropout depend on seed and epoch only, so
     that a resumed run does what it would have done. Arrays are held on the device, folders of images are streamed.
+    Of several processes (`dbf_keras.distributed`) each calls this; the first alone reads and writes these files.
 
     Args:
         model_fn: builds the model, images 0–255 [batch, H, W, C] to class probabilities.
@@ -125,8 +127,8 @@ def train(
         The history, a row an epoch: epoch, loss, accuracy, val_loss, val_accuracy (on the test set).
 
     Raises:
-        ValueError: the output is no .keras path, the checkpoint belongs to a run with other settings, or fewer images
-            than one batch.
+        ValueError: the output is no .keras path, the checkpoint belongs to a run with other settings, fewer images
+            than one batch, or a batch that the devices cannot share.
     """
     output = pathlib.Path(output)
     if output.suffix != ".keras":
@@ -134,7 +136,10 @@ def train(
     steps = len(dataset.y_train) // recipe.batch_size
     if not steps:
         raise ValueError(f"A batch of {recipe.batch_size} is more than the {len(dataset.y_train)} training images.")
+    if recipe.batch_size % distributed.devices():
+        raise ValueError(f"{distributed.devices()} devices cannot share a batch of {recipe.batch_size} evenly.")
 
+    verbose = verbose and distributed.is_first()
     keras.utils.set_random_seed(seed)
     with _precision(precision):
         model = model_fn()
@@ -157,13 +162,12 @@ def train(
         "backend": keras.backend.backend(),
     }
     run = json.loads(json.dumps(run))  # As it will be read back.
-    output.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = output.with_suffix(".checkpoint.npz")
-    history = _restore(checkpoint, run, trainer.variables) if checkpoint.exists() else []
+    history = _restore(checkpoint, run, trainer.variables)
     if history and verbose:
         print(f"Going on after epoch {len(history)} of {recipe.epochs} from {checkpoint}")
 
-    training = _source(dataset.x_train, dataset.y_train)
+    training = _source(dataset.x_train, dataset.y_train, recipe.crop)
     test = _source(dataset.x_test, dataset.y_test)
     with progress(output.name) if verbose else contextlib.nullcontext(lambda done: None) as show:
         for epoch in range(len(history), recipe.epochs):
@@ -174,11 +178,13 @@ def train(
             order = order.astype(np.int32).reshape(steps, recipe.batch_size)
             loss, accuracy = trainer.train(training, order, rng.integers(2**30, size=(steps, 2), dtype=np.int32))
             seconds = time.perf_counter() - start
-            val_loss, val_accuracy = trainer.evaluate(test, len(dataset.y_test))
+            val_loss, val_accuracy = trainer.evaluate(test, len(dataset.y_test), recipe.batch_size)
             row = {"loss": loss, "accuracy": accuracy, "val_loss": val_loss, "val_accuracy": val_accuracy}
             history.append({"epoch": epoch + 1, **row})
-            _write_history(output, run, history)
-            _save(checkpoint, run, history, trainer.variables)
+            if distributed.is_first():
+                output.parent.mkdir(parents=True, exist_ok=True)
+                _write_history(output, run, history)
+                _save(checkpoint, run, history, trainer.variables)
             if verbose:
                 print(
                     f"epoch {epoch + 1}/{recipe.epochs}: loss {loss:.4f}, accuracy {accuracy:.4f}; test: loss "
@@ -187,10 +193,11 @@ def train(
                 )
     trained = model_fn()
     trained.set_weights(model.get_weights())
-    _write_history(output, run, history)
-    command.write_atomically(output.with_suffix(".png"), lambda path: plot_history(history, path))
-    command.write_atomically(output, trained.save)
-    checkpoint.unlink(missing_ok=True)
+    if distributed.is_first():
+        _write_history(output, run, history)
+        command.write_atomically(output.with_suffix(".png"), lambda path: plot_history(history, path))
+        command.write_atomically(output, trained.save)
+        checkpoint.unlink(missing_ok=True)
     return history
 
 
@@ -202,8 +209,10 @@ def _lesson(teacher: Teacher, dataset: data.Dataset) -> dict[str, Any]:
     }
 
 
-def _source(images, labels: np.ndarray) -> engine.Source:
-    return (engine.resident if isinstance(images, np.ndarray) else engine.streamed)(images, labels)
+def _source(images, labels: np.ndarray, crop: float | None = None) -> engine.Source:
+    if isinstance(images, np.ndarray):
+        return engine.resident(images, labels)
+    return engine.streamed(images, labels, crop=crop)
 
 
 def _write_history(output: pathlib.Path, run: dict, history: list) -> None:
@@ -219,12 +228,15 @@ def _save(path: pathlib.Path, run: dict, history: list, variables: list) -> None
 
 
 def _restore(path: pathlib.Path, run: dict, variables: list) -> list[dict[str, float]]:
-    """Reads a checkpoint into the variables and returns the history.
+    """Reads a checkpoint, if there is one, into the variables and returns the history.
 
     Raises:
         ValueError: it belongs to another run.
     """
-    with np.load(path) as arrays:
+    content = distributed.read(path)
+    if content is None:
+        return []
+    with np.load(io.BytesIO(content)) as arrays:
         state = json.loads(str(arrays["state"]))
         if state["run"] != run:
             differing = sorted(key for key in run if state["run"].get(key) != run[key])
@@ -337,6 +349,7 @@ class Settings:
     weight_decay: float | None = None
     alpha_rate: float | None = None
     label_smoothing: float | None = None
+    crop: float | None = None
     cutout: float | None = None
     mixup: float | None = None
     teacher: str | None = None
@@ -363,7 +376,7 @@ class Settings:
         name = self.recipe or DEFAULT_RECIPES[self.dataset]
         if name not in RECIPES:
             raise ValueError(f"Unknown recipe {name!r}. Known: {', '.join(sorted(RECIPES))}.")
-        names = ("epochs", "batch_size", "learning_rate", "weight_decay", "alpha_rate", "label_smoothing")
+        names = ("epochs", "batch_size", "learning_rate", "weight_decay", "alpha_rate", "label_smoothing", "crop")
         added = {name: getattr(self, name) for name in ("cutout", "mixup") if getattr(self, name) is not None}
         return RECIPES[name].change(augmentation=added, **{name: getattr(self, name) for name in names})
 
@@ -401,8 +414,8 @@ _FLAGS = flags.FLAGS
 def define_flags(output_required: bool = True) -> None:
     """Defines the flags of the command line, one for each of the settings."""
     flags.DEFINE_enum("dataset", "digits", data.DATASETS, "Image set.")
-    flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or the folder's train/ and test/, are.")
-    flags.DEFINE_integer("image_size", 224, "Side of the images of a folder, in pixels.")
+    flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or train/ and test/, or the TFRecords are.")
+    flags.DEFINE_integer("image_size", 224, "Side to which images of files are scaled.")
     flags.DEFINE_integer("train_images", None, "Train on so many images only, always the same.")
     flags.DEFINE_enum("network", "dbfnet_micro", sorted(networks.NETWORKS), "Network.")
     flags.DEFINE_string("ratio", "0.25", "Share of the codes kept: a number, or 'pattern=number,...' by layer name.")
@@ -420,6 +433,7 @@ def define_flags(output_required: bool = True) -> None:
     flags.DEFINE_float("weight_decay", None, "Decoupled weight decay, if not the recipe's.")
     flags.DEFINE_float("alpha_rate", None, "Factor on the learning rate of the coefficients, if not the recipe's.")
     flags.DEFINE_float("label_smoothing", None, "Share of the target spread over all classes, if not the recipe's.")
+    flags.DEFINE_float("crop", None, "Least share of the area in random parts of images in files, if not the recipe's.")
     flags.DEFINE_float("cutout", None, "Side of a blank square in each image, as a share of the image's.")
     flags.DEFINE_float("mixup", None, "α of mixup, such as 0.2.")
     flags.DEFINE_string("teacher", None, "A trained .keras file to learn from, besides the labels.")
@@ -428,6 +442,9 @@ def define_flags(output_required: bool = True) -> None:
     flags.DEFINE_enum("mixed_precision", None, ["bfloat16", "float16"], "Compute in this type, keep float32 weights.")
     flags.DEFINE_integer("seed", 0, "Seed of weights, order, augmentation and dropout.")
     flags.DEFINE_string("output", None, "The .keras file to write.", required=output_required)
+    flags.DEFINE_string("coordinator", None, "To train by several processes, on JAX: host:port of process 0.")
+    flags.DEFINE_integer("processes", 1, "With --coordinator: how many processes train, with all of their devices.")
+    flags.DEFINE_integer("process", 0, "With --coordinator: the number of this process, from 0.")
 
 
 def settings_of_flags() -> Settings:
@@ -439,8 +456,14 @@ def settings_of_flags() -> Settings:
 def main(arguments: list[str]) -> None:
     """Trains as the flags say and prints the test accuracy of the last epoch."""
     settings = settings_of_flags()
+    if _FLAGS.coordinator is not None:
+        distributed.join(_FLAGS.coordinator, _FLAGS.processes, _FLAGS.process)
+    elif _FLAGS.processes > 1:
+        raise ValueError("--processes needs --coordinator=host:port of process 0.")
     history = settings.train(settings.load_data(), _FLAGS.output)
-    print(f"Test accuracy after epoch {len(history)}: {100 * history[-1]['val_accuracy']:.2f} %. Wrote {_FLAGS.output}")
+    if distributed.is_first():
+        accuracy = 100 * history[-1]["val_accuracy"]
+        print(f"Test accuracy after epoch {len(history)}: {accuracy:.2f} %. Wrote {_FLAGS.output}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ _SOURCES = {
     "mnist": "MNIST (LeCun, Cortes, Burges)",
     "cifar10": "CIFAR-10 (Krizhevsky, 2009)",
     "folder": "a folder of images",
+    "tfrecords": "images in TFRecords",
 }
 # Figures that the card prints as they were measured on the machine that published the model.
 _CARD = """# {name}

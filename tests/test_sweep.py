@@ -16,7 +16,7 @@ from dbf_keras.networks.cost import multiply_adds
 
 HERE = pathlib.Path(__file__).parent
 RUNS = """
-defaults: {dataset: digits, network: dbfnet_micro, width: 0.25, train_images: 512, batch_size: 128, epochs: 3}
+defaults: {dataset: digits, network: dbfnet_micro, width: 0.25, train_images: 256, batch_size: 128, epochs: 2}
 runs:
   - {name: plain, plain: true}
   - name: dbf
@@ -132,7 +132,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path):
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
-    text = RUNS.replace("epochs: 3", "epochs: 1").replace("[0.5]", "[2, 0.5]").replace("[0, 1]", "[0]")
+    text = RUNS.replace("epochs: 2", "epochs: 1").replace("[0.5]", "[2, 0.5]").replace("[0, 1]", "[0]")
     runs, options = sweep.read(written(tmp_path, text), tmp_path)
     errors = sweep.sweep(runs, options, tmp_path)
     assert list(errors) == ["dbf-ratio=2-seed=0"] and "0 < ratio <= 1" in errors["dbf-ratio=2-seed=0"]
@@ -144,7 +144,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
     runs, options = sweep.read(written(tmp_path, text.replace("[2, 0.5]", "[0.5]")), tmp_path)
     assert sweep.sweep(runs, options, tmp_path) == {}
     assert (tmp_path / "plain.json").stat().st_mtime_ns == before
-    runs, options = sweep.read(written(tmp_path, text.replace("epochs: 1", "epochs: 2")), tmp_path)
+    runs, options = sweep.read(written(tmp_path, text.replace("epochs: 1", "epochs: 3")), tmp_path)
     assert "result of other settings" in sweep.sweep(runs[:1], options, tmp_path)["plain"]
 
 

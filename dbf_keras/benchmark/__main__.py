@@ -28,8 +28,8 @@ from dbf_keras.benchmark.report import Report, Result, describe_machine, from_js
 from dbf_keras.benchmark.timing import prepare, time_interleaved
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("dataset", None, "Data set to measure accuracy on: digits, mnist, cifar10 or folder.")
-flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or the folder's train/ and test/, are.")
+flags.DEFINE_string("dataset", None, "Data set to measure accuracy on: digits, mnist, cifar10, folder or tfrecords.")
+flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or train/ and test/, or the TFRecords are.")
 flags.DEFINE_integer("num_threads", 1, "Threads of each interpreter.", lower_bound=1)
 flags.DEFINE_enum("runtime", None, list(runtime_lib.RUNTIMES), "TFLite runtime (default: the first installed).")
 flags.DEFINE_integer("runs", 5000, "Most timed runs per file.", lower_bound=1)

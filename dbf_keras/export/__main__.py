@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
-from dbf_keras import command
+from dbf_keras import command, data
 
 _FLAGS = flags.FLAGS
 
@@ -37,10 +37,10 @@ def _define_flags() -> None:
     flags.DEFINE_enum(
         "dataset",
         None,
-        ["digits", "mnist", "cifar10", "folder"],
+        data.DATASETS,
         "With --quantize=int8, the data set of the training images. By default that of the zoo model.",
     )
-    flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or the folder's train/ and test/, are.")
+    flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or train/ and test/, or the TFRecords are.")
     flags.DEFINE_string("output", None, "The file to write. By default MODEL_MODE[_QUANTIZE].tflite in this folder.")
     flags.DEFINE_bool("strict", False, "Fail if a layer cannot be written as asked.")
 
@@ -125,7 +125,7 @@ def _load(model: str | None) -> tuple:
 
 def _training_images(model: Any) -> list[np.ndarray]:
     """A batch of raw pixels 0–255 to calibrate with."""
-    from dbf_keras import data, zoo
+    from dbf_keras import zoo
 
     name = _FLAGS.dataset or zoo.entry(_FLAGS.model)["dataset"]
     return [data.load(name, _FLAGS.data_dir, model.input_shape[1]).calibration_images()]

@@ -1,0 +1,181 @@
+"""Images in files, folders or TFRecords, decoded by threads when they are indexed."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pathlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
+
+import numpy as np
+
+from dbf_keras.benchmark.progress import progress
+
+# Of an image's shorter side, the centre that is shown of a test image: 224 of 256 pixels.
+_CENTRE = 0.875
+
+
+class Images:
+    """Behaves as a uint8 array [N, size, size, 3]: the images' centres, 7/8 of the shorter side, scaled.
+
+    Attributes:
+        shape: (N, size, size, 3).
+    """
+
+    def __init__(self, count: int, size: int):
+        self.shape = (count, size, size, 3)
+        self._pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes and scales without Python's lock.
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, index) -> np.ndarray:
+        chosen = np.arange(len(self))[index]
+        if chosen.ndim == 0:
+            return self._read(int(chosen))
+        return np.stack(list(self._pool.map(self._read, chosen)))
+
+    def crops(self, indices: np.ndarray, seeds: np.ndarray, smallest: float) -> np.ndarray:
+        """Random parts of images, scaled: see `random_box`.
+
+        Args:
+            indices: of the images, [n].
+            seeds: integers [n, k], not negative; a part follows from these and the index.
+            smallest: least share of an image's area.
+
+        Returns:
+            uint8 [n, size, size, 3].
+        """
+
+        def read(index, seed):
+            return self._read(index, lambda *sides: random_box(*sides, smallest, np.random.default_rng([*seed, index])))
+
+        return np.stack(list(self._pool.map(read, indices, seeds)))
+
+    def _read(self, index: int, choose_box=None) -> np.ndarray:
+        from PIL import Image
+
+        side = self.shape[1]
+        try:
+            with Image.open(self._open(index)) as image:
+                original = np.array(image.size)
+                left, top, width, height = (choose_box or centre_box)(*image.size)
+                # A JPEG can be decoded at a half, a quarter or an eighth where that is enough.
+                image.draft("RGB", tuple(int(n) for n in np.ceil(original * side / min(width, height))))
+                scale = np.array(image.size) / original
+                box = np.array([left, top, left + width, top + height]) * np.tile(scale, 2)
+                box = tuple(np.minimum(box, np.tile(image.size, 2)))
+                return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box))
+        except OSError as error:
+            raise OSError(f"{self._where(index)} cannot be read: {error}") from None
+
+    def _open(self, index: int) -> pathlib.Path | IO[bytes]:
+        raise NotImplementedError
+
+    def _where(self, index: int) -> str:
+        raise NotImplementedError
+
+
+def centre_box(width: int, height: int) -> tuple[float, float, float, float]:
+    """(left, top, width, height) of the centre of an image, a square of 7/8 of the shorter side."""
+    side = _CENTRE * min(width, height)
+    return (width - side) / 2, (height - side) / 2, side, side
+
+
+def random_box(width: int, height: int, smallest: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """A random part of an image: a share of its area from `smallest` to 1, sides in a ratio from 3/4 to 4/3.
+
+    The usual augmentation for ImageNet (Szegedy et al., 2015). Of ten draws the first that fits is taken, or else the
+    largest square at the centre.
+
+    Args:
+        width: of the image.
+        height: of the image.
+        smallest: least share of the area.
+        rng: draws it.
+
+    Returns:
+        (left, top, width, height).
+    """
+    areas = width * height * rng.uniform(smallest, 1, 10)
+    ratios = np.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), 10))
+    sides = np.maximum(1, np.round(np.sqrt([areas * ratios, areas / ratios]))).astype(int)
+    fitting = np.flatnonzero((sides[0] <= width) & (sides[1] <= height))
+    if not fitting.size:
+        side = min(width, height)
+        return (width - side) // 2, (height - side) // 2, side, side
+    part_width, part_height = (int(side) for side in sides[:, fitting[0]])
+    left, top = (int(rng.integers(room + 1)) for room in (width - part_width, height - part_height))
+    return left, top, part_width, part_height
+
+
+class ImageFolder(Images):
+    """Image files."""
+
+    def __init__(self, paths: list[pathlib.Path], size: int):
+        super().__init__(len(paths), size)
+        self._paths = paths
+
+    def _open(self, index):
+        return self._paths[index]
+
+    def _where(self, index):
+        return str(self._paths[index])
+
+
+class TFRecords(Images):
+    """Records of ImageNet's usual form: ``image/encoded`` is a JPEG or PNG, ``image/class/label`` a number.
+
+    All files are read through once, for the places and labels of the records; then records are read in any order.
+
+    Attributes:
+        labels: as they are written, [N].
+
+    Raises:
+        ValueError: a file that is none of records, a record without these keys, or TensorFlow, which knows the format,
+            is not installed.
+    """
+
+    def __init__(self, paths: list[pathlib.Path], size: int):
+        try:
+            import tensorflow as tf
+        except ImportError:
+            raise ValueError(
+                "Reading TFRecords needs TensorFlow; install it, or unpack the images into folders (--dataset=folder)."
+            ) from None
+        self._paths = paths
+        self._parse = tf.train.Example.FromString
+        labels, places = [], []
+        with progress("records") as show:
+            for number, path in enumerate(paths):
+                end = 0
+                try:
+                    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                        labels.append(self._feature(record, "image/class/label", path).int64_list.value[0])
+                        places.append((number, end + 12, len(record)))  # Length and its checksum come before,
+                        end += 12 + len(record) + 4  # and a checksum after it.
+                except tf.errors.DataLossError as error:
+                    raise ValueError(f"{path} is no file of TFRecords, or damaged: {error.message}") from None
+                show((number + 1) / len(paths))
+        self.labels = np.array(labels, np.int64)
+        self._places = np.array(places, np.int64).reshape(-1, 3)
+        super().__init__(len(labels), size)
+
+    def _feature(self, record: bytes, key: str, path: pathlib.Path):
+        features = self._parse(record).features.feature
+        if key not in features:
+            raise ValueError(f"{path} has a record without {key!r}; it has {', '.join(sorted(features)) or 'no keys'}.")
+        return features[key]
+
+    def _open(self, index):
+        number, start, length = self._places[index]
+        with open(self._paths[number], "rb") as file:
+            file.seek(start)
+            record = file.read(length)
+        return io.BytesIO(self._feature(record, "image/encoded", self._paths[number]).bytes_list.value[0])
+
+    def _where(self, index):
+        number, start, _ = self._places[index]
+        return f"The image of the record at byte {start} of {self._paths[number]}"
