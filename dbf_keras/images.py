@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import io
 import math
 import os
@@ -17,7 +18,7 @@ from dbf_keras.benchmark.progress import progress
 _CENTRE = 0.875
 
 
-class Images:
+class Images(abc.ABC):
     """Behaves as a uint8 array [N, size, size, 3]: the images' centres, 7/8 of the shorter side, scaled.
 
     Attributes:
@@ -71,11 +72,13 @@ class Images:
         except OSError as error:
             raise OSError(f"{self._where(index)} cannot be read: {error}") from None
 
+    @abc.abstractmethod
     def _open(self, index: int) -> pathlib.Path | IO[bytes]:
-        raise NotImplementedError
+        """What Pillow opens to read an image."""
 
+    @abc.abstractmethod
     def _where(self, index: int) -> str:
-        raise NotImplementedError
+        """Where an image is, for errors."""
 
 
 def centre_box(width: int, height: int) -> tuple[float, float, float, float]:
