@@ -201,36 +201,76 @@ static void SetFillRows(DbfConv* conv) {
   }
 }
 
-// Sets tile_rows and tiles, and the pitches of all buffers. The sizes stick at SIZE_MAX if they
-// overflow.
-static void SetBuffers(DbfConv* conv) {
-  const DbfPlan* plan = conv->plan;
-  const DbfPlanInt8* int8 = plan->int8;
-  const size_t vector = plan->kernels->vector;
-  // Int16 are stored by twice as many; tiles of up to 14 pixels are copied by whole vectors.
-  const size_t slack = DbfMax(2 * vector, 16);
-  const size_t height = conv->y.out, width = conv->x.out;
+// Cuts the output into tiles of equally many rows.
+static void SetTiles(DbfConv* conv) {
+  const size_t height = conv->y.out;
   conv->tile_pixels = kTilePixels;
-  if (plan->patch > 0) {
-    conv->tile_pixels = DbfMax(DbfMin(kTileFloats / plan->depth, kMaxTilePatches), kMinTilePatches);
+  if (conv->plan->patch > 0) {
+    const size_t fit = kTileFloats / conv->plan->depth;
+    conv->tile_pixels = DbfMax(DbfMin(fit, kMaxTilePatches), kMinTilePatches);
   }
-  const size_t fit = DbfMin(DbfMax(conv->tile_pixels / width, 1), height);
+  const size_t fit = DbfMin(DbfMax(conv->tile_pixels / conv->x.out, 1), height);
   conv->tiles = DbfDivideUp(height, fit);
   conv->tile_rows = DbfDivideUp(height, conv->tiles);
   conv->tiles = DbfDivideUp(height, conv->tile_rows);
+}
 
+// The most pixels of a tile.
+static size_t TilePixels(const DbfConv* conv) {
+  return DbfMin(DbfMul(conv->tile_rows, conv->x.out), conv->tile_pixels);
+}
+
+// How many numbers a store may write past those in use: int16 are stored by twice as many, and
+// tiles of up to 14 pixels are copied by whole vectors.
+static size_t Slack(const DbfConv* conv) { return DbfMax(2 * conv->plan->kernels->vector, 16); }
+
+// Sets the pitches of rows, lines and packed features. Sizes stick at SIZE_MAX if they overflow,
+// here and below.
+static void SetPitches(DbfConv* conv) {
+  const size_t slack = Slack(conv);
   // Rows are moved to the front of the lines when the lines are full: every second tile.
   conv->line_rows = DbfAdd(2 * conv->tile_rows, conv->y.reach);
-  conv->phase_pitch = DbfAdd(DbfMul(conv->line_rows, width), slack);
+  conv->phase_pitch = DbfAdd(DbfMul(conv->line_rows, conv->x.out), slack);
   conv->line_pitch = SpreadPitch(DbfMul(conv->y.num_phases, conv->phase_pitch));
-  SetFillRows(conv);
   // A combined line reads a vector too many, a transposed one writes a vector too many.
   conv->row_phase_pitch =
       DbfAdd(RoundUp(DbfMul(conv->fill_rows, conv->row_entries), slack), 2 * slack);
   conv->row_pitch = DbfMul(conv->x.num_phases, conv->row_phase_pitch);
   // Whole vectors are stored per tile.
-  const size_t pixels = DbfMin(DbfMul(conv->tile_rows, width), conv->tile_pixels);
-  conv->packed_pitch = SpreadPitch(RoundUp(pixels, slack));
+  conv->packed_pitch = SpreadPitch(RoundUp(TilePixels(conv), slack));
+}
+
+// A part of the scratch: `count` times `pitch` numbers of `size` bytes. Its offset goes to
+// `address`.
+typedef struct {
+  size_t* address;
+  size_t count, pitch, size;
+} Buffer;
+
+// The features as the float multiplication reads them.
+static Buffer TileBuffer(DbfConv* conv) {
+  const DbfPlan* plan = conv->plan;
+  const size_t vector = plan->kernels->vector, rows = plan->kernels->rows;
+  size_t count = DbfDivideUp(TilePixels(conv), rows), pitch = RoundUp(rows, vector);
+  size_t depth = DbfMin(plan->depth, plan->kernels->depth);
+  if (plan->patch > 0) {
+    count = DbfMul((size_t)plan->patch * plan->patch, count);
+    depth = plan->full;
+  } else if (plan->int8 != NULL) {
+    count = 0;
+  } else if (plan->padded_filters <= 2 * vector) {  // one panel
+    count = plan->num_features > 0;
+    pitch = conv->packed_pitch;
+  }
+  pitch = DbfAdd(DbfMul(depth, pitch), kDbfCacheLine);
+  return (Buffer){&conv->scratch.tiles, count, pitch, sizeof(float)};
+}
+
+// Lays out a thread's scratch.
+static void SetScratch(DbfConv* conv) {
+  const DbfPlan* plan = conv->plan;
+  const DbfPlanInt8* int8 = plan->int8;
+  const size_t vector = plan->kernels->vector;
   const size_t rows = int8 == NULL ? plan->rows * vector * sizeof(float)
                                    : int8->rows * 2 * vector * sizeof(int16_t);
   const size_t packed = int8 == NULL ? 0 : int8->feature_elements;
@@ -239,26 +279,9 @@ static void SetBuffers(DbfConv* conv) {
                            : int8 == NULL ? plan->full + plan->partial
                                           : int8->full_elements;
   const size_t number = int8 == NULL ? sizeof(float) : sizeof(int8_t);
-  const size_t squares = (size_t)plan->patch * plan->patch;
-  size_t tiles = DbfDivideUp(pixels, plan->kernels->rows);
-  size_t tile_pitch = RoundUp(plan->kernels->rows, vector);
-  if (plan->patch > 0) {
-    tiles = DbfMul(squares, tiles);
-  } else if (int8 != NULL) {
-    tiles = 0;
-  } else if (plan->padded_filters <= 2 * vector) {  // one panel
-    tiles = plan->num_features > 0;
-    tile_pitch = conv->packed_pitch;
-  }
-  const size_t tile_depth =
-      plan->patch > 0 ? plan->full : DbfMin(plan->depth, plan->kernels->depth);
-  tile_pitch = DbfAdd(DbfMul(tile_depth, tile_pitch), kDbfCacheLine);
+  const size_t products = (size_t)plan->patch * plan->patch * 2 * vector;
   Scratch* scratch = &conv->scratch;
-  size_t end = 0;
-  const struct {
-    size_t* address;
-    size_t count, pitch, size;
-  } buffers[] = {
+  const Buffer buffers[] = {
       {&scratch->padding, 1, plan->channels, number},
       {&scratch->rows, plan->hadamard ? 1 : 0, rows, 1},
       {&scratch->raw_row, row_lines, conv->row_pitch, 4},
@@ -266,13 +289,14 @@ static void SetBuffers(DbfConv* conv) {
       {&scratch->raw_lines, plan->raw_lines, conv->line_pitch, 4},
       {&scratch->code_lines, plan->code_lines, conv->line_pitch, conv->code_size},
       {&scratch->packed, packed, conv->packed_pitch, 4},
-      {&scratch->tiles, tiles, tile_pitch, sizeof(float)},
-      {&scratch->products, squares * 2 * vector, pixels, sizeof(float)},
+      TileBuffer(conv),
+      {&scratch->products, products, TilePixels(conv), sizeof(float)},
       {&scratch->slices, int8 == NULL ? 0 : int8->num_slices, 1, sizeof(DbfSlice)},
   };
+  size_t end = 0;
   for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); ++i) {
     *buffers[i].address = end;
-    const size_t count = DbfAdd(DbfMul(buffers[i].count, buffers[i].pitch), slack);
+    const size_t count = DbfAdd(DbfMul(buffers[i].count, buffers[i].pitch), Slack(conv));
     end = RoundUp(DbfAdd(end, DbfMul(count, buffers[i].size)), kAlignment);
   }
   scratch->bytes = DbfAdd(end, kAlignment);
@@ -312,7 +336,10 @@ const char* DbfConvResize(DbfConv* conv, int32_t batch, int32_t height, int32_t 
   Release(conv);
   SetImages(conv, batch, height, width);
   if (conv->images == 0) return NULL;
-  SetBuffers(conv);
+  SetTiles(conv);
+  SetFillRows(conv);
+  SetPitches(conv);
+  SetScratch(conv);
   SetParts(conv, threads);
   for (size_t t = 0; t < conv->x.taps; ++t) {
     conv->x_offset[t] = conv->x.phase[t] * conv->row_phase_pitch + conv->x.step[t];
