@@ -416,6 +416,30 @@ def fit(filters: np.ndarray, codes: np.ndarray, kernel_shape: KernelShape) -> np
     )
 
 
+def inverse_gram(codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
+    """Inverse of the kept codes' inner products with each other, (B·Bᵀ)⁻¹, in its blocks by channel code.
+
+    Codes of different channel codes are orthogonal if C is a power of two. If it is not, their products, small beside
+    those of a code with itself, are left out, and the inverse is approximate.
+
+    Args:
+        codes: [n] grid indices.
+        kernel_shape: (kh, kw, C).
+
+    Returns:
+        float64 [C, kh·kw, kh·kw], zero in rows and columns of codes that are not kept.
+    """
+    kh, kw, channels = kernel_shape
+    kept = np.zeros((kh * kw, channels), bool)
+    kept.reshape(-1)[codes] = True
+    pairs = kept.T[:, :, None] & kept.T[:, None, :]
+    vertical, horizontal = (short_codes(size).astype(np.float64) for size in (kh, kw))
+    spatial = np.kron(vertical @ vertical.T, horizontal @ horizontal.T)
+    # What is not kept stands as a code of its own, so that every block has an inverse.
+    blocks = np.where(pairs, channels * spatial, np.eye(kh * kw))
+    return np.where(pairs, np.linalg.inv(blocks), 0)
+
+
 def _conjugate_gradients(operator: Callable, target: np.ndarray) -> np.ndarray:
     """Solves operator(x) = target along the last axis for every leading index at once; operator is positive."""
     x = np.zeros_like(target)

@@ -13,13 +13,23 @@ _ARGUMENTS = """
         selection: which codes are kept: the name of an order (``"ovsf"``, ``"natural"``, ``"sequency"``, ``"random"``,
             ``"random:SEED"``), a ranked list of grid indices, or ``"sp_ovsf"`` for the paper's flat, clipped codes.
             See `dbf_keras.codes.order`.
-        alpha_initializer: initialiser of α; by default a normal distribution that gives the filters He variance,
-            var α = 2 / (P·n). Cannot be combined with ``kernel_initializer``.
+        alpha_initializer: initialiser of α; by default normal and such that the filters are white noise of He variance
+            in the space of the kept codes: var α = 2 / (P·n) if these are orthogonal. Cannot be combined with
+            ``kernel_initializer``.
         alpha_regularizer: regulariser of α.
         alpha_constraint: constraint on α.
         kernel_initializer: if given, filters are drawn from it and α fitted to them.
         kernel_regularizer: regulariser of the generated filters (of α: ``alpha_regularizer``).
         kernel_constraint: not possible for generated filters; must be None (of α: ``alpha_constraint``)."""
+
+
+# Of a kernel whose codes' inner products are inverted, in blocks of its taps squared.
+_MOST_TAPS = 121
+
+
+def _take_rows(alpha, rows: np.ndarray):
+    """Rows of α [n, K]; row n stands for zeros, the coefficients of a code that is not kept."""
+    return ops.take(ops.pad(alpha, [[0, 1], [0, 0]]), rows.astype(np.int32), axis=0)
 
 
 class _DBFMixin:
@@ -60,12 +70,15 @@ class _DBFMixin:
             filters: K.
         """
         self._taps = taps
+        self._inverse_gram = None
         count = dbf_codes.count(int(np.prod(taps)), self.ratio)
         if self.selection == dbf_codes.SP_OVSF:
             self.codes = None
         else:
             self.codes = dbf_codes.select(taps, self.ratio, self.selection)
             self._prepare_folded(taps, filters)
+            if any(size & (size - 1) for size in taps[:2]) and taps[0] * taps[1] <= _MOST_TAPS:
+                self._inverse_gram = dbf_codes.inverse_gram(self.codes, taps)
         self.coefficients = self.add_weight(
             name="alpha",
             shape=(count, filters),
@@ -74,7 +87,7 @@ class _DBFMixin:
             constraint=self.alpha_constraint,
             trainable=True,
         )
-        self.coefficients.code_length = int(np.prod(taps))  # What `dbf_keras.optimizers.CodeSGD` divides by.
+        self.coefficients.projected = self._projected  # `dbf_keras.optimizers.CodeSGD` calls it.
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
@@ -90,7 +103,12 @@ class _DBFMixin:
         if self.alpha_initializer is not None:
             return self.alpha_initializer
         if self.kernel_initializer is None:
-            return keras.initializers.RandomNormal(stddev=float(np.sqrt(2 / (np.prod(self._taps) * count))))
+            if self._inverse_gram is None:
+                return keras.initializers.RandomNormal(stddev=float(np.sqrt(2 / (np.prod(self._taps) * count))))
+            white = keras.initializers.RandomNormal(stddev=float(np.sqrt(2 / count)))
+            values, vectors = np.linalg.eigh(self._inverse_gram)
+            root = vectors * np.sqrt(np.maximum(values, 0))[:, None] @ np.swapaxes(vectors, 1, 2)
+            return lambda shape, dtype=None, **kwargs: self._by_channel_code(root, white(shape, dtype))
 
         def fitted(shape, dtype=None, **kwargs):
             kernel = self.kernel_initializer((*self._taps, shape[-1]), dtype)
@@ -129,6 +147,25 @@ class _DBFMixin:
         error = np.linalg.norm(ops.convert_to_numpy(self.kernel) - kernel)
         return float(error / max(np.linalg.norm(kernel), np.finfo(np.float64).tiny))
 
+    def _by_channel_code(self, blocks: np.ndarray, alpha):
+        """Products of blocks [C, kh·kw, kh·kw] with the rows of α [n, K] that share a channel code."""
+        size, filters = alpha.shape
+        taps, channels = blocks.shape[1], blocks.shape[0]
+        rows = np.full(taps * channels, size)
+        rows[self.codes] = np.arange(size)
+        grid = ops.reshape(_take_rows(alpha, rows), (taps, channels, filters))
+        grid = ops.einsum("cij,jck->ick", ops.cast(blocks, alpha.dtype), grid)
+        return ops.take(ops.reshape(grid, (taps * channels, filters)), self.codes.astype(np.int32), axis=0)
+
+    def _projected(self, gradient):
+        """α's gradient times (B·Bᵀ)⁻¹: a step on α along it moves the filters along the projection of their gradient.
+
+        By 1/P where that is no more than a factor to it: for flat codes, and for very large kernels.
+        """
+        if self._inverse_gram is None:
+            return gradient / float(np.prod(self._taps))
+        return self._by_channel_code(self._inverse_gram, gradient)
+
     # The kernel as products with small Hadamard blocks, never with a P×P matrix.
 
     def _spatial_transform(self, grid):
@@ -149,9 +186,8 @@ class _DBFMixin:
         return self._twin_shape(self._sp_ovsf_kernel() if self.codes is None else self._grid_kernel())
 
     def _alpha_rows(self, rows: np.ndarray):
-        """Rows of α in another order; row n stands for zeros, the coefficients of a code that is not kept."""
-        alpha = ops.pad(ops.cast(self.coefficients, self.compute_dtype), [[0, 1], [0, 0]])
-        return ops.take(alpha, rows.astype(np.int32), axis=0)
+        """`_take_rows` of the layer's α."""
+        return _take_rows(ops.cast(self.coefficients, self.compute_dtype), rows)
 
     def _grid_kernel(self):
         kh, kw, channels = self._taps

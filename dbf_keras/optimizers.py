@@ -7,11 +7,12 @@ from dbf_keras.backend import keras, ops
 
 @keras.saving.register_keras_serializable(package="dbf_keras")
 class CodeSGD(keras.optimizers.SGD):
-    """SGD whose step on α has, on the filters, the length of plain SGD's.
+    """SGD whose step on α moves the filters as plain SGD would, as far as the codes reach.
 
-    Codes of ±1 and length P make the filters' change under a plain step on α P times too long: with f = Bᵀα and
-    B·Bᵀ = P·I, α ← α − η·∂L/∂α moves f by −η·P times the projected gradient. Dividing α's gradients by P makes the
-    filters follow projected gradient descent with the learning rate η of the plain twin.
+    A plain step on α moves filters f = Bᵀα by −η·BᵀB times their gradient: too far, as codes have length P, and not
+    along it where they are not orthogonal, as those of 3×3 filters. Multiplying α's gradient by (B·Bᵀ)⁻¹, which is
+    1/P for orthogonal codes, makes the filters follow projected gradient descent with the learning rate η of the plain
+    twin; at ρ = 1 they follow the plain twin.
 
     Takes SGD's arguments. Weight decay spares biases and BatchNorm.
 
@@ -27,11 +28,11 @@ class CodeSGD(keras.optimizers.SGD):
         self.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
 
     def apply(self, grads, trainable_variables=None):
-        """Divides the gradients of α by its code length, then as SGD."""
+        """Projects the gradients of α, then as SGD."""
         variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
         grads = [
-            ops.multiply(gradient, self.alpha_rate / variable.code_length)
-            if gradient is not None and hasattr(variable, "code_length")
+            ops.multiply(variable.projected(gradient), self.alpha_rate)
+            if gradient is not None and hasattr(variable, "projected")
             else gradient
             for gradient, variable in zip(grads, variables, strict=True)
         ]

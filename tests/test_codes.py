@@ -148,6 +148,19 @@ def test_all_codes_reproduce_any_filter(shape):
         np.testing.assert_allclose(codes.synthesize(alpha, kept, shape), filters, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["ovsf", "sequency", "random"])
+@pytest.mark.parametrize("shape", [(3, 3, 8), (4, 4, 4), (2, 5, 16), (1, 1, 32)])
+def test_inverse_gram_is_that_of_the_kept_codes(shape, name):
+    taps = int(np.prod(shape))
+    kept = codes.select(shape, 0.4, name)
+    matrix = codes.synthesize(np.eye(len(kept)), kept, shape).reshape(len(kept), taps)
+    spatial, channel = np.divmod(kept, shape[2])
+    blocks = codes.inverse_gram(kept, shape)
+    inverse = np.where(channel[:, None] == channel, blocks[channel[:, None], spatial[:, None], spatial], 0)
+    np.testing.assert_allclose(inverse @ (matrix @ matrix.T), np.eye(len(kept)), atol=1e-12)
+    assert np.count_nonzero(blocks.any(axis=2)) == len(kept)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["ovsf", "sequency", "random"])
 def test_fit_is_least_squares(shape, name):

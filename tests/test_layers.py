@@ -136,6 +136,18 @@ def test_alpha_starts_with_he_variance():
     assert layer.coefficients.shape == (128, 512)
 
 
+@pytest.mark.parametrize("ratio", [0.3, 1])
+def test_alpha_starts_with_white_filters_on_codes_that_are_not_orthogonal(ratio):
+    """Their covariance is the projection onto the kept codes, times P/n of He's variance."""
+    layer = DBFConv2D(40000, 3, ratio=ratio, use_bias=False)
+    layer.build((1, 8, 8, 4))
+    filters = ops.convert_to_numpy(layer.kernel).reshape(36, -1)
+    basis = codes.synthesize(np.eye(len(layer.codes)), layer.codes, (3, 3, 4)).reshape(-1, 36).T
+    projection = basis @ np.linalg.pinv(basis)
+    expected = projection * 2 / len(layer.codes)
+    np.testing.assert_allclose(filters @ filters.T / 40000, expected, atol=0.03 * expected.max())
+
+
 @pytest.mark.parametrize("arguments, shape", [({"filters": 5, "kernel_size": 3}, (1, 8, 8, 6))])
 @pytest.mark.parametrize("selection", ["ovsf", "sequency", "random"])
 def test_at_full_ratio_a_fitted_layer_is_the_convolution(arguments, shape, selection):

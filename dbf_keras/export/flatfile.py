@@ -24,12 +24,10 @@ def load(data: bytes) -> Any:
 
 def dump(model: Any) -> bytes:
     """Writes a ``ModelT``, dropping the tensors, buffers and operator codes that nothing uses. Changes ``model``."""
-    import flatbuffers
-
     _drop_unused(model)
     for buffer in model.buffers:
         buffer.__class__ = _aligned_buffer()
-    builder = flatbuffers.Builder(sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None) + 65536)
+    builder = _builder()(sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None) + 65536)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
@@ -120,6 +118,28 @@ def _aligned_buffer() -> type:
             return super().Pack(builder)
 
     return AlignedBuffer
+
+
+@functools.cache
+def _builder() -> type:
+    import flatbuffers
+
+    class Builder(flatbuffers.Builder):
+        """Writes equal vectors of int64 once: zero points, of which there are as many as filters and all are zero."""
+
+        def __init__(self, size):
+            super().__init__(size)
+            self._offsets = {}
+
+        def CreateNumpyVector(self, x):  # noqa: N802
+            if x.dtype != np.int64:
+                return super().CreateNumpyVector(x)
+            key = x.tobytes()
+            if key not in self._offsets:
+                self._offsets[key] = super().CreateNumpyVector(x)
+            return self._offsets[key]
+
+    return Builder
 
 
 def _drop_unused(model: Any) -> None:

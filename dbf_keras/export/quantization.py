@@ -8,8 +8,8 @@ import numpy as np
 
 from dbf_keras.export import flatfile
 
-# A scale and an int64 zero point for each filter; a DEQUANTIZE op, its second tensor and both names.
-_BYTES_PER_FILTER = 4 + 8
+# A scale for each filter (zero points are shared); a DEQUANTIZE op, its second tensor and both names.
+_BYTES_PER_FILTER = 4
 _BYTES_PER_DEQUANTIZE = 256
 _WORTHWHILE = 512
 

@@ -225,9 +225,10 @@ static void CheckOutput(const Runtime* runtime, bool dense, int rank) {
   test.layer.bias = runtime->tensors[kBias].data;
   const int batch = dense ? 1 : 2, height = dense ? 1 : 7, width = dense ? 4 : 8;
   int out_h, out_w;
+  double largest;
   double* filters = Filters(&test.layer);
   double* expected =
-      Reference(&test.layer, filters, input->data, batch, height, width, &out_h, &out_w);
+      Reference(&test.layer, filters, input->data, batch, height, width, &out_h, &out_w, &largest);
   CHECK(output->dims->size == rank, "rank %d", output->dims->size);
   CHECK(output->bytes == sizeof(float) * batch * out_h * out_w * 5, "%zu bytes", output->bytes);
   for (size_t i = 0; i < output->bytes / sizeof(float); ++i) {

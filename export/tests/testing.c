@@ -193,7 +193,7 @@ static void Size(bool same, int in, int kernel, int stride, int dilation, int* o
 }
 
 double* Reference(const DbfLayer* layer, const double* filters, const float* input, int batch,
-                  int height, int width, int* out_h, int* out_w) {
+                  int height, int width, int* out_h, int* out_w, double* largest) {
   const int kh = layer->kernel_h, kw = layer->kernel_w;
   const size_t channels = layer->channels, count = layer->filters, columns = WholeLanes(count);
   const size_t taps = kh * kw * channels, size = (size_t)batch * height * width * channels;
@@ -209,6 +209,7 @@ double* Reference(const DbfLayer* layer, const double* filters, const float* inp
   double* sums = calloc(columns, sizeof(*sums));
   double* output = malloc((size_t)batch * *out_h * *out_w * count * sizeof(*output) + 1);
   double* out = output;
+  *largest = 0;
   for (int n = 0; n < batch; ++n) {
     for (int oy = 0; oy < *out_h; ++oy) {
       for (int ox = 0; ox < *out_w; ++ox) {
@@ -222,7 +223,10 @@ double* Reference(const DbfLayer* layer, const double* filters, const float* inp
                        weights + (dy * kw + dx) * channels * columns, channels, columns, sums);
           }
         }
-        for (size_t k = 0; k < count; ++k) *out++ = Activate(layer->activation, sums[k]);
+        for (size_t k = 0; k < count; ++k) {
+          *largest = fmax(*largest, fabs(sums[k]));
+          *out++ = Activate(layer->activation, sums[k]);
+        }
       }
     }
   }

@@ -71,9 +71,10 @@ void FreeLayer(TestLayer* test);
 // caller frees them.
 double* Filters(const DbfLayer* layer);
 
-// The output of `layer` with these filters; the caller frees it. *out_h and *out_w are set.
+// The output of `layer` with these filters; the caller frees it. *out_h and *out_w are set, and
+// *largest to the largest absolute output before the activation.
 double* Reference(const DbfLayer* layer, const double* filters, const float* input, int batch,
-                  int height, int width, int* out_h, int* out_w);
+                  int height, int width, int* out_h, int* out_w, double* largest);
 
 // An entry of a flexbuffer map: an integer, or a blob if `blob` is not NULL.
 typedef struct Entry {

@@ -51,6 +51,24 @@ def test_buffers_begin_at_multiples_of_16_bytes(data):
     assert all((buffer.__array_interface__["data"][0] - base) % 16 == 0 for buffer in buffers)
 
 
+def test_equal_zero_points_are_written_once(data):
+    def size(filters, copies):
+        model = flatfile.load(data)
+        graph = model.subgraphs[0]
+        for number in range(copies):
+            values, scales = np.full((filters, 4), number, np.int8), np.full(filters, number + 1.0)
+            graph.outputs = [*graph.outputs, flatfile.add_constant(model, graph, "weights", values, scales)]
+        file = flatfile.dump(model)
+        for number, index in enumerate(load(file).subgraphs[0].outputs[1:]):
+            quantization = load(file).subgraphs[0].tensors[index].quantization
+            assert (quantization.scale == number + 1).all() and len(quantization.scale) == filters
+            assert (quantization.zeroPoint == 0).all() and len(quantization.zeroPoint) == filters
+        return len(file)
+
+    # From the second on a filter takes 4 bytes of values and 4 of its scale, no 8 of a zero point.
+    assert size(128, 3) - size(128, 2) - (size(64, 3) - size(64, 2)) == 64 * 8
+
+
 def test_operator_codes_are_found_before_they_are_added(data):
     model = flatfile.load(data)
     custom = flatfile.schema().BuiltinOperator.CUSTOM

@@ -126,7 +126,7 @@ def test_networks_compute_nearly_what_keras_does(model, batches, mode, io_type):
         assert forms.pop("flat") == ("explicit", "sp_ovsf keeps flat codes, which the op does not know")
         assert set(forms.values()) == {("onthefly", "")}
         assert ops(result.data).count("DBFConv2D") == 4
-        assert {layer.name: layer.bytes_file for layer in result.layers}["runs"] == 32 * 36 + 12 * 32
+        assert {layer.name: layer.bytes_file for layer in result.layers}["runs"] == 32 * 36 + 4 * 32
 
 
 @needs_library

@@ -49,7 +49,7 @@ def test_the_report_counts_codes_and_bytes(model):
     assert separable.bytes_file == 4 * (16 * 4 + 36 * 32)
     assert (whole.kept, whole.codes, whole.bytes_file) == (32, 32, 4 * 32 * 8)
     onthefly = dbf_keras.export.convert(model, "onthefly", "weights", check=False).layers[0]
-    assert onthefly.bytes_file == 36 * 32 + 12 * 32
+    assert onthefly.bytes_file == 36 * 32 + 4 * 32
 
 
 def test_the_table_names_layers_reasons_and_sizes(model):
