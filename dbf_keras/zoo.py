@@ -23,10 +23,11 @@ def folder() -> pathlib.Path:
 
 
 def index() -> dict[str, Any]:
-    """The index: ``default``, the name of the default model, and ``models``, from name to entry.
+    """The index: ``default``, the name of the default model; ``models`` and ``controls``, from name to entry.
 
     An entry has ``network``, ``dataset``, ``ratio``, ``selection``, ``seed``, ``accuracy`` (on the test set, by file),
-    ``files`` (from role to file name, SHA-256 and bytes) and ``check`` (a test input's file, with expected output).
+    ``bytes`` (likewise) and ``files`` (from role to file name, SHA-256 and bytes; ``check`` is test input and expected
+    output). A control is a network to compare with and has figures but no files.
     """
     return json.loads((folder() / "index.json").read_text())
 

@@ -1,11 +1,14 @@
 """Makes an entry of the zoo: trains a model, or takes it trained, exports it, measures it, writes card and index.
 
     python models/publish.py --name=digits --dataset=digits --network=dbfnet_micro --output=/tmp/digits.keras
+    python models/publish.py --control --name=digits_plain --option=plain=True --dataset=digits --network=dbfnet_micro \
+        --output=/tmp/digits_plain.keras
     python models/publish.py --again --data_dir=$DBF_DATA_DIR
 
 The first takes the flags of ``python -m dbf_keras.train``; a model that is at ``--output`` already, with its history,
-is not trained again. The second exports and measures the models that the zoo has, from their weights; with ``--name``
-one.
+is not trained again. The second measures a network to compare with, of which the index keeps the figures and no file.
+The third exports and measures the models that the zoo has, from their weights; with ``--name`` one. All write the
+zoo's overview anew.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ import json
 import pathlib
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import overview
 from absl import flags
 
 from dbf_keras import command, data, export, train, zoo
@@ -25,12 +30,14 @@ from dbf_keras.backend import keras
 from dbf_keras.benchmark import prepare, time_interleaved
 from dbf_keras.benchmark.accuracy import accuracy
 from dbf_keras.benchmark.report import describe_machine
+from dbf_keras.export import verify
 from dbf_keras.layers import custom_objects
 from dbf_keras.runtime import Interpreter
 
 _FLAGS = flags.FLAGS
 _MODES = ("explicit", "onthefly", "folded")
 _FORMS = (*((mode, quantize) for quantize in (None, "weights", "int8") for mode in _MODES), ("onthefly", "int4"))
+_CONTROL_FORMS = tuple(form for form in _FORMS if form[0] == "explicit")
 _SUFFIXES = {None: "", "weights": "_int8_weights", "int8": "_int8", "int4": "_int4_weights"}
 _SOURCES = {
     "digits": "the digits that come with scikit-learn (UCI Optical Recognition of Handwritten Digits, CC BY 4.0)",
@@ -57,7 +64,8 @@ turns, on {machine}. Figures by `models/publish.py`.
 - Data: {source}.
 - The test set is evaluated after each epoch, for the curve. No test image is trained on, and the last epoch's weights
   are taken whatever it says.
-- Checks: `check.npz` holds test images and the Keras model's output for them; a test holds every file to it.
+- Checks: `check.npz` holds test images, the Keras model's output for them (`outputs`) and each file's; a test holds
+  model and files to it.
 
 ![learning curve](history.png)
 """
@@ -66,63 +74,90 @@ turns, on {machine}. Figures by `models/publish.py`.
 def main(_: list[str]) -> None:
     """Publishes as the flags say."""
     if _FLAGS.again:
-        names = [_FLAGS.name] if _FLAGS.name else list(zoo.index()["models"])
-        entries = {name: zoo.entry(name) for name in names}
-    else:
-        entries = {_FLAGS.name: _train()}
-    for name, entry in entries.items():
-        _measure(zoo.folder() / name, entry)
-        index = zoo.index()
-        index["models"][name] = {key: value for key, value in entry.items() if key != "name"}
-        text = json.dumps(index, indent=1) + "\n"
-        command.write_atomically(zoo.folder() / "index.json", lambda path, text=text: path.write_text(text))
-        print((zoo.folder() / name / "README.md").read_text())
-
-
-def _train() -> dict[str, Any]:
-    """Trains the model of the flags, unless it is there, and begins its folder; the first keys of its entry."""
-    if not _FLAGS.name or not _FLAGS.output:
+        for name in [_FLAGS.name] if _FLAGS.name else list(zoo.index()["models"]):
+            _publish(zoo.entry(name))
+    elif not _FLAGS.name or not _FLAGS.output:
         raise ValueError("Give --name and --output, or --again for the models of the zoo.")
-    output = pathlib.Path(_FLAGS.output)
-    if not output.exists():
-        train.main([])
+    else:
+        output = pathlib.Path(_FLAGS.output)
+        if not output.exists():
+            train.main([])
+        entry = {"network": _FLAGS.network, "dataset": _FLAGS.dataset}
+        if _FLAGS.control:
+            model = _load(output)
+            dataset = data.load(_FLAGS.dataset, _FLAGS.data_dir, model.input_shape[1])
+            exported, accuracies = _export(model, dataset, _CONTROL_FORMS)
+            entry |= {"command": _train_command(), **_figures(exported, accuracies, _history(output)["history"])}
+            _write_index("controls", _FLAGS.name, entry)
+        else:
+            selection = {"ratio": train.parse_ratio(_FLAGS.ratio), "selection": _FLAGS.selection, "seed": _FLAGS.seed}
+            _begin_folder(output)
+            _publish({"name": _FLAGS.name, **entry, **selection})
+    overview.write()
+
+
+def _write_index(group: str, name: str, entry: dict[str, Any]) -> None:
+    index = zoo.index()
+    index.setdefault(group, {})[name] = {key: value for key, value in entry.items() if key != "name"}
+    text = json.dumps(index, indent=1) + "\n"
+    command.write_atomically(zoo.folder() / "index.json", lambda path: path.write_text(text))
+
+
+def _load(path: pathlib.Path) -> keras.Model:
+    return keras.models.load_model(path, custom_objects=custom_objects(), compile=False)
+
+
+def _history(output: pathlib.Path) -> dict[str, Any]:
+    return json.loads(output.with_suffix(".history.json").read_text())
+
+
+def _begin_folder(output: pathlib.Path) -> None:
+    """Begins the folder of the flags' model: weights, recipe and learning curve."""
     folder = zoo.folder() / _FLAGS.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    history = json.loads(output.with_suffix(".history.json").read_text())
+    history = _history(output)
     recipe = {"command": _train_command(), **history["run"], "history": history["history"]}
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
     shutil.copyfile(output.with_suffix(".png"), folder / "history.png")
     shutil.copyfile(output, folder / "weights.keras")
-    return {
-        "name": _FLAGS.name,
-        "network": _FLAGS.network,
-        "dataset": _FLAGS.dataset,
-        "ratio": train.parse_ratio(_FLAGS.ratio),
-        "selection": _FLAGS.selection,
-        "seed": _FLAGS.seed,
-    }
 
 
-def _measure(folder: pathlib.Path, entry: dict[str, Any]) -> None:
-    """Exports the model of a folder in every form, writes files and card, and adds the figures to its entry."""
-    model = keras.models.load_model(folder / "weights.keras", custom_objects=custom_objects(), compile=False)
-    dataset = data.load(entry["dataset"], _FLAGS.data_dir, model.input_shape[1])
-    images = dataset.x_test[np.arange(8)]
-    np.savez_compressed(folder / "check.npz", images=images, outputs=model.predict(images.astype("float32"), verbose=0))
-
-    exported = {}
-    for mode, quantize in _FORMS:
+def _export(
+    model: keras.Model, dataset: data.Dataset, forms: Sequence[tuple[str, str | None]]
+) -> tuple[dict[str, bytes], dict[str, float]]:
+    """Files of a model and their accuracies, by role."""
+    exported, accuracies = {}, {}
+    for mode, quantize in forms:
         calibration = [dataset.calibration_images()] if quantize == "int8" else None
         role = mode + _SUFFIXES[quantize]
         exported[role] = export.to_tflite(model, mode, quantize, representative_data=calibration)
-    interpreters = {role: Interpreter(model_content=content) for role, content in exported.items()}
-    calls = [prepare(interpreter) for interpreter in interpreters.values()]
+        interpreter = Interpreter(model_content=exported[role])
+        prepare(interpreter)
+        accuracies[role] = accuracy(interpreter, dataset.x_test, dataset.y_test)
+    return exported, accuracies
+
+
+def _figures(exported: dict[str, bytes], accuracies: dict[str, float], history: list[dict]) -> dict[str, Any]:
+    return {
+        "accuracy": {"keras": history[-1]["val_accuracy"], **accuracies},
+        "bytes": {role: len(content) for role, content in exported.items()},
+    }
+
+
+def _publish(entry: dict[str, Any]) -> None:
+    """Exports the model of an entry's folder in every form; writes files, card and the entry."""
+    folder = zoo.folder() / entry["name"]
+    model = _load(folder / "weights.keras")
+    dataset = data.load(entry["dataset"], _FLAGS.data_dir, model.input_shape[1])
+    exported, accuracies = _export(model, dataset, _FORMS)
+    calls = [prepare(Interpreter(model_content=content)) for content in exported.values()]
     times = time_interleaved(calls, seconds=3)
     latencies = {role: float(np.median(row)) for role, row in zip(exported, times, strict=True)}
-    accuracies = {
-        role: accuracy(interpreter, dataset.x_test, dataset.y_test) for role, interpreter in interpreters.items()
-    }
+    images = dataset.x_test[np.arange(8)]
+    inputs = images.astype("float32")
+    outputs = {role: verify.run_file(model, content, [inputs])[0] for role, content in exported.items()}
+    np.savez_compressed(folder / "check.npz", images=images, outputs=model.predict(inputs, verbose=0), **outputs)
     files = {"weights": _listed(folder / "weights.keras"), "check": _listed(folder / "check.npz")}
     for role, content in exported.items():
         path = folder / f"{role}.tflite"
@@ -132,10 +167,10 @@ def _measure(folder: pathlib.Path, entry: dict[str, Any]) -> None:
             files[role] = _listed(path)
 
     recipe = json.loads((folder / "recipe.json").read_text())
-    entry["accuracy"] = {"keras": recipe["history"][-1]["val_accuracy"], **accuracies}
-    entry["bytes"] = {role: len(content) for role, content in exported.items()}
-    entry["files"] = files
+    entry |= {**_figures(exported, accuracies, recipe["history"]), "files": files}
+    _write_index("models", entry["name"], entry)
     _write_card(folder, entry, latencies, model, len(dataset.y_test), recipe)
+    print((folder / "README.md").read_text())
 
 
 def _listed(path: pathlib.Path) -> dict:
@@ -145,7 +180,7 @@ def _listed(path: pathlib.Path) -> dict:
 
 def _train_command() -> str:
     """The training command of these flags, with the data's folder left to the reader."""
-    own = {"name", "again", "largest_file", "output", "data_dir"}
+    own = {"name", "again", "control", "largest_file", "output", "data_dir"}
     parts = ["python -m dbf_keras.train"]
     for argument in sys.argv[1:]:
         if not argument.startswith("--") or "=" not in argument:
@@ -183,5 +218,6 @@ if __name__ == "__main__":
     train.define_flags(output_required=False)
     flags.DEFINE_string("name", None, "Name of the model in the zoo.")
     flags.DEFINE_bool("again", False, "Export and measure what the zoo has, from its weights.")
+    flags.DEFINE_bool("control", False, "Keep the figures only, of a network to compare with.")
     flags.DEFINE_integer("largest_file", 4_000_000, "Exported files up to these bytes are kept in the repository.")
     command.run(main)
