@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from types import ModuleType
 from typing import Any
 
@@ -115,7 +116,10 @@ def _aligned_buffer() -> type:
         def Pack(self, builder):  # noqa: N802
             if self.data is not None:
                 builder.Prep(16, len(self.data))
-            return super().Pack(builder)
+            builder.buffers = True
+            offset = super().Pack(builder)
+            builder.buffers = False
+            return offset
 
     return AlignedBuffer
 
@@ -125,16 +129,16 @@ def _builder() -> type:
     import flatbuffers
 
     class Builder(flatbuffers.Builder):
-        """Writes equal vectors of int64 once: zero points, of which there are as many as filters and all are zero."""
+        """Writes equal vectors once: zero points, of which there are as many as filters, options of like layers."""
+
+        buffers = False  # Whether the vectors that are being written are data of buffers, which are aligned.
 
         def __init__(self, size):
             super().__init__(size)
             self._offsets = {}
 
         def CreateNumpyVector(self, x):  # noqa: N802
-            if x.dtype != np.int64:
-                return super().CreateNumpyVector(x)
-            key = x.tobytes()
+            key = x.dtype.str, self.buffers, hashlib.sha256(np.ascontiguousarray(x)).digest()
             if key not in self._offsets:
                 self._offsets[key] = super().CreateNumpyVector(x)
             return self._offsets[key]
