@@ -39,7 +39,7 @@ enum {
   kMaxScratch = 1 << 28,  // bytes per thread; more is taken for a broken model
 };
 
-// What a thread does: tiles [tile, end_tile) counted through all images, panels [panel, end_panel).
+// A run, which threads share.
 typedef struct Part {
   const DbfConv* conv;
   const char* input;

@@ -130,9 +130,12 @@ def _export(
     exported, accuracies = {}, {}
     for mode, quantize in forms:
         calibration = [dataset.calibration_images()] if quantize == "int8" else None
+        content = export.to_tflite(model, mode, quantize, representative_data=calibration)
+        if content in exported.values():  # Nothing to fold: the explicit file again.
+            continue
         role = mode + _SUFFIXES[quantize]
-        exported[role] = export.to_tflite(model, mode, quantize, representative_data=calibration)
-        interpreter = Interpreter(model_content=exported[role])
+        exported[role] = content
+        interpreter = Interpreter(model_content=content)
         prepare(interpreter)
         accuracies[role] = accuracy(interpreter, dataset.x_test, dataset.y_test)
     return exported, accuracies
