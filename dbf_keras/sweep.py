@@ -54,7 +54,7 @@ class Run:
         name: unique; of its files.
         group: the name that it shares with runs which differ from it only in the seed.
         title: what the file calls it, without the grid's values.
-        given: what the file sets for it, defaults included.
+        given: what the file sets for it, defaults included; ``{output_dir}`` in it stands for itself.
     """
 
     name: str
@@ -62,23 +62,24 @@ class Run:
     title: str
     given: Mapping[str, Any]
 
-    def settings(self, data_dir: str | None = None) -> train.Settings:
+    def settings(self, output_dir: str | os.PathLike, data_dir: str | None = None) -> train.Settings:
         """What is trained.
 
         Args:
+            output_dir: what ``{output_dir}`` stands for.
             data_dir: for runs that give none.
         """
-        fields = {"data_dir": data_dir, **{key: value for key, value in self.given.items() if key in _FIELDS}}
-        options = {key: value for key, value in self.given.items() if key not in _FIELDS}
+        given = _substitute(self.given, {"output_dir": output_dir})
+        fields = {"data_dir": data_dir, **{key: value for key, value in given.items() if key in _FIELDS}}
+        options = {key: value for key, value in given.items() if key not in _FIELDS}
         return train.Settings(**{**fields, "options": {**fields.get("options", {}), **options}})
 
 
-def read(path: str | os.PathLike, output_dir: str | os.PathLike) -> tuple[list[Run], dict[str, str]]:
+def read(path: str | os.PathLike) -> tuple[list[Run], dict[str, str]]:
     """Reads a file of runs.
 
     Args:
         path: of the yaml file.
-        output_dir: what ``{output_dir}`` stands for.
 
     Returns:
         The runs in the order of the file, and what the file says of the plot.
@@ -104,7 +105,7 @@ def read(path: str | os.PathLike, output_dir: str | os.PathLike) -> tuple[list[R
             raise ValueError(
                 f"{path}: run {number} must be a mapping, and its grid one from name to list; got {entry}."
             )
-        runs += _expand(dict(content.get("defaults") or {}), dict(entry), str(output_dir))
+        runs += _expand(dict(content.get("defaults") or {}), dict(entry))
     if not runs:
         raise ValueError(f"{path} has no runs.")
     doubles = [name for name, count in collections.Counter(run.name for run in runs).items() if count > 1]
@@ -116,7 +117,7 @@ def read(path: str | os.PathLike, output_dir: str | os.PathLike) -> tuple[list[R
     return runs, plot
 
 
-def _expand(defaults: dict[str, Any], entry: dict[str, Any], output_dir: str) -> list[Run]:
+def _expand(defaults: dict[str, Any], entry: dict[str, Any]) -> list[Run]:
     axes = entry.pop("grid", {})
     for axis, values in axes.items():
         if not isinstance(values, list) or not values:
@@ -127,7 +128,7 @@ def _expand(defaults: dict[str, Any], entry: dict[str, Any], output_dir: str) ->
     runs = []
     for values in itertools.product(*axes.values()):
         point = dict(zip(axes, values, strict=True))
-        given = _substitute({**defaults, **entry, **point}, output_dir, point)
+        given = _substitute({**defaults, **entry, **point}, point)
         parts = {key: f"{key}={_slug(value)}" for key, value in point.items()}
         group = "-".join([title, *(part for key, part in parts.items() if key != "seed")])
         runs.append(Run("-".join([title, *parts.values()]), group, title, given))
@@ -139,16 +140,16 @@ def _slug(value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9.=]+", "_", text).strip("_")
 
 
-def _substitute(value: Any, output_dir: str, point: Mapping[str, Any]) -> Any:
-    """Puts the folder and the grid's values into texts such as "{output_dir}/plain-kernel_size={kernel_size}.keras"."""
+def _substitute(value: Any, replacements: Mapping[str, Any]) -> Any:
+    """Puts the folder or the grid's values into texts such as "{output_dir}/plain-kernel_size={kernel_size}.keras"."""
     if isinstance(value, str):
-        for key, replacement in {"output_dir": output_dir, **point}.items():
+        for key, replacement in replacements.items():
             value = value.replace(f"{{{key}}}", str(replacement))
         return value
     if isinstance(value, Mapping):
-        return {key: _substitute(part, output_dir, point) for key, part in value.items()}
+        return {key: _substitute(part, replacements) for key, part in value.items()}
     if isinstance(value, list):
-        return [_substitute(part, output_dir, point) for part in value]
+        return [_substitute(part, replacements) for part in value]
     return value
 
 
@@ -175,7 +176,7 @@ def execute(run: Run, output_dir: pathlib.Path, data_dir: str | None, datasets: 
                 f"{path} is the result of other settings: {result['given']}. Delete it, or rename the run."
             )
         return result
-    settings = run.settings(data_dir)
+    settings = run.settings(output_dir, data_dir)
     source = (settings.dataset, settings.data_dir, settings.image_size, settings.train_images)
     if source not in datasets:
         datasets[source] = settings.load_data()
@@ -355,7 +356,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 2:
         raise ValueError(f"Give one file of runs: python -m dbf_keras.sweep runs.yaml; got {arguments[1:]}.")
     output_dir = flags.FLAGS.output_dir
-    runs, plot_options = read(arguments[1], output_dir)
+    runs, plot_options = read(arguments[1])
     errors = sweep(runs, plot_options, output_dir, flags.FLAGS.data_dir)
     for name, error in errors.items():
         print(f"failed: {name}: {error}", file=sys.stderr)

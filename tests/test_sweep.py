@@ -51,7 +51,7 @@ def test_runs_of_a_file(tmp_path):
         grid: {ratio: [0.5, {"stage1_*": 0.25, "*": 1}], seed: [0, 1]}
       - {ratio: 0.125, selection: "random:3"}
     """
-    runs, plot = sweep.read(written(tmp_path, text), "/out")
+    runs, plot = sweep.read(written(tmp_path, text))
     assert plot == {}
     assert [run.name for run in runs] == [
         "teacher",
@@ -62,19 +62,19 @@ def test_runs_of_a_file(tmp_path):
         "ratio=0.125-selection=random_3",
     ]
     assert [run.group for run in runs[1:3]] == ["dbf-ratio=0.5"] * 2
-    settings = runs[2].settings("/data")
+    settings = runs[2].settings("/out", "/data")
     assert (settings.dataset, settings.epochs, settings.seed, settings.data_dir) == ("mnist", 7, 1, "/data")
     assert settings.options == {"kernel_size": 3} and settings.teacher == "/out/teacher-0.5.keras"
 
 
 def test_the_study_of_selections_can_be_built():
     """Every run's network, without training; energy's needs a trained one."""
-    runs, _ = sweep.read(HERE.parent / "benchmarks" / "studies" / "selections.yaml", "/out")
+    runs, _ = sweep.read(HERE.parent / "benchmarks" / "studies" / "selections.yaml")
     dataset = data.Dataset(*[np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, int)] * 2, 10)
     parameters = {}
     for run in runs:
         if run.title != "energy" and run.group not in parameters:
-            parameters[run.group] = run.settings().build(dataset).count_params()
+            parameters[run.group] = run.settings("/out").build(dataset).count_params()
     for group, count in parameters.items():
         if group.startswith(("ratio_", "layerwise", "alpha", "narrow-width=0.525")):
             assert count == pytest.approx(parameters["dbf-selection=ovsf-ratio=0.25-kernel_size=4"], rel=0.03), group
@@ -96,7 +96,7 @@ def test_the_study_of_selections_can_be_built():
 )
 def test_files_that_are_wrong_are_refused(text, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        sweep.read(written(tmp_path, text), tmp_path)
+        sweep.read(written(tmp_path, text))
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path):
@@ -133,7 +133,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path):
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
     text = RUNS.replace("epochs: 2", "epochs: 1").replace("[0.5]", "[2, 0.5]").replace("[0, 1]", "[0]")
-    runs, options = sweep.read(written(tmp_path, text), tmp_path)
+    runs, options = sweep.read(written(tmp_path, text))
     errors = sweep.sweep(runs, options, tmp_path)
     assert list(errors) == ["dbf-ratio=2-seed=0"] and "0 < ratio <= 1" in errors["dbf-ratio=2-seed=0"]
     assert "dbf-ratio=2-seed=0 failed" in capsys.readouterr().err
@@ -141,10 +141,10 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
     assert [row["run"] for row in rows] == ["plain", "dbf-ratio=0.5"]
     # What is done is not done again, and settings that changed are told.
     before = (tmp_path / "plain.json").stat().st_mtime_ns
-    runs, options = sweep.read(written(tmp_path, text.replace("[2, 0.5]", "[0.5]")), tmp_path)
+    runs, options = sweep.read(written(tmp_path, text.replace("[2, 0.5]", "[0.5]")))
     assert sweep.sweep(runs, options, tmp_path) == {}
     assert (tmp_path / "plain.json").stat().st_mtime_ns == before
-    runs, options = sweep.read(written(tmp_path, text.replace("epochs: 1", "epochs: 3")), tmp_path)
+    runs, options = sweep.read(written(tmp_path, text.replace("epochs: 1", "epochs: 3")))
     assert "result of other settings" in sweep.sweep(runs[:1], options, tmp_path)["plain"]
 
 
