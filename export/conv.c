@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arena.h"
 #include "checked.h"
 #include "stages.h"
 #include "threadpool.h"
@@ -128,10 +129,10 @@ DbfConv* DbfConvCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
 
 // Gives back what DbfConvResize took.
 static void Release(DbfConv* conv) {
-  free(conv->allocation);
   free(conv->y_offset);
+  DbfArenaRelease(conv->arena);
   DbfPoolRelease(conv->pool);
-  conv->allocation = NULL;
+  conv->arena = NULL;
   conv->y_offset = NULL;
   conv->pool = NULL;
   conv->row_parts = conv->filter_parts = 0;
@@ -315,14 +316,24 @@ static void SetParts(DbfConv* conv, int threads) {
   conv->filter_parts = (int)DbfMin(useful / conv->row_parts, panels);
 }
 
-// Fills in what stays as it is in the scratch memory of a thread: for int8 layers, padding is not
-// 0.
+// Fills in what a run does not write in the scratch memory of a thread, which other layers have
+// used: a pixel of padding and what is left and right of projected rows.
 static void SetPadding(const DbfConv* conv, char* scratch) {
-  const DbfPlanInt8* int8 = conv->plan->int8;
-  if (int8 == NULL) return;
-  memset(scratch + conv->scratch.padding, (uint8_t)int8->input_zero, conv->plan->channels);
-  for (size_t e = 0; !conv->direct && e < int8->full_elements; ++e) {
-    uint32_t* row = (uint32_t*)(scratch + conv->scratch.raw_row) + e * conv->row_pitch;
+  const DbfPlan* plan = conv->plan;
+  const DbfPlanInt8* int8 = plan->int8;
+  char* padding = scratch + conv->scratch.padding;
+  if (int8 == NULL) {
+    memset(padding, 0, plan->channels * sizeof(float));
+  } else {
+    memset(padding, (uint8_t)int8->input_zero, plan->channels);
+  }
+  if (conv->direct) return;
+  const size_t partial = plan->partial * conv->row_pitch * conv->code_size;
+  memset(scratch + conv->scratch.code_row, 0, partial);
+  float* raw_row = (float*)(scratch + conv->scratch.raw_row);
+  if (int8 == NULL) memset(raw_row, 0, plan->full * conv->row_pitch * sizeof(float));
+  for (size_t e = 0; int8 != NULL && e < int8->full_elements; ++e) {
+    uint32_t* row = (uint32_t*)raw_row + e * conv->row_pitch;
     for (size_t i = 0; i < conv->row_pitch; ++i) row[i] = int8->padding[e];
   }
 }
@@ -349,9 +360,8 @@ const char* DbfConvResize(DbfConv* conv, int32_t batch, int32_t height, int32_t 
   if (bytes > kMaxScratch) return "the layer is too large";
   conv->y_offset_pitch = DbfMax(conv->y.taps, conv->plan->num_segments);
   conv->y_offset = DbfAllocate(DbfMul(parts, conv->y_offset_pitch), sizeof(size_t));
-  conv->memory = DbfAllocateAligned(parts, bytes, &conv->allocation);
-  if (conv->allocation == NULL || conv->y_offset == NULL) return "out of memory";
-  for (size_t i = 0; i < parts; ++i) SetPadding(conv, conv->memory + i * bytes);
+  conv->arena = DbfArenaAcquire(owner, DbfMul(parts, bytes));
+  if (conv->arena == NULL || conv->y_offset == NULL) return "out of memory";
   if (parts > 1) {
     conv->pool = DbfPoolAcquire(owner, threads);
     if (conv->pool == NULL) return "cannot start threads";
@@ -495,7 +505,8 @@ static void RunPart(void* argument, int index) {
       .end_panel = panels * (filter_part + 1) / conv->filter_parts,
       .offsets = conv->y_offset + (size_t)index * conv->y_offset_pitch,
   };
-  char* scratch = conv->memory + (size_t)index * conv->scratch.bytes;
+  char* scratch = DbfArenaMemory(conv->arena) + (size_t)index * conv->scratch.bytes;
+  SetPadding(conv, scratch);
   const size_t image_in = conv->y.in * conv->x.in * plan->channels * part->number;
   const size_t image_out = conv->y.outputs * conv->x.outputs * plan->filters;
   size_t base = 0, filled = 0;

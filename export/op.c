@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arena.h"
 #include "checked.h"
 #include "conv.h"
 #include "flexbuffer.h"
@@ -22,25 +23,22 @@ struct DbfOp {
   DbfConv* conv;
   int input, output;  // tensors
   size_t input_bytes, output_bytes;
-  size_t packed_bytes, scratch_bytes;  // as counted in held_...
+  size_t packed_bytes;  // as counted in held_packed
   char profile[96];
 };
 
-// Bytes that all ops of the process hold.
-static atomic_size_t held_packed, held_scratch;
+// Bytes of coefficients that all ops of the process hold.
+static atomic_size_t held_packed;
 
 void dbf_memory(size_t* packed, size_t* scratch) {
   *packed = atomic_load(&held_packed);
-  *scratch = atomic_load(&held_scratch);
+  *scratch = DbfArenaHeldBytes();
 }
 
 static void CountMemory(DbfOp* op) {
   const size_t packed = op->conv != NULL ? DbfConvPackedBytes(op->conv) : 0;
-  const size_t scratch = op->conv != NULL ? DbfConvScratchBytes(op->conv) : 0;
   atomic_fetch_add(&held_packed, packed - op->packed_bytes);  // modulo the type's size
-  atomic_fetch_add(&held_scratch, scratch - op->scratch_bytes);
   op->packed_bytes = packed;
-  op->scratch_bytes = scratch;
 }
 
 bool DbfOpTypeOf(const char* name, DbfOpType* type) {
@@ -394,7 +392,8 @@ TfLiteStatus DbfOpInvoke(DbfOp* op, TfLiteContext* context) {
 const char* DbfOpProfile(DbfOp* op) {
   snprintf(op->profile, sizeof(op->profile), "%s %s %s packed=%zu scratch=%zu",
            op->type == kDbfDense ? "DBFDense" : "DBFConv2D", op->kernels->name,
-           op->layer.quantized != NULL ? "int8" : "float32", op->packed_bytes, op->scratch_bytes);
+           op->layer.quantized != NULL ? "int8" : "float32", op->packed_bytes,
+           op->conv != NULL ? DbfConvScratchBytes(op->conv) : 0);
   return op->profile;
 }
 

@@ -3,6 +3,7 @@
 #ifndef DBF_EXPORT_STAGES_H_
 #define DBF_EXPORT_STAGES_H_
 
+#include "arena.h"
 #include "conv.h"
 #include "plan_int8.h"
 #include "threadpool.h"
@@ -64,8 +65,7 @@ struct DbfConv {
       y_offset;  // [parts, max(y.taps, num_segments)] scratch for offsets that depend on the tile
   size_t y_offset_pitch;
   int row_parts, filter_parts;  // how the work is split
-  char* memory;                 // [parts, scratch.bytes], aligned
-  void* allocation;
+  DbfArena* arena;              // [parts, scratch.bytes]
   DbfPool* pool;
 };
 

@@ -3,8 +3,8 @@
 #include "stages.h"
 
 // Projects the channels of rows to lines at `dst`, `pitch` apart; partial ones follow the full
-// ones. Padding before the first row and after the last stays zero: it has been from the start, and
-// vectors that run over the end write zeros.
+// ones. Padding before the first row and after the last stays zero: vectors that run over the end
+// write zeros.
 void DbfProjectRowsFloat(const DbfConv* conv, const DbfRows* input, char* scratch, float* dst,
                          size_t pitch) {
   const DbfPlan* plan = conv->plan;

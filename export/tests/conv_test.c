@@ -19,6 +19,7 @@ static void CheckRun(const DbfLayer* layer, DbfConv* conv, const char* name, con
   double error_max = 0;
   for (int run = 0; run < 2; ++run) {
     memset(output, 0xff, count * sizeof(*output));  // NaN
+    SpoilScratch(conv, DbfConvScratchBytes(conv));
     DbfConvRun(conv, input, output);
     for (size_t i = 0; i < count; ++i) {
       const double difference = fabs(output[i] - expected[i]);

@@ -243,6 +243,7 @@ static void CheckLayer(const DbfLayer* layer, const DbfKernels* kernels, int bat
     int8_t* output = malloc(outputs + 1);
     for (int run = 0; run < 2; ++run) {
       memset(output, 0x55, outputs);
+      SpoilScratch(conv, DbfConvScratchBytes(conv));
       DbfConvRun(conv, input, output);
       for (size_t i = 0; i < outputs; ++i) {
         CHECK(output[i] == expected[i],

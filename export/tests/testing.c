@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "arena.h"
+
 long num_checks = 0;
 
 static uint64_t random_state = 1;
@@ -234,6 +236,13 @@ double* Reference(const DbfLayer* layer, const double* filters, const float* inp
   free(image);
   free(weights);
   return output;
+}
+
+void SpoilScratch(const void* owner, size_t bytes) {
+  DbfArena* arena = DbfArenaAcquire(owner, bytes);
+  CHECK(arena != NULL, "no memory");
+  if (bytes > 0) memset(DbfArenaMemory(arena), 0xff, bytes);  // NaN
+  DbfArenaRelease(arena);
 }
 
 // Not inlined: GCC's vectorizer would take many seconds.

@@ -76,6 +76,9 @@ double* Filters(const DbfLayer* layer);
 double* Reference(const DbfLayer* layer, const double* filters, const float* input, int batch,
                   int height, int width, int* out_h, int* out_w, double* largest);
 
+// Overwrites the scratch memory of `owner`, as other layers would.
+void SpoilScratch(const void* owner, size_t bytes);
+
 // An entry of a flexbuffer map: an integer, or a blob if `blob` is not NULL.
 typedef struct Entry {
   const char* key;
