@@ -61,7 +61,7 @@ def time_interleaved(
                 before = time.perf_counter_ns()
                 side()
                 row.append((time.perf_counter_ns() - before) * 1e-9)
-        spent = (time.monotonic() - started) / (seconds * len(sides))
+        spent = (time.monotonic() - started) / max(seconds * len(sides), 1e-9)
         tick(min(1.0, max(spent, number / rounds)))
         if spent >= 1 and number >= _MIN_ROUNDS:
             break
