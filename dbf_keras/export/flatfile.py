@@ -24,8 +24,15 @@ def load(data: bytes) -> Any:
 
 
 def dump(model: Any) -> bytes:
-    """Writes a ``ModelT``, dropping the tensors, buffers and operator codes that nothing uses. Changes ``model``."""
+    """Writes a ``ModelT``, dropping what nothing uses: tensors, buffers, operator codes. Changes ``model``.
+
+    Of the converter's names, which join those of all ops that went into one, the first is kept.
+    """
     _drop_unused(model)
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            name = tensor.name.encode() if isinstance(tensor.name, str) else tensor.name
+            tensor.name = name.split(b";")[0]
     for buffer in model.buffers:
         buffer.__class__ = _aligned_buffer()
     builder = _builder()(sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None) + 65536)

@@ -51,6 +51,13 @@ def test_buffers_begin_at_multiples_of_16_bytes(data):
     assert all((buffer.__array_interface__["data"][0] - base) % 16 == 0 for buffer in buffers)
 
 
+def test_one_name_of_many_is_kept(data):
+    model = flatfile.load(data)
+    model.subgraphs[0].tensors[1].name = b"relu;add;convolution"
+    names = [tensor.name for tensor in load(flatfile.dump(model)).subgraphs[0].tensors]
+    assert b"relu" in names and not any(b";" in name for name in names)
+
+
 def test_equal_zero_points_are_written_once(data):
     def size(filters, copies):
         model = flatfile.load(data)
