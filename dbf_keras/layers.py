@@ -160,7 +160,7 @@ class _DBFMixin:
     def _projected(self, gradient):
         """α's gradient times (B·Bᵀ)⁻¹: a step on α along it moves the filters along the projection of their gradient.
 
-        By 1/P where that is no more than a factor to it: for flat codes, and for very large kernels.
+        1/P stands for the inverse where it is that, and for flat codes and very large kernels.
         """
         if self._inverse_gram is None:
             return gradient / float(np.prod(self._taps))
