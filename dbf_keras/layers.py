@@ -150,12 +150,14 @@ class _DBFMixin:
     def _by_channel_code(self, blocks: np.ndarray, alpha):
         """Products of blocks [C, kh·kw, kh·kw] with the rows of α [n, K] that share a channel code."""
         size, filters = alpha.shape
-        taps, channels = blocks.shape[1], blocks.shape[0]
-        rows = np.full(taps * channels, size)
-        rows[self.codes] = np.arange(size)
-        grid = ops.reshape(_take_rows(alpha, rows), (taps, channels, filters))
-        grid = ops.einsum("cij,jck->ick", ops.cast(blocks, alpha.dtype), grid)
-        return ops.take(ops.reshape(grid, (taps * channels, filters)), self.codes.astype(np.int32), axis=0)
+        channels, taps, _ = blocks.shape
+        spatial, channel = np.divmod(self.codes, channels)
+        places = channel * taps + spatial
+        rows = np.full(channels * taps, size)
+        rows[places] = np.arange(size)
+        grid = ops.reshape(_take_rows(alpha, rows), (channels, taps, filters))
+        grid = ops.matmul(ops.cast(blocks, alpha.dtype), grid)
+        return ops.take(ops.reshape(grid, (channels * taps, filters)), places.astype(np.int32), axis=0)
 
     def _projected(self, gradient):
         """α's gradient times (B·Bᵀ)⁻¹: a step on α along it moves the filters along the projection of their gradient.
