@@ -38,6 +38,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Paths;
 import java.util.Arrays;
+import java.util.Locale;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicReference;
@@ -361,7 +362,8 @@ public class ScreensTest {
     pick(R.id.open, file("mine.tflite", digits()));
     LinearLayout models = view(R.id.models);
     CheckBox box = (CheckBox) models.getChildAt(models.getChildCount() - 1);
-    assertTrue(box.getText().toString(), box.getText().toString().startsWith("mine · 0.07 MB"));
+    String label = String.format(Locale.ROOT, "mine · %.2f MB", digits().length / 1e6);
+    assertTrue(box.getText().toString(), box.getText().toString().startsWith(label));
     assertTrue(box.isChecked());
     int count = models.getChildCount();
     pick(R.id.open, file("mine.tflite", digits()));
