@@ -419,8 +419,8 @@ def fit(filters: np.ndarray, codes: np.ndarray, kernel_shape: KernelShape) -> np
 def inverse_gram(codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
     """Inverse of the kept codes' inner products with each other, (B·Bᵀ)⁻¹, in its blocks by channel code.
 
-    Codes of different channel codes are orthogonal if C is a power of two. If it is not, their products, small beside
-    those of a code with itself, are left out, and the inverse is approximate.
+    Codes of different channel codes are orthogonal if C is a power of two. If it is not, their products are left out,
+    and the inverse is approximate.
 
     Args:
         codes: [n] grid indices.

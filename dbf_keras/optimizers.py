@@ -12,7 +12,8 @@ class CodeSGD(keras.optimizers.SGD):
     A plain step on α moves filters f = Bᵀα by −η·BᵀB times their gradient: too far, as codes have length P, and not
     along it where they are not orthogonal, as those of 3×3 filters. Multiplying α's gradient by (B·Bᵀ)⁻¹, which is
     1/P for orthogonal codes, makes the filters follow projected gradient descent with the learning rate η of the plain
-    twin; at ρ = 1 they follow the plain twin.
+    twin; at ρ = 1 they follow the plain twin. This is exact for channels that are a power of two, see
+    `dbf_keras.codes.inverse_gram`.
 
     Takes SGD's arguments. Weight decay spares biases and BatchNorm.
 
