@@ -17,12 +17,22 @@ if LEGACY:
     class ops:  # noqa: N801 - stands in for the module keras.ops
         """The functions of ``keras.ops`` that the layers use, in TensorFlow."""
 
+        abs = staticmethod(_tf.abs)
+        argmin = staticmethod(_tf.argmin)
         cast = staticmethod(_tf.cast)
+        clip = staticmethod(_tf.clip_by_value)
         concatenate = staticmethod(_tf.concat)
+        convert_to_tensor = staticmethod(_tf.convert_to_tensor)
         convert_to_numpy = staticmethod(lambda x: x.numpy())
         matmul = staticmethod(_tf.matmul)
+        max = staticmethod(_tf.reduce_max)
+        maximum = staticmethod(_tf.maximum)
         pad = staticmethod(_tf.pad)
         reshape = staticmethod(_tf.reshape)
+        round = staticmethod(_tf.round)
+        square = staticmethod(_tf.square)
+        stop_gradient = staticmethod(_tf.stop_gradient)
+        sum = staticmethod(_tf.reduce_sum)
         take = staticmethod(_tf.gather)
         tensordot = staticmethod(_tf.tensordot)
 

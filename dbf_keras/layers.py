@@ -18,10 +18,16 @@ _ARGUMENTS = """
             ``kernel_initializer``.
         alpha_regularizer: regulariser of α.
         alpha_constraint: constraint on α.
+        alpha_bits: None, or 2 to 8: compute with α rounded to so many bits, with a symmetric scale a filter. Gradients
+            pass as if it were not, so that the layer is trained for ``quantize="int4"`` (4 bits) of the exporter,
+            whose file then holds the very same numbers.
         kernel_initializer: if given, filters are drawn from it and α fitted to them.
         kernel_regularizer: regulariser of the generated filters (of α: ``alpha_regularizer``).
         kernel_constraint: not possible for generated filters; must be None (of α: ``alpha_constraint``)."""
 
+
+# Scales that are tried for α of few bits, as shares of the one at which nothing is clipped.
+_CLIPPING = np.linspace(0.4, 1, 13, dtype=np.float32)
 
 # Of a kernel whose codes' inner products are inverted, in blocks of its taps squared.
 _MOST_TAPS = 121
@@ -30,6 +36,21 @@ _MOST_TAPS = 121
 def _take_rows(alpha, rows: np.ndarray):
     """Rows of α [n, K]; row n stands for zeros, the coefficients of a code that is not kept."""
     return ops.take(ops.pad(alpha, [[0, 1], [0, 0]]), rows.astype(np.int32), axis=0)
+
+
+def _rounded(alpha, bits: int):
+    """α [n, K] at 2^bits − 1 levels, symmetric about 0, with the scale of least squared error for each filter."""
+    held = ops.stop_gradient(alpha)
+    most = 2 ** (bits - 1) - 1
+    steps = ops.maximum(ops.max(ops.abs(held), axis=0), 1e-30) / most  # Of scales at which nothing is clipped.
+
+    def rounded(scales):
+        return ops.clip(ops.round(held / scales), -most, most) * scales
+
+    trials = ops.reshape(steps, (1, 1, -1)) * _CLIPPING[:, None, None]
+    errors = ops.sum(ops.square(rounded(trials) - held), axis=1)
+    best = ops.take(_CLIPPING, ops.argmin(errors, axis=0), axis=0)
+    return alpha + ops.stop_gradient(rounded(steps * best) - held)
 
 
 class _DBFMixin:
@@ -47,8 +68,10 @@ class _DBFMixin:
         "constraint": keras.constraints,
     }
 
-    def _init_codes(self, ratio, selection, alpha_initializer, alpha_regularizer, alpha_constraint):
+    def _init_codes(self, ratio, selection, alpha_initializer, alpha_regularizer, alpha_constraint, alpha_bits):
         dbf_codes.count(1, ratio)  # Raises for a ratio outside (0, 1].
+        if alpha_bits is not None and alpha_bits not in range(2, 9):
+            raise ValueError(f"`alpha_bits` must be None or a whole number from 2 to 8; got {alpha_bits!r}.")
         if self.kernel_constraint is not None:
             raise ValueError(
                 f"{type(self).__name__} generates its filters, so `kernel_constraint` cannot act on them; use "
@@ -61,6 +84,7 @@ class _DBFMixin:
         self.alpha_initializer = keras.initializers.get(alpha_initializer)
         self.alpha_regularizer = keras.regularizers.get(alpha_regularizer)
         self.alpha_constraint = keras.constraints.get(alpha_constraint)
+        self.alpha_bits = alpha_bits
 
     def _build_codes(self, taps: tuple[int, int, int], filters: int) -> None:
         """Creates α and bias.
@@ -181,6 +205,12 @@ class _DBFMixin:
         return ops.cast(dbf_codes.short_codes(size), self.compute_dtype)
 
     @property
+    def rounded_coefficients(self):
+        """α as the layer computes with it [n, filters], float32: rounded to `alpha_bits` if they are given."""
+        alpha = ops.convert_to_tensor(self.coefficients)
+        return alpha if self.alpha_bits is None else _rounded(alpha, self.alpha_bits)
+
+    @property
     def kernel(self):
         """The generated filters (paper Eq. 1), in the shape of the plain twin's kernel."""
         if not self.built:
@@ -188,8 +218,8 @@ class _DBFMixin:
         return self._twin_shape(self._sp_ovsf_kernel() if self.codes is None else self._grid_kernel())
 
     def _alpha_rows(self, rows: np.ndarray):
-        """`_take_rows` of the layer's α."""
-        return _take_rows(ops.cast(self.coefficients, self.compute_dtype), rows)
+        """`_take_rows` of what the layer computes with."""
+        return _take_rows(ops.cast(self.rounded_coefficients, self.compute_dtype), rows)
 
     def _grid_kernel(self):
         kh, kw, channels = self._taps
@@ -262,7 +292,12 @@ class _DBFMixin:
         config = super().get_config()
         for gone in ("lora_rank", "lora_alpha", "quantization_config"):
             config.pop(gone, None)
-        config.update(ratio=self.ratio, selection=self.selection, order_version=dbf_codes.ORDER_VERSION)
+        config.update(
+            ratio=self.ratio,
+            selection=self.selection,
+            alpha_bits=self.alpha_bits,
+            order_version=dbf_codes.ORDER_VERSION,
+        )
         for option, module in self._ALPHA_OPTIONS.items():
             config[f"alpha_{option}"] = module.serialize(getattr(self, f"alpha_{option}"))
         # None cannot pass through `initializers.serialize` of every Keras.
@@ -344,6 +379,7 @@ class DBFConv2D(_DBFMixin, keras.layers.Conv2D):  # noqa: D101 - a formatted doc
         alpha_initializer=None,
         alpha_regularizer=None,
         alpha_constraint=None,
+        alpha_bits=None,
         **kwargs,
     ):
         super().__init__(
@@ -371,7 +407,7 @@ class DBFConv2D(_DBFMixin, keras.layers.Conv2D):  # noqa: D101 - a formatted doc
             )
         if self.groups != 1:
             raise ValueError(f"DBFConv2D has no grouped form: `groups` must be 1; got {groups}.")
-        self._init_codes(ratio, selection, alpha_initializer, alpha_regularizer, alpha_constraint)
+        self._init_codes(ratio, selection, alpha_initializer, alpha_regularizer, alpha_constraint, alpha_bits)
 
     def build(self, input_shape):
         """Creates α [n, filters] and bias [filters] for inputs [batch, height, width, channels]."""
@@ -421,6 +457,7 @@ class DBFDense(_DBFMixin, keras.layers.Dense):  # noqa: D101
         alpha_initializer=None,
         alpha_regularizer=None,
         alpha_constraint=None,
+        alpha_bits=None,
         **kwargs,
     ):
         super().__init__(
@@ -436,7 +473,7 @@ class DBFDense(_DBFMixin, keras.layers.Dense):  # noqa: D101
             bias_constraint=bias_constraint,
             **kwargs,
         )
-        self._init_codes(ratio, selection, alpha_initializer, alpha_regularizer, alpha_constraint)
+        self._init_codes(ratio, selection, alpha_initializer, alpha_regularizer, alpha_constraint, alpha_bits)
 
     def build(self, input_shape):
         """Creates α [n, units] and bias [units] for inputs [batch, ..., channels]."""

@@ -34,7 +34,7 @@ class Filters:
     def of(cls, layer: DBFConv2D | DBFDense) -> Filters:
         """Reads a built layer."""
         # α itself and not `layer.kernel`: the latter has the layer's compute type, which may be half precision.
-        alpha = np.asarray(ops.convert_to_numpy(layer.coefficients), np.float64).T
+        alpha = np.asarray(ops.convert_to_numpy(layer.rounded_coefficients), np.float64).T
         codes = layer.codes
         if codes is not None:
             ascending = np.argsort(codes)

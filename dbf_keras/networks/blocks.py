@@ -25,6 +25,7 @@ class Blocks:
         ratio: ρ of the DBF layers: a number, or a mapping from layer name or ``fnmatch`` pattern to number, of which
             the first that matches counts, e.g. ``{"stage3_*": 0.0625, "*": 1.0}``.
         selection: which codes the DBF layers keep; see `dbf_keras.codes.order`; or a mapping as of `ratio`.
+        alpha_bits: None, or the bits to which the DBF layers round α, see `DBFConv2D`.
         filter_decay: weight of ½‖f‖² of the generated filters f in the loss, beside what the optimizer does to α.
         kernel_size: of the DBF layers; 4 as in the paper (a power of two: orthogonal codes) or 3.
         plain: build the plain twin, with ``keras.layers.Conv2D`` in place of `DBFConv2D`.
@@ -39,6 +40,7 @@ class Blocks:
     classes: int = 10
     ratio: float | Mapping[str, float] = 1.0
     selection: Selection | Mapping[str, Selection] = "ovsf"
+    alpha_bits: int | None = None
     filter_decay: float = 0.0
     kernel_size: int = 4
     plain: bool = False
@@ -81,8 +83,9 @@ class Blocks:
             return keras.layers.Conv2D(filters, kernel_size, kernel_initializer="he_normal", **arguments)(x)
         if self.filter_decay:
             arguments["kernel_regularizer"] = keras.regularizers.L2(self.filter_decay / 2)
-        selection = self.selection[_first_match(self.selection, name, "selection")]
-        return DBFConv2D(filters, kernel_size, ratio=self.layer_ratio(name), selection=selection, **arguments)(x)
+        arguments["selection"] = self.selection[_first_match(self.selection, name, "selection")]
+        arguments["alpha_bits"] = self.alpha_bits
+        return DBFConv2D(filters, kernel_size, ratio=self.layer_ratio(name), **arguments)(x)
 
     def convolution_bn(self, x, filters: int, name: str, relu: bool = True, **arguments):
         """`convolution` without bias, BatchNorm and, if asked, ReLU."""

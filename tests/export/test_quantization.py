@@ -97,6 +97,26 @@ def test_int4_is_packed_and_decodes_to_what_it_was(filters):
     assert result.layers[0].bytes_file == stored + 4 * filters
 
 
+@pytest.mark.parametrize("selection", ["ovsf", "sequency"])
+def test_layers_trained_with_int4_keep_their_values(selection):
+    inputs = keras.Input((8, 8, 16))
+    x = DBFConv2D(32, 3, ratio=0.5, selection=selection, alpha_bits=4, use_bias=False, name="conv")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    x = DBFDense(16, ratio=0.25, alpha_bits=4, selection=selection)(layers.GlobalAveragePooling2D()(x))
+    model = randomize(keras.Model(inputs, x))
+    data = to_tflite(model, "onthefly", "int4")
+    reference = verify.random_inputs(model)
+    expected = np.asarray(model(reference[0]))
+    _, relative = verify.difference([expected], verify.run_file(model, expand(data), reference))
+    assert relative < TOLERANCE
+    file = load(data)
+    alpha = file.subgraphs[0].tensors[file.subgraphs[0].operators[0].inputs[1]]
+    rounded = np.asarray(model.get_layer("conv").rounded_coefficients)
+    levels = rounded / np.abs(rounded).max(0) * 7 * np.sign(np.asarray(model.get_layer("norm").gamma))
+    columns = np.argsort(model.get_layer("conv").codes)
+    np.testing.assert_array_equal(integers(file, alpha), np.rint(levels[columns].T))
+
+
 @pytest.mark.parametrize("mode", ["explicit", "folded", "onthefly"])
 def test_files_compute_what_their_int8_weights_say(model, mode):
     data = to_tflite(model, mode, "weights")
