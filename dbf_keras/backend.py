@@ -19,9 +19,19 @@ if LEGACY:
 
         abs = staticmethod(_tf.abs)
         argmin = staticmethod(_tf.argmin)
+        average_pool = staticmethod(
+            lambda x, pool_size, strides, padding, data_format: _tf.nn.avg_pool2d(
+                x, pool_size, strides, padding.upper()
+            )
+        )
         cast = staticmethod(_tf.cast)
         clip = staticmethod(_tf.clip_by_value)
         concatenate = staticmethod(_tf.concat)
+        conv = staticmethod(
+            lambda x, kernel, strides, padding, data_format, dilation_rate: _tf.nn.conv2d(
+                x, kernel, strides, padding.upper(), "NHWC", dilation_rate
+            )
+        )
         convert_to_tensor = staticmethod(_tf.convert_to_tensor)
         convert_to_numpy = staticmethod(lambda x: x.numpy())
         matmul = staticmethod(_tf.matmul)

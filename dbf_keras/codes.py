@@ -13,6 +13,7 @@ keeps the first n = max(1, round(ρ·P)) codes of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -149,6 +150,29 @@ def _order_channel_first(kernel_shape: KernelShape, seed: int) -> np.ndarray:
     return np.lexsort([y + x, channel])
 
 
+def _order_spatial_tree(kernel_shape: KernelShape, seed: int) -> np.ndarray:
+    y, x, channel = (
+        bit_reverse(axis, _bits(size)) for axis, size in zip(grid_indices(kernel_shape), kernel_shape, strict=True)
+    )
+    spatial = _interleave(y, x)
+    return np.lexsort([spatial % 4, channel, spatial // 4])
+
+
+def _order_spatial_tree_b(kernel_shape: KernelShape, seed: int) -> np.ndarray:
+    y, x, channel = (
+        bit_reverse(axis, _bits(size)) for axis, size in zip(grid_indices(kernel_shape), kernel_shape, strict=True)
+    )
+    return np.lexsort([channel, _interleave(y, x)])
+
+
+def _interleave(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Numbers whose bits are those of two others in turns."""
+    result = np.zeros_like(high)
+    for bit in range(int(max(high.max(), low.max())).bit_length()):
+        result |= (high >> bit & 1) << (2 * bit + 1) | (low >> bit & 1) << (2 * bit)
+    return result
+
+
 def _order_random(kernel_shape: KernelShape, seed: int) -> np.ndarray:
     # RandomState's stream is frozen by NumPy's compatibility policy; Generator's is not.
     return np.random.RandomState(seed).permutation(int(np.prod(kernel_shape)))
@@ -167,6 +191,8 @@ _ORDERS: dict[str, Callable[[KernelShape, int], np.ndarray]] = {
     "hyperbolic": _order_hyperbolic,
     "spatial_first": _order_spatial_first,
     "channel_first": _order_channel_first,
+    "spatial_tree": _order_spatial_tree,
+    "spatial_tree_b": _order_spatial_tree_b,
     "random": _order_random,
     "separable_random": _order_separable_random,
 }
@@ -275,6 +301,47 @@ def select(kernel_shape: KernelShape, ratio: float, selection: Selection = "ovsf
     return ranked[:kept]
 
 
+class Product(NamedTuple):
+    """A code set U × V × W whose spatial codes U and V are all those that are constant over runs of taps.
+
+    Attributes:
+        runs: (vertical, horizontal) number of taps in a run; 1 if all spatial codes of that axis are kept.
+        channels: W, int64 [|W|], ascending.
+    """
+
+    runs: tuple[int, int]
+    channels: np.ndarray
+
+
+def product(codes: np.ndarray, kernel_shape: KernelShape) -> Product | None:
+    """The factors of a code set, if it is such a product.
+
+    Filters of such a set are a sum over runs of taps and a ±1 projection of the channels, followed by a smaller
+    filter of any values.
+
+    Args:
+        codes: [n] grid indices, any order.
+        kernel_shape: (kh, kw, C).
+
+    Returns:
+        The factors, or None.
+    """
+    grid = np.zeros(kernel_shape, bool)
+    grid.reshape(-1)[np.asarray(codes)] = True
+    factors = [np.flatnonzero(grid.any(others)) for others in ((1, 2), (0, 2), (0, 1))]
+    if grid.sum() != np.prod([len(factor) for factor in factors]):
+        return None
+    runs = tuple(_run(factor, size) for factor, size in zip(factors, kernel_shape[:2], strict=False))
+    return Product(runs, factors[2]) if all(runs) else None
+
+
+def _run(kept: np.ndarray, size: int) -> int:
+    """The power of two r of which ``kept`` are all multiples below ``size``, itself a multiple of r; 0 without."""
+    run = size // len(kept)
+    fits = run * len(kept) == size and not run & (run - 1) and np.array_equal(kept, np.arange(0, size, run))
+    return run if fits else 0
+
+
 def separable_channels(codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray | None:
     """The channel codes W if ``codes`` is the set "all spatial codes × W".
 
@@ -285,9 +352,8 @@ def separable_channels(codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarr
     Returns:
         int64 array [|W|], ascending, or None if the set is not separable.
     """
-    spatial, channels = int(np.prod(kernel_shape[:2])), int(kernel_shape[2])
-    per_channel = np.bincount(np.asarray(codes) % channels, minlength=channels)
-    return np.flatnonzero(per_channel) if set(per_channel) <= {0, spatial} else None
+    factors = product(codes, kernel_shape)
+    return factors.channels if factors is not None and factors.runs == (1, 1) else None
 
 
 # ---- Transforms -----------------------------------------------------------------------------------------------------

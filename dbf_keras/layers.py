@@ -29,6 +29,9 @@ _ARGUMENTS = """
 # Scales that are tried for α of few bits, as shares of the one at which nothing is clipped.
 _CLIPPING = np.linspace(0.4, 1, 13, dtype=np.float32)
 
+# Multiply-adds that take about as long as pooling one number, on CPUs.
+_POOLING = 200
+
 # Of a kernel whose codes' inner products are inverted, in blocks of its taps squared.
 _MOST_TAPS = 121
 
@@ -243,34 +246,59 @@ class _DBFMixin:
         flat = ops.reshape(ops.matmul(self._block(low), ops.reshape(rows, (high, low, filters))), (length, filters))
         return ops.reshape(flat[:taps], (*self._taps, filters))
 
-    # The folded form: a separable set is a fixed ±1 projection to |W| channels and a dense convolution on them.
+    # The folded form: codes U × V × W are sums over runs of taps, a ±1 projection to |W| channels and a dense
+    # convolution of what is left.
 
     def _prepare_folded(self, taps: tuple[int, int, int], filters: int) -> None:
-        self._projection = None
+        self._folded = None
+        factors = dbf_codes.product(self.codes, taps)
+        if factors is None:
+            return
         kh, kw, channels = taps
-        kept = dbf_codes.separable_channels(self.codes, taps)
-        if kept is None:
+        left = len(self.codes) // len(factors.channels)
+        strides, dilations = (int(np.prod(getattr(self, name, 1))) for name in ("strides", "dilation_rate"))
+        if factors.runs != (1, 1) and strides * dilations > 1:  # What is left is a dilated convolution.
             return
-        plain = kh * kw * channels * filters
-        folded = channels * len(kept) * int(np.prod(getattr(self, "strides", 1))) + kh * kw * len(kept) * filters
-        if folded >= plain:  # Multiply-adds for one output pixel.
+        projection = channels * strides if len(factors.channels) < channels else 0
+        sums = _POOLING * channels if factors.runs != (1, 1) else 0
+        # Multiply-adds for one output pixel.
+        if sums + len(factors.channels) * (projection + left * filters) >= kh * kw * channels * filters:
             return
-        self._projection = dbf_codes.short_codes(channels)[:, kept]
-        # Rows of α sorted into [kh, kw, |W|].
+        self._folded = factors
+        # Rows of α sorted into [kh / run, kw / run, |W|].
         self._folded_rows = np.argsort(self.codes)
 
     def _folded_kernel(self):
-        kh, kw, _ = self._taps
+        kh, kw, channels = self._taps
+        vertical, horizontal = self._folded.runs
         alpha = self._alpha_rows(self._folded_rows)
-        return self._twin_shape(self._spatial_transform(ops.reshape(alpha, (kh, kw, -1, alpha.shape[-1]))))
+        shape = kh // vertical, kw // horizontal, len(self._folded.channels), alpha.shape[-1]
+        kernel = self._spatial_transform(ops.reshape(alpha, shape))
+        if len(self._folded.channels) == channels:
+            kernel = ops.matmul(self._block(channels), kernel)
+        return self._twin_shape(kernel)
+
+    def _folded_product(self, inputs):
+        channels = self._taps[2]
+        if len(self._folded.channels) < channels:
+            projection = dbf_codes.short_codes(channels)[:, self._folded.channels]
+            inputs = ops.tensordot(inputs, ops.cast(projection, self.compute_dtype), axes=1)
+        if self._folded.runs == (1, 1):
+            return self._product(inputs, self._folded_kernel())
+        if self.padding == "same":
+            margins = [[(size - 1) // 2, size // 2] for size in self.kernel_size]
+            inputs = ops.pad(inputs, [[0, 0], *margins, [0, 0]])
+        # The mean of a run times its length, a power of two. (Adding up slices is slow to differentiate.)
+        inputs = ops.average_pool(inputs, self._folded.runs, 1, "valid", "channels_last")
+        kernel = self._folded_kernel() * float(np.prod(self._folded.runs))
+        return ops.conv(inputs, kernel, 1, "valid", "channels_last", self._folded.runs)
 
     def call(self, inputs):
         """The plain twin's computation with the generated filters, in folded form where that is less work."""
-        if getattr(self, "_projection", None) is None:
+        if getattr(self, "_folded", None) is None:
             outputs = self._product(inputs, self.kernel)
         else:
-            projection = ops.cast(self._projection, self.compute_dtype)
-            outputs = self._product(ops.tensordot(inputs, projection, axes=1), self._folded_kernel())
+            outputs = self._folded_product(inputs)
         if self.kernel_regularizer is not None:
             self.add_loss(self.kernel_regularizer(self.kernel))
         if self.bias is not None:

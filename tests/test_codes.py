@@ -186,6 +186,41 @@ def test_ovsf_sets_of_whole_channels_are_separable(shape):
     assert codes.separable_channels(codes.order(shape, "ovsf")[: kh * kw + 1], shape) is None
 
 
+@pytest.mark.parametrize(
+    "shape, ratio, runs, channels",
+    [
+        ((4, 4, 8), 1, (1, 1), 8),
+        ((4, 4, 8), 0.5, (2, 1), 8),
+        ((4, 4, 8), 0.25, (2, 2), 8),
+        ((4, 4, 8), 0.125, (2, 2), 4),
+        ((4, 4, 8), 1 / 32, (2, 2), 1),
+        ((6, 2, 5), 1, (1, 1), 5),
+        ((4, 1, 5), 0.5, (2, 1), 5),
+        ((1, 1, 8), 0.5, (1, 1), 4),
+    ],
+)
+def test_spatial_tree_sets_are_constant_over_runs_of_taps(shape, ratio, runs, channels):
+    kept = codes.select(shape, ratio, "spatial_tree")
+    found = codes.product(np.random.default_rng(0).permutation(kept), shape)
+    assert found.runs == runs and len(found.channels) == channels
+    kh, kw, _ = shape
+    blocks = dense(shape, kept).reshape(len(kept), kh // runs[0], runs[0], kw // runs[1], runs[1], -1)
+    np.testing.assert_array_equal(blocks, np.broadcast_to(blocks[:, :, :1, :, :1], blocks.shape))
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        [(0, 0, 0), (0, 1, 0), (1, 0, 0)],  # No product.
+        [(0, 0, 0), (0, 1, 0)],  # Codes 0 and 1 alternate from tap to tap.
+        [(2, 0, 0), (2, 2, 0)],  # Vertically without the constant.
+    ],
+)
+def test_other_sets_have_no_factors(kept):
+    shape = (4, 4, 8)
+    assert codes.product(np.ravel_multi_index(np.transpose(kept), shape), shape) is None
+
+
 def test_a_sixteenth_of_ovsf_codes_is_constant_over_runs_of_channels():
     shape = (3, 3, 64)
     alpha = np.random.default_rng(0).standard_normal(36)
@@ -274,7 +309,7 @@ def test_orders_of_the_axes(kernel_shape):
         for s in (0, 1)
     ]
     assert len(kept[0]) == len(kept[1]) == channels // 4 and set(kept[0]) != set(kept[1])
-    for name in ("hyperbolic", "channel_first", "spatial_first", "separable_random"):
+    for name in ("hyperbolic", "channel_first", "spatial_first", "spatial_tree", "separable_random"):
         assert sorted(codes.order(kernel_shape, name)) == list(range(spatial * channels))
 
 

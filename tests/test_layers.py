@@ -24,6 +24,10 @@ CONVOLUTIONS = [
     ({"filters": 16, "kernel_size": 3, "ratio": 0.25, "selection": "ovsf", "padding": "same"}, (2, 6, 6, 16)),
     ({"filters": 4, "kernel_size": 3, "ratio": 0.2, "selection": [8, 3, 17, 0, 5]}, (1, 6, 6, 2)),
     ({"filters": 4, "kernel_size": 3, "ratio": 0.5, "selection": "sp_ovsf"}, (1, 6, 6, 5)),
+    ({"filters": 8, "kernel_size": 4, "ratio": 0.25, "selection": "spatial_tree", "padding": "same"}, (2, 7, 6, 8)),
+    ({"filters": 8, "kernel_size": 4, "ratio": 0.125, "selection": "spatial_tree", "dilation_rate": 2}, (1, 9, 9, 8)),
+    ({"filters": 9, "kernel_size": (2, 4), "ratio": 0.25, "selection": "spatial_tree"}, (1, 6, 7, 7)),
+    ({"filters": 8, "kernel_size": 4, "ratio": 0.25, "selection": "spatial_tree", "strides": 2}, (2, 8, 8, 8)),
     ({"filters": 5, "kernel_size": 3, "ratio": 0.5, "selection": "sequency", "alpha_bits": 4}, (2, 6, 6, 4)),
     ({"filters": 16, "kernel_size": 4, "ratio": 0.25, "padding": "same", "alpha_bits": 2}, (1, 6, 6, 16)),
 ]
@@ -113,21 +117,28 @@ def test_the_kernel_is_the_sum_of_codes(layer_class, arguments, shape):
 
 
 @pytest.mark.parametrize(
-    "channels, filters, kernel_size, strides, ratio, folded",
+    "channels, filters, kernel_size, strides, ratio, selection, folded",
     [
-        (64, 64, 3, 1, 0.25, True),
-        (64, 64, 3, 1, 1.0, False),  # Nothing to save.
-        (64, 64, 3, 1, 0.3, False),  # Not separable.
-        (16, 4, 1, 1, 0.5, False),  # The projection costs more than it saves.
-        (64, 64, 3, 2, 0.25, True),
+        (64, 64, 3, 1, 0.25, "ovsf", True),
+        (64, 64, 3, 1, 1.0, "ovsf", False),  # Nothing to save.
+        (64, 64, 3, 1, 0.3, "ovsf", False),  # Not separable.
+        (16, 4, 1, 1, 0.5, "ovsf", False),  # The projection costs more than it saves.
+        (64, 64, 3, 2, 0.25, "ovsf", True),
+        (64, 64, 4, 1, 0.25, "spatial_tree", True),
+        (16, 16, 4, 1, 0.25, "spatial_tree", False),  # Pooling costs more than it saves.
+        (64, 64, 4, 1, 0.5, "spatial_tree", True),
+        (64, 64, 4, 1, 0.125, "spatial_tree", True),
+        (64, 64, 4, 1, 0.75, "spatial_tree", False),  # Three quarters of the spatial codes are no product.
+        (64, 64, 3, 1, 4 / 9, "spatial_tree", False),  # Runs of two do not fill three taps.
+        (64, 64, 4, 2, 0.25, "spatial_tree", False),  # What is left is dilated, which excludes strides.
     ],
 )
-def test_separable_layers_compute_in_folded_form_where_that_is_less_work(
-    channels, filters, kernel_size, strides, ratio, folded
+def test_products_of_codes_compute_in_folded_form_where_that_is_less_work(
+    channels, filters, kernel_size, strides, ratio, selection, folded
 ):
-    layer = DBFConv2D(filters, kernel_size, strides, ratio=ratio)
+    layer = DBFConv2D(filters, kernel_size, strides, ratio=ratio, selection=selection)
     layer.build((1, 8, 8, channels))
-    assert (layer._projection is not None) == folded
+    assert (layer._folded is not None) == folded
 
 
 # With the largest number as the end of the range the errors here are 0.59 and 0.0134; 8 bits clip nothing.
