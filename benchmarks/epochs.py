@@ -16,6 +16,7 @@ from dbf_keras.benchmark.progress import progress
 
 _FLAGS = flags.FLAGS
 flags.DEFINE_multi_float("ratio", [0.5, 0.25], "ρ of the networks beside ρ = 1.")
+flags.DEFINE_string("selection", "ovsf", "Which codes are kept.")
 flags.DEFINE_float("width", 4.0, "Factor on 16, 32 and 64 channels.")
 flags.DEFINE_integer("kernel_size", 3, "Kernel size.")
 flags.DEFINE_integer("steps", 4, "Batches an epoch.")
@@ -31,10 +32,12 @@ def main(_: list[str]) -> None:
     order = np.arange(count, dtype=np.int32).reshape(_FLAGS.steps, _FLAGS.batch_size)
     seeds = np.zeros((_FLAGS.steps, 2), np.int32)
     ratios = [1.0, *_FLAGS.ratio]
-    options = {"width": _FLAGS.width, "kernel_size": _FLAGS.kernel_size, "classifier_activation": None}
+    options = {name: _FLAGS[name].value for name in ("selection", "width", "kernel_size")}
     trainers = [
         engine.Engine(
-            networks.build("resnet8", ratio=ratio, **options), recipes.RECIPES["cosine"].optimizer(_FLAGS.steps), 10
+            networks.build("resnet8", ratio=ratio, classifier_activation=None, **options),
+            recipes.RECIPES["cosine"].optimizer(_FLAGS.steps),
+            10,
         )
         for ratio in ratios
     ]

@@ -155,14 +155,7 @@ def _order_spatial_tree(kernel_shape: KernelShape, seed: int) -> np.ndarray:
         bit_reverse(axis, _bits(size)) for axis, size in zip(grid_indices(kernel_shape), kernel_shape, strict=True)
     )
     spatial = _interleave(y, x)
-    return np.lexsort([spatial % 4, channel, spatial // 4])
-
-
-def _order_spatial_tree_b(kernel_shape: KernelShape, seed: int) -> np.ndarray:
-    y, x, channel = (
-        bit_reverse(axis, _bits(size)) for axis, size in zip(grid_indices(kernel_shape), kernel_shape, strict=True)
-    )
-    return np.lexsort([channel, _interleave(y, x)])
+    return np.lexsort([spatial % 4, channel, spatial // 4])  # 2 × 2 spatial codes at a time.
 
 
 def _interleave(high: np.ndarray, low: np.ndarray) -> np.ndarray:
@@ -192,11 +185,13 @@ _ORDERS: dict[str, Callable[[KernelShape, int], np.ndarray]] = {
     "spatial_first": _order_spatial_first,
     "channel_first": _order_channel_first,
     "spatial_tree": _order_spatial_tree,
-    "spatial_tree_b": _order_spatial_tree_b,
     "random": _order_random,
     "separable_random": _order_separable_random,
 }
 _SEEDED = ("random", "separable_random")
+
+# What docs/selections.md found best.
+DEFAULT_SELECTION = "spatial_tree"
 
 
 def sequency(index: np.ndarray | int, size: int) -> np.ndarray:
@@ -220,7 +215,9 @@ def order(kernel_shape: KernelShape, selection: Selection) -> np.ndarray:
             ``"hyperbolic"`` (product over the axes of one plus the changes of sign; ties by grid index),
             ``"spatial_first"`` (the smoothest spatial code with all channel codes, then the next),
             ``"channel_first"`` (the smoothest channel code with all spatial codes, then the next: separable where n is
-            a multiple of kh·kw), ``"random"``, ``"separable_random"`` (a random channel code with all spatial codes,
+            a multiple of kh·kw), ``"spatial_tree"`` (tree order along y and x, 2×2 spatial codes at a time, each with
+            all channel codes in tree order: at ρ = ¼ and 4×4 filters all that are constant over 2×2 taps),
+            ``"random"``, ``"separable_random"`` (a random channel code with all spatial codes,
             then the next), both also as ``"NAME:SEED"`` (seed 0 by default), or a ranked list of distinct grid indices.
 
     Returns:
@@ -277,7 +274,7 @@ def count(taps: int, ratio: float) -> int:
     return max(1, round(ratio * taps))
 
 
-def select(kernel_shape: KernelShape, ratio: float, selection: Selection = "ovsf") -> np.ndarray:
+def select(kernel_shape: KernelShape, ratio: float, selection: Selection = DEFAULT_SELECTION) -> np.ndarray:
     """The codes that a layer keeps: the first n of an order.
 
     Args:

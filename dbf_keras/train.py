@@ -340,7 +340,7 @@ class Settings:
     train_images: int | None = None
     network: str = "dbfnet_micro"
     ratio: Any = "0.25"
-    selection: Any = "ovsf"
+    selection: Any = codes.DEFAULT_SELECTION
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     recipe: str | None = None
     epochs: int | None = None
@@ -421,7 +421,7 @@ def define_flags(output_required: bool = True) -> None:
     flags.DEFINE_string("ratio", "0.25", "Share of the codes kept: a number, or 'pattern=number,...' by layer name.")
     flags.DEFINE_string(
         "selection",
-        "ovsf",
+        codes.DEFAULT_SELECTION,
         "Which codes are kept: an order of dbf_keras.codes.order, sp_ovsf, energy:FILE.keras for those that a trained "
         "model uses most, or 'pattern=selection,...' by layer name.",
     )

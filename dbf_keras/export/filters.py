@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
 from dbf_keras import codes as dbf_codes
 from dbf_keras.backend import ops
 from dbf_keras.layers import DBFConv2D, DBFDense
+
+
+class Folded(NamedTuple):
+    """A layer as a ±1 projection of the channels, sums over runs of taps, and a smaller convolution.
+
+    Attributes:
+        runs: (vertical, horizontal) length of the runs.
+        projection: [C, C'], or None where all channel codes are kept: C' = C.
+        filters: [K, kh / vertical, kw / horizontal, C'], their taps a run apart.
+    """
+
+    runs: tuple[int, int]
+    projection: np.ndarray | None
+    filters: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +35,7 @@ class Filters:
         name: the layer's name.
         shape: (kh, kw, C); a dense layer is (1, 1, C).
         strides: strides of the convolution; (1, 1) for a dense layer.
+        dilations: distances of neighbouring taps; (1, 1) for a dense layer.
         alpha: coefficients [K, n]; columns in ascending order of grid index, or in tree order if `codes` is None.
         codes: [n] ascending grid indices; None for the paper's flat codes (``sp_ovsf``).
     """
@@ -27,6 +43,7 @@ class Filters:
     name: str
     shape: tuple[int, int, int]
     strides: tuple[int, int]
+    dilations: tuple[int, int]
     alpha: np.ndarray
     codes: np.ndarray | None
 
@@ -39,8 +56,9 @@ class Filters:
         if codes is not None:
             ascending = np.argsort(codes)
             alpha, codes = alpha[:, ascending], np.asarray(codes)[ascending]
-        shape = (1, 1, *layer.kernel.shape)[-4:-1]
-        return cls(layer.name, tuple(int(size) for size in shape), getattr(layer, "strides", (1, 1)), alpha, codes)
+        shape = tuple(int(size) for size in (1, 1, *layer.kernel.shape)[-4:-1])
+        strides, dilations = (getattr(layer, name, (1, 1)) for name in ("strides", "dilation_rate"))
+        return cls(layer.name, shape, strides, dilations, alpha, codes)
 
     @property
     def taps(self) -> int:
@@ -54,22 +72,21 @@ class Filters:
             return dbf_codes.sp_ovsf_synthesize(self.alpha, self.shape)
         return dbf_codes.synthesize(self.alpha, self.codes, self.shape)
 
-    def channel_codes(self) -> np.ndarray | None:
-        """W, the ascending channel codes, if the set is "all spatial codes × W"; else None."""
-        return None if self.codes is None else dbf_codes.separable_channels(self.codes, self.shape)
+    def product(self) -> dbf_codes.Product | None:
+        """The factors of the code set, if it is one."""
+        return None if self.codes is None else dbf_codes.product(self.codes, self.shape)
 
-    def folded(self) -> tuple[np.ndarray, np.ndarray]:
-        """The two factors of a separable layer.
-
-        Returns:
-            The ±1 projection [C, |W|] and the dense filters [K, kh, kw, |W|] on its outputs.
-        """
+    def folded(self) -> Folded:
+        """The factors of a layer whose code set is a product."""
         kh, kw, channels = self.shape
-        kept = self.channel_codes()
-        grid = self.alpha.reshape(-1, kh, kw, len(kept), 1)  # Ascending codes are sorted by (u, v, w).
-        smaller = dbf_codes.forward(np.moveaxis(grid, 3, 1), (kh, kw, 1))
+        (vertical, horizontal), kept = self.product()
+        kh, kw = kh // vertical, kw // horizontal
+        grid = self.alpha.reshape(-1, kh, kw, len(kept))  # Ascending codes are sorted by (u, v, w).
+        if len(kept) == channels:
+            return Folded((vertical, horizontal), None, dbf_codes.forward(grid, (kh, kw, channels)))
+        smaller = dbf_codes.forward(np.moveaxis(grid[..., None], 3, 1), (kh, kw, 1))
         projection = dbf_codes.short_codes(channels)[:, kept].astype(np.float64)
-        return projection, np.moveaxis(smaller[..., 0], 1, 3)
+        return Folded((vertical, horizontal), projection, np.moveaxis(smaller[..., 0], 1, 3))
 
     def not_folded(self) -> tuple[str, bool] | None:
         """Why the layer is not written as folded.
@@ -79,14 +96,23 @@ class Filters:
         """
         if self.codes is None:
             return "sp_ovsf keeps flat codes, which do not separate into spatial and channel codes", True
-        kept = self.channel_codes()
-        if kept is None:
-            return "its codes are not all spatial codes × a set of channel codes", True
-        kh, kw, channels = self.shape
-        if len(kept) == channels:
-            return "it keeps every channel code, so folded is the plain layer", False
+        factors = self.product()
+        if factors is None:
+            return (
+                "its codes are no product of a set of channel codes and all spatial codes, or all that are constant "
+                "over runs of taps",
+                True,
+            )
+        (vertical, horizontal), kept = factors
+        channels, run = self.shape[2], vertical * horizontal
+        if run == 1 and len(kept) == channels:
+            return "it keeps every code, so folded is the plain layer", False
+        if run > 1 and max(self.dilations) > 1:
+            return "its taps are dilated, and so are the runs of taps over which its codes are constant", True
         plain = self.taps * len(self.alpha)
-        folded = len(kept) * (channels * int(np.prod(self.strides)) + kh * kw * len(self.alpha))
+        before = (channels if len(kept) < channels else 0) + (run if run > 1 else 0)
+        left = self.taps // channels // run
+        folded = len(kept) * (before * int(np.prod(self.strides)) + left * len(self.alpha))
         if folded >= plain:
             return f"folded would take {folded} multiply-adds an output pixel, explicit takes {plain}", False
         return None

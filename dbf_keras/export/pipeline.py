@@ -178,8 +178,9 @@ def _twin_kernel(layer: keras.layers.Layer, filters: np.ndarray) -> np.ndarray:
 
 
 def _folded_call(layer: keras.layers.Layer, filters: Filters) -> Callable:
-    projection, smaller = filters.folded()
-    return trace.plain_call(layer, _twin_kernel(layer, smaller), projection.astype(np.float32))
+    folded = filters.folded()
+    projection = None if folded.projection is None else folded.projection.astype(np.float32)
+    return trace.plain_call(layer, _twin_kernel(layer, folded.filters), projection, folded.runs)
 
 
 def _write_on_the_fly(
@@ -221,8 +222,13 @@ def _report(layer: Filters, form: str, reason: str, failed: bool, quantize: str 
     if form == "onthefly":
         size = stored(layer.alpha.size, count, direct=True)
     elif form == "folded":
-        projection, smaller = layer.folded()
-        size = stored(projection.size, projection.shape[1], direct=False) + stored(smaller.size, count, direct=False)
+        (vertical, horizontal), projection, smaller = layer.folded()
+        size = stored(smaller.size, count, direct=False)
+        if projection is not None:
+            size += stored(projection.size, projection.shape[1], direct=False)
+        if vertical * horizontal > 1:
+            channels = smaller.shape[3]
+            size += stored(vertical * horizontal * channels, channels, direct=False)
     else:
         size = stored(layer.taps * count, count, direct=False)
     return LayerReport(layer.name, kept, layer.taps, form, reason, failed, 4 * layer.taps * count, size)

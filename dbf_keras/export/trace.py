@@ -21,7 +21,9 @@ def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return list({id(layer): layer for layer in model._flatten_layers(include_self=False)}.values())
 
 
-def plain_call(layer: keras.layers.Layer, kernel: Any, projection: np.ndarray | None = None) -> Callable:
+def plain_call(
+    layer: keras.layers.Layer, kernel: Any, projection: np.ndarray | None = None, runs: tuple[int, int] = (1, 1)
+) -> Callable:
     """A layer's computation with a given kernel, in the ops that the converter folds and fuses best.
 
     Keras computes a dilated convolution between SPACE_TO_BATCH_ND and BATCH_TO_SPACE_ND, and a dense layer on more than
@@ -31,6 +33,7 @@ def plain_call(layer: keras.layers.Layer, kernel: Any, projection: np.ndarray | 
         layer: a channels-last Conv2D or a Dense layer, or a subclass.
         kernel: [kh, kw, C, K] or [C, K].
         projection: [C', C], applied to the channels first.
+        runs: (vertical, horizontal) numbers of pixels that are added up next, for a kernel whose taps are these apart.
 
     Returns:
         A replacement of ``layer.call``.
@@ -45,18 +48,39 @@ def plain_call(layer: keras.layers.Layer, kernel: Any, projection: np.ndarray | 
         else:
             if projection is not None:
                 inputs = tf.nn.conv2d(inputs, tf.cast(projection[None, None], inputs.dtype), 1, "SAME")
-            outputs = tf.nn.conv2d(
-                inputs,
-                tf.cast(kernel, inputs.dtype),
-                layer.strides,
-                layer.padding.upper(),
-                dilations=layer.dilation_rate,
-            )
+            outputs = _convolution(layer, inputs, kernel, runs)
         if layer.use_bias:
             outputs = tf.nn.bias_add(outputs, tf.cast(layer.bias, inputs.dtype))
         return outputs if layer.activation is None else layer.activation(outputs)
 
     return call
+
+
+def _convolution(layer: keras.layers.Layer, inputs: Any, kernel: np.ndarray, runs: tuple[int, int]) -> Any:
+    import tensorflow as tf
+
+    padding, dilations = layer.padding.upper(), layer.dilation_rate
+    if runs != (1, 1) and padding == "SAME" and None in inputs.shape[1:3] and max(layer.strides) > 1:
+        # How much to pad depends on the size: filters with all their taps.
+        kernel = np.repeat(np.repeat(kernel, runs[0], 0), runs[1], 1)
+    elif runs != (1, 1):
+        if padding == "SAME":
+            inputs, padding = _padded(inputs, layer.kernel_size, layer.strides), "VALID"
+        ones = tf.ones((*runs, inputs.shape[-1], 1), inputs.dtype)
+        inputs = tf.nn.depthwise_conv2d(inputs, ones, (1, 1, 1, 1), "VALID")
+        dilations = runs
+    return tf.nn.conv2d(inputs, tf.cast(kernel, inputs.dtype), layer.strides, padding, dilations=dilations)
+
+
+def _padded(inputs: Any, taps: tuple[int, int], strides: tuple[int, int]) -> Any:
+    """Images [batch, h, w, c] with the zeros of padding 'same' around them; of any size with strides of one."""
+    import tensorflow as tf
+
+    margins = []
+    for size, kernel, stride in zip(inputs.shape[1:3], taps, strides, strict=True):
+        margin = kernel - 1 if stride == 1 else max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        margins.append([margin // 2, margin - margin // 2])
+    return tf.pad(inputs, [[0, 0], *margins, [0, 0]])
 
 
 def _needs_plain_call(layer: keras.layers.Layer) -> bool:

@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Mapping
 
 from dbf_keras.backend import keras
-from dbf_keras.codes import Selection
+from dbf_keras.codes import DEFAULT_SELECTION, Selection
 from dbf_keras.layers import DBFConv2D
 
 # Mean and standard deviation of raw pixels by number of channels: MNIST's for grey images, ImageNet's for RGB
@@ -39,7 +39,7 @@ class Blocks:
     input_shape: tuple[int, int, int] = (32, 32, 3)
     classes: int = 10
     ratio: float | Mapping[str, float] = 1.0
-    selection: Selection | Mapping[str, Selection] = "ovsf"
+    selection: Selection | Mapping[str, Selection] = DEFAULT_SELECTION
     alpha_bits: int | None = None
     filter_decay: float = 0.0
     kernel_size: int = 4

@@ -18,7 +18,7 @@ def held(kernel, selection, channels, filters=6, ratio=0.25, seed=0):
     else:
         chosen = codes.select(shape, ratio, selection)
     alpha = np.random.default_rng(seed).standard_normal((filters, len(chosen)))
-    return Filters("layer", shape, (1, 1), alpha, np.sort(chosen))
+    return Filters("layer", shape, (1, 1), (1, 1), alpha, np.sort(chosen))
 
 
 def draw(layer, count=300, low=-128, seed=0):
@@ -80,7 +80,7 @@ def test_shifts_fit_the_features():
 @pytest.mark.parametrize("selection, ratio", [("ovsf", 1 / 16), ("separable", 1)])
 def test_values_far_from_zero_fit_too(selection, ratio):
     layer = held((1, 1), selection, 16, ratio=ratio)
-    layer = Filters("layer", layer.shape, (1, 1), layer.alpha[:, :1], np.array([0]))  # The sum of all channels.
+    layer = Filters("layer", layer.shape, (1, 1), (1, 1), layer.alpha[:, :1], np.array([0]))  # The sum of all channels.
     windows = draw(layer) // 4 + 80
     [[shift, zero, _]] = triples(quantize(layer, windows, zero_point=0))
     largest = windows.astype(int).sum(-1).max()

@@ -41,22 +41,49 @@ def test_folded_factors_multiply_to_the_explicit_filters(channels, ratio):
     codes = [s * channels + w for s in range(9) for w in range(channels - kept, channels)]
     _, filters = built(DBFConv2D(32, 3, ratio=ratio, selection=codes), channels)
     assert filters.not_folded() is None
-    np.testing.assert_array_equal(filters.channel_codes(), range(channels - kept, channels))
-    projection, smaller = filters.folded()
+    np.testing.assert_array_equal(filters.product().channels, range(channels - kept, channels))
+    runs, projection, smaller = filters.folded()
+    assert runs == (1, 1)
     assert projection.shape == (channels, kept) and smaller.shape == (32, 3, 3, kept)
     assert set(np.unique(projection)) == {-1, 1}
     np.testing.assert_allclose(np.einsum("kyxw,cw->kyxc", smaller, projection), filters.explicit, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("ratio, runs", [(0.5, (2, 1)), (0.25, (2, 2)), (0.125, (2, 2))])
+def test_filters_constant_over_runs_fold_to_one_tap_a_run(ratio, runs):
+    _, filters = built(DBFConv2D(32, 4, ratio=ratio, selection="spatial_tree"), 16)
+    assert filters.not_folded() is None
+    folded = filters.folded()
+    assert folded.runs == runs
+    assert (folded.projection is not None) == (ratio < 0.25)
+    assert folded.filters.shape == (32, 4 // runs[0], 4 // runs[1], 16 if ratio >= 0.25 else 8)
+    smaller = folded.filters
+    if folded.projection is not None:
+        smaller = np.einsum("kyxw,cw->kyxc", smaller, folded.projection)
+    repeated = smaller.repeat(runs[0], 1).repeat(runs[1], 2)
+    np.testing.assert_allclose(repeated, filters.explicit, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "layer, channels, reason, impossible",
     [
-        (DBFConv2D(8, 3, ratio=0.25, selection="sequency"), 16, "not all spatial codes", True),
+        (DBFConv2D(8, 3, ratio=0.25, selection="sequency"), 16, "no product", True),
         (DBFConv2D(8, 3, ratio=0.25, selection="sp_ovsf"), 16, "flat codes", True),
-        (DBFConv2D(8, 3), 16, "every channel code", False),
-        (DBFConv2D(2, 1, ratio=0.5), 16, "would take 144 multiply-adds an output pixel, explicit takes 32", False),
-        (DBFConv2D(2, 3, strides=2, ratio=0.5), 16, "would take 656 multiply-adds an output pixel", False),
-        (DBFDense(4, ratio=0.5), 16, "would take 160 multiply-adds", False),
+        (DBFConv2D(8, 3), 16, "every code", False),
+        (DBFConv2D(8, 4, ratio=0.25, selection="spatial_tree", dilation_rate=2), 16, "dilated", True),
+        (
+            DBFConv2D(2, 1, ratio=0.5, selection="ovsf"),
+            16,
+            "would take 144 multiply-adds an output pixel, explicit takes 32",
+            False,
+        ),
+        (
+            DBFConv2D(2, 3, strides=2, ratio=0.5, selection="ovsf"),
+            16,
+            "would take 656 multiply-adds an output pixel",
+            False,
+        ),
+        (DBFDense(4, ratio=0.5, selection="ovsf"), 16, "would take 160 multiply-adds", False),
     ],
 )
 def test_reasons_not_to_fold(layer, channels, reason, impossible):

@@ -18,20 +18,23 @@ from .tools import TOLERANCE, expand, layers, ops, randomize
 
 MODELS = int(os.environ.get("DBF_PROPERTY_MODELS", 6))
 LAYERS = 8  # A conversion takes a second whatever the size: several layers share one.
-SELECTIONS = ("ovsf", "natural", "sequency", "random", "separable", "list")
+SELECTIONS = ("ovsf", "natural", "sequency", "random", "product", "list")
 
 
 def selection(random, taps, ratio):
-    """A selection by name, a random list, or all spatial codes × a random set of channel codes, in random order."""
+    """A selection by name, a random list, or spatial codes constant over runs × a random set of channel codes."""
     name = SELECTIONS[random.integers(len(SELECTIONS))]
     count = codes.count(int(np.prod(taps)), ratio)
     if name == "list":
         return random.permutation(int(np.prod(taps)))[:count].tolist(), ratio
-    if name == "separable":
-        spatial, channels = taps[0] * taps[1], taps[2]
-        kept = random.permutation(channels)[: max(1, round(ratio * channels))]
-        chosen = (np.arange(spatial)[:, None] * channels + kept).ravel()
-        return random.permutation(chosen).tolist(), len(chosen) / (spatial * channels)
+    if name == "product":
+        axes = []
+        for size in taps[:2]:
+            runs = [run for run in (1, 2, 4) if size % run == 0]
+            axes.append(np.arange(0, size, runs[random.integers(len(runs))]))
+        axes.append(random.permutation(taps[2])[: max(1, round(ratio * taps[2]))])
+        chosen = np.ravel_multi_index(np.ix_(*axes), taps).ravel()
+        return random.permutation(chosen).tolist(), len(chosen) / int(np.prod(taps))
     return (f"random:{random.integers(1000)}" if name == "random" else name), ratio
 
 

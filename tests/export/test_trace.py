@@ -8,7 +8,7 @@ from dbf_keras.layers import DBFConv2D, DBFDense
 
 from .tools import TOLERANCE, layers, load, ops, randomize
 
-QUARTER = {"ratio": 0.25}
+QUARTER = {"ratio": 0.25, "selection": "ovsf"}
 
 
 def norm(x):
@@ -141,7 +141,7 @@ def test_batchnorm_folds_and_activations_fuse():
 def test_folded_is_a_projection_and_a_smaller_convolution():
     inputs = keras.Input((9, 9, 16))
     x = norm(DBFConv2D(8, 3, padding="same", **QUARTER)(inputs))
-    x = norm(DBFConv2D(8, 3, dilation_rate=2, ratio=0.5)(x))
+    x = norm(DBFConv2D(8, 3, dilation_rate=2, ratio=0.5, selection="ovsf")(x))
     model = randomize(keras.Model(inputs, x))
     data = to_tflite(model, "folded")
     assert ops(data) == ["CONV_2D"] * 4
@@ -150,6 +150,33 @@ def test_folded_is_a_projection_and_a_smaller_convolution():
     assert shapes == [[4, 1, 1, 16], [8, 3, 3, 4], [4, 1, 1, 8], [8, 3, 3, 4]]
     activations = [op.builtinOptions.fusedActivationFunction for op in file.subgraphs[0].operators]
     assert activations == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "strides, padding, size, computed",
+    [
+        (1, "same", (9, 8), ["PAD", "DEPTHWISE_CONV_2D", "CONV_2D"]),
+        (2, "same", (9, 8), ["PAD", "DEPTHWISE_CONV_2D", "CONV_2D"]),
+        (3, "same", (9, 8), ["PAD", "DEPTHWISE_CONV_2D", "CONV_2D"]),
+        (1, "valid", (9, 8), ["DEPTHWISE_CONV_2D", "CONV_2D"]),
+        (2, "valid", (9, 8), ["DEPTHWISE_CONV_2D", "CONV_2D"]),
+        (1, "same", (None, None), ["PAD", "DEPTHWISE_CONV_2D", "CONV_2D"]),
+        (2, "same", (None, None), ["CONV_2D"]),  # How much to pad is not known.
+    ],
+)
+def test_folded_filters_of_runs_are_sums_and_a_smaller_convolution(strides, padding, size, computed):
+    inputs = keras.Input((*size, 16))
+    layer = DBFConv2D(32, 4, strides=strides, padding=padding, ratio=0.25, selection="spatial_tree")
+    model = randomize(keras.Model(inputs, norm(layer(inputs))))
+    data = to_tflite(model, "folded")
+    assert ops(data) == computed
+    graph = load(data).subgraphs[0]
+    shapes = [graph.tensors[op.inputs[1]].shape.tolist() for op in graph.operators][-2:]
+    assert shapes == ([[1, 2, 2, 16], [32, 2, 2, 16]] if len(computed) > 1 else [[32, 4, 4, 16]])
+    reference = verify.random_inputs(model)
+    expected = [np.asarray(output) for output in trace.run(model, reference)]
+    _, relative = verify.difference(expected, verify.run_file(model, data, reference))
+    assert relative < TOLERANCE
 
 
 def test_the_batch_size_stays_open():
