@@ -313,8 +313,8 @@ class Product(NamedTuple):
 def product(codes: np.ndarray, kernel_shape: KernelShape) -> Product | None:
     """The factors of a code set, if it is such a product.
 
-    Filters of such a set are a sum over runs of taps and a ±1 projection of the channels, followed by a smaller
-    filter of any values.
+    Filters of such a set are sums over runs of taps and a ±1 projection of the channels, followed by a smaller filter
+    of any values.
 
     Args:
         codes: [n] grid indices, any order.
@@ -337,20 +337,6 @@ def _run(kept: np.ndarray, size: int) -> int:
     run = size // len(kept)
     fits = run * len(kept) == size and not run & (run - 1) and np.array_equal(kept, np.arange(0, size, run))
     return run if fits else 0
-
-
-def separable_channels(codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray | None:
-    """The channel codes W if ``codes`` is the set "all spatial codes × W".
-
-    Args:
-        codes: [n] grid indices, any order.
-        kernel_shape: (kh, kw, C).
-
-    Returns:
-        int64 array [|W|], ascending, or None if the set is not separable.
-    """
-    factors = product(codes, kernel_shape)
-    return factors.channels if factors is not None and factors.runs == (1, 1) else None
 
 
 # ---- Transforms -----------------------------------------------------------------------------------------------------

@@ -182,8 +182,10 @@ def test_ovsf_sets_of_whole_channels_are_separable(shape):
     for kept_channels in range(1, channels + 1):
         kept = codes.select(shape, kept_channels / channels, "ovsf")
         expected = np.sort(codes.order((1, 1, channels), "ovsf")[:kept_channels])
-        np.testing.assert_array_equal(codes.separable_channels(kept, shape), expected)
-    assert codes.separable_channels(codes.order(shape, "ovsf")[: kh * kw + 1], shape) is None
+        factors = codes.product(kept, shape)
+        assert factors.runs == (1, 1)
+        np.testing.assert_array_equal(factors.channels, expected)
+    assert codes.product(codes.order(shape, "ovsf")[: kh * kw + 1], shape) is None
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_other_sets_have_no_factors(kept):
 def test_a_sixteenth_of_ovsf_codes_is_constant_over_runs_of_channels():
     shape = (3, 3, 64)
     alpha = np.random.default_rng(0).standard_normal(36)
-    filters = codes.synthesize(alpha, codes.select(shape, 1 / 16), shape).reshape(3, 3, 4, 16)
+    filters = codes.synthesize(alpha, codes.select(shape, 1 / 16, "ovsf"), shape).reshape(3, 3, 4, 16)
     np.testing.assert_array_equal(filters, np.broadcast_to(filters[..., :1], filters.shape))
 
 
@@ -305,8 +307,7 @@ def test_orders_of_the_axes(kernel_shape):
     assert sorted(counts)[-whole:] == [channels] * whole and counts[0] == channels
     assert counts.sum() == sorted(counts)[-whole - 1] + whole * channels
     kept = [
-        codes.separable_channels(codes.select(kernel_shape, 0.25, f"separable_random:{s}"), kernel_shape)
-        for s in (0, 1)
+        codes.product(codes.select(kernel_shape, 0.25, f"separable_random:{s}"), kernel_shape).channels for s in (0, 1)
     ]
     assert len(kept[0]) == len(kept[1]) == channels // 4 and set(kept[0]) != set(kept[1])
     for name in ("hyperbolic", "channel_first", "spatial_first", "spatial_tree", "separable_random"):

@@ -5,7 +5,8 @@
 or, with a check against the Keras model and a table, `python -m dbf_keras.export`. The modes are
 
 - ``explicit``: filters baked into standard ops; runs on every TFLite runtime;
-- ``folded``: separable layers as a ±1 channel projection and a smaller convolution; standard ops too;
+- ``folded``: sets that are products as sums over runs of taps, a ±1 channel projection and a smaller convolution;
+  standard ops too;
 - ``onthefly``: the ops of `export/FORMAT.md`, which hold the coefficients α only and need our C library.
 """
 

@@ -23,8 +23,8 @@ def _define_flags() -> None:
         "mode",
         "onthefly",
         ["explicit", "onthefly", "folded"],
-        "explicit: filters in standard ops. folded: separable layers as a projection and a smaller convolution, in "
-        "standard ops. onthefly: coefficients only, in ops of our C library.",
+        "explicit: filters in standard ops. folded: layers whose codes are a product as sums of pixels and channels "
+        "and a smaller convolution, in standard ops. onthefly: coefficients only, in ops of our C library.",
     )
     flags.DEFINE_enum(
         "quantize",

@@ -23,7 +23,7 @@ def export(*arguments, folder):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     inputs = keras.Input((8, 8, 16))
-    x = DBFConv2D(32, 3, ratio=0.25, name="separable")(inputs)
+    x = DBFConv2D(32, 3, ratio=0.25, selection="ovsf", name="separable")(inputs)
     x = DBFConv2D(32, 3, ratio=0.25, selection="sp_ovsf", name="flat")(x)
     path = tmp_path_factory.mktemp("model") / "net.keras"
     keras.Model(inputs, x).save(path)

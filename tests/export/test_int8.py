@@ -22,8 +22,9 @@ def separable(taps, channels, kept):
 
 
 LAYERS = {
-    "ovsf": (DBFConv2D(24, 3, padding="same", ratio=0.25, activation="relu"), (9, 10, 32)),
-    "ovsf, half a run": (DBFConv2D(8, 3, ratio=0.25), (8, 8, 22)),
+    "ovsf": (DBFConv2D(24, 3, padding="same", ratio=0.25, selection="ovsf", activation="relu"), (9, 10, 32)),
+    "ovsf, half a run": (DBFConv2D(8, 3, ratio=0.25, selection="ovsf"), (8, 8, 22)),
+    "runs of taps": (DBFConv2D(24, 4, padding="same", ratio=0.25, selection="spatial_tree"), (9, 10, 32)),
     "sequency": (DBFConv2D(24, 3, padding="same", ratio=0.25, selection="sequency", activation="relu6"), (9, 8, 32)),
     "random": (DBFConv2D(16, 4, ratio=0.2, selection="random"), (9, 9, 12)),
     "separable": (DBFConv2D(16, (3, 2), padding="same", strides=2, **separable(6, 48, 12)), (9, 10, 48)),
@@ -32,7 +33,7 @@ LAYERS = {
     "many channels, whole": (DBFConv2D(8, 2, dilation_rate=2, **separable(4, 520, 50)), (6, 6, 520)),
     "all": (DBFConv2D(8, 3), (8, 8, 7)),
     "dense": (DBFDense(12, ratio=0.3, selection="random"), (200,)),
-    "dense, pixels": (DBFDense(12, ratio=0.5, activation="relu"), (5, 4, 30)),
+    "dense, pixels": (DBFDense(12, ratio=0.5, selection="ovsf", activation="relu"), (5, 4, 30)),
 }
 
 
@@ -93,12 +94,12 @@ def test_requantisation_rounds_twice():
 
 def network():
     inputs = keras.Input((8, 8, 16))
-    x = layers.ReLU()(layers.BatchNormalization()(DBFConv2D(32, 3, ratio=0.25, name="runs")(inputs)))
+    x = layers.ReLU()(layers.BatchNormalization()(DBFConv2D(32, 3, ratio=0.25, selection="ovsf", name="runs")(inputs)))
     shared = DBFConv2D(32, 3, padding="same", ratio=0.25, selection="sequency", name="shared")
     x = layers.Add()([x, shared(layers.ReLU()(shared(x)))])
     x = DBFConv2D(16, 2, ratio=0.5, selection="sp_ovsf", name="flat")(x)
     x = DBFConv2D(16, 1, activation="tanh", name="curved")(x)
-    x = DBFDense(10, ratio=0.5, name="head")(layers.GlobalAveragePooling2D()(x))
+    x = DBFDense(10, ratio=0.5, selection="ovsf", name="head")(layers.GlobalAveragePooling2D()(x))
     return keras.Model(inputs, layers.Softmax()(x))
 
 

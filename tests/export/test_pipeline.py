@@ -16,7 +16,7 @@ from .tools import TOLERANCE, layers, needs_library, ops
 @pytest.fixture(scope="module")
 def model():
     inputs = keras.Input((8, 8, 16))
-    x = DBFConv2D(32, 3, ratio=0.25, name="separable")(inputs)
+    x = DBFConv2D(32, 3, ratio=0.25, selection="ovsf", name="separable")(inputs)
     x = DBFConv2D(32, 3, ratio=0.25, selection="sequency", name="scattered")(x)
     x = DBFConv2D(32, 2, ratio=0.25, selection="sp_ovsf", name="flat")(x)
     x = DBFConv2D(8, 1, name="whole")(x)
@@ -57,7 +57,7 @@ def test_the_table_names_layers_reasons_and_sizes(model):
     text = io.StringIO()
     result.print(rich.console.Console(file=text, width=200))
     text = text.getvalue()
-    for expected in ("separable", "36/144", "18,432", "scattered", "explicit: its codes are not all spatial codes"):
+    for expected in ("separable", "36/144", "18,432", "scattered", "explicit: its codes are no product"):
         assert expected in text
     assert f"file: {len(result.data):,} bytes" in text
     assert f"the explicit float32 file's {result.bytes_explicit:,}" in text

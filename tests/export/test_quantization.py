@@ -158,7 +158,7 @@ def test_standard_ops_dequantize_and_ours_read_int8(model):
 
 def test_the_folded_projection_stays_exact():
     inputs = keras.Input((8, 8, 64))
-    model = keras.Model(inputs, DBFConv2D(32, 3, ratio=0.25)(inputs))
+    model = keras.Model(inputs, DBFConv2D(32, 3, ratio=0.25, selection="ovsf")(inputs))
     file = load(to_tflite(model, "folded", "weights"))
     graph = file.subgraphs[0]
     projection = next(t for t in graph.tensors if t.type == schema.TensorType.INT8 and list(t.shape) == [16, 1, 1, 64])
