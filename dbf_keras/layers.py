@@ -10,8 +10,8 @@ from dbf_keras.backend import keras, ops
 _ARGUMENTS = """
         ratio: ρ, the share of the grid's codes that is kept, 0 < ratio <= 1. The layer stores ρ times the numbers of
             its plain twin.
-        selection: which codes are kept: the name of an order (``"ovsf"``, ``"natural"``, ``"sequency"``, ``"random"``,
-            ``"random:SEED"``), a ranked list of grid indices, or ``"sp_ovsf"`` for the paper's flat, clipped codes.
+        selection: which codes are kept: the name of an order (``"spatial_tree"``, ``"ovsf"``, ``"sequency"``,
+            ``"random:SEED"``, …), a ranked list of grid indices, or ``"sp_ovsf"`` for the paper's flat, clipped codes.
             See `dbf_keras.codes.order`.
         alpha_initializer: initialiser of α; by default normal and such that the filters are white noise of He variance
             in the space of the kept codes: var α = 2 / (P·n) if these are orthogonal. Cannot be combined with
