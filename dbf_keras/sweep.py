@@ -260,6 +260,7 @@ def plot(results: Sequence[Mapping[str, Any]], options: Mapping[str, str], path:
             with a panel for each of its values.
         path: of the file.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     panels: dict[Any, list[Mapping[str, Any]]] = {}
@@ -282,7 +283,8 @@ def plot(results: Sequence[Mapping[str, Any]], options: Mapping[str, str], path:
             for number, (title, points) in enumerate(lines.items()):
                 xs, means, spreads = zip(*sorted(points), strict=True)
                 marker = "os^vDP*X"[number % 8]
-                axes.errorbar(xs, means, spreads, label=title, marker=marker, markersize=4, capsize=3)
+                color = colormaps["tab20"](number * 2 % 20 + number // 10 % 2)  # All the dark ones first.
+                axes.errorbar(xs, means, spreads, label=title, color=color, marker=marker, markersize=4, capsize=3)
             axes.set(xlabel=options["x"].replace("_", " "), ylabel="test accuracy, %", xscale="log")
             axes.legend(frameon=False, fontsize=7)
         else:
