@@ -190,7 +190,7 @@ _ORDERS: dict[str, Callable[[KernelShape, int], np.ndarray]] = {
 }
 _SEEDED = ("random", "separable_random")
 
-# What docs/selections.md found best.
+# By docs/selections.md: of the sets that do best there, the one that is a product for 4×4 filters.
 DEFAULT_SELECTION = "spatial_tree"
 
 

@@ -29,7 +29,7 @@ _ARGUMENTS = """
 # Scales that are tried for α of few bits, as shares of the one at which nothing is clipped.
 _CLIPPING = np.linspace(0.4, 1, 13, dtype=np.float32)
 
-# Multiply-adds that take about as long as pooling one number, on CPUs.
+# Multiply-adds that pooling one number counts as: so many that thin layers, which it makes slower on CPUs, do without.
 _POOLING = 200
 
 # Of a kernel whose codes' inner products are inverted, in blocks of its taps squared.
