@@ -76,6 +76,20 @@ def test_selections_can_differ_by_layer():
         networks.ResNet8(selection={"*_conv1": "ovsf"})
 
 
+@pytest.mark.parametrize("kernel_size", [3, 4])
+def test_full_ratio_can_start_as_the_plain_twin(kernel_size):
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
+
+    def outputs(**options):
+        keras.utils.set_random_seed(5)
+        network = networks.ResNet8(kernel_size=kernel_size, classifier_activation=None, **options)
+        return np.asarray(network(images))
+
+    twin = outputs(plain=True)
+    np.testing.assert_allclose(outputs(kernel_initializer="he_normal"), twin, atol=1e-4 * np.abs(twin).max())
+    assert np.abs(outputs() - twin).max() > 0.1 * np.abs(twin).max()
+
+
 @pytest.mark.parametrize(
     "ratio, message", [({"stage1_*": 0.5}, "no entry for layer"), ({"stge1_*": 0.5, "*": 1}, "stge1_")]
 )

@@ -26,6 +26,9 @@ class Blocks:
             the first that matches counts, e.g. ``{"stage3_*": 0.0625, "*": 1.0}``.
         selection: which codes the DBF layers keep; see `dbf_keras.codes.order`; or a mapping as of `ratio`.
         alpha_bits: None, or the bits to which the DBF layers round α, see `DBFConv2D`.
+        kernel_initializer: of the filters; DBF layers start from those closest to them. By default He's, and for DBF
+            layers white noise of He's variance. With ``"he_normal"`` and the same seed a network of ρ = 1 starts as the
+            same function as its plain twin.
         filter_decay: weight of ½‖f‖² of the generated filters f in the loss, beside what the optimizer does to α.
         kernel_size: of the DBF layers; 4 as in the paper (a power of two: orthogonal codes) or 3.
         plain: build the plain twin, with ``keras.layers.Conv2D`` in place of `DBFConv2D`.
@@ -41,6 +44,7 @@ class Blocks:
     ratio: float | Mapping[str, float] = 1.0
     selection: Selection | Mapping[str, Selection] = DEFAULT_SELECTION
     alpha_bits: int | None = None
+    kernel_initializer: str | None = None
     filter_decay: float = 0.0
     kernel_size: int = 4
     plain: bool = False
@@ -80,11 +84,13 @@ class Blocks:
         kernel_size = kernel_size or self.kernel_size
         arguments = {"padding": "same", "name": name, **arguments}
         if self.plain:
-            return keras.layers.Conv2D(filters, kernel_size, kernel_initializer="he_normal", **arguments)(x)
+            arguments["kernel_initializer"] = self.kernel_initializer or "he_normal"
+            return keras.layers.Conv2D(filters, kernel_size, **arguments)(x)
         if self.filter_decay:
             arguments["kernel_regularizer"] = keras.regularizers.L2(self.filter_decay / 2)
         arguments["selection"] = self.selection[_first_match(self.selection, name, "selection")]
         arguments["alpha_bits"] = self.alpha_bits
+        arguments["kernel_initializer"] = self.kernel_initializer
         return DBFConv2D(filters, kernel_size, ratio=self.layer_ratio(name), **arguments)(x)
 
     def convolution_bn(self, x, filters: int, name: str, relu: bool = True, **arguments):
