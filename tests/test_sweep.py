@@ -71,14 +71,16 @@ def test_the_study_of_selections_can_be_built():
     """Every run's network, without training; energy's needs a trained one."""
     runs, _ = sweep.read(HERE.parent / "benchmarks" / "studies" / "selections.yaml")
     dataset = data.Dataset(*[np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, int)] * 2, 10)
-    parameters = {}
+    parameters, seeds = {}, {}
     for run in runs:
+        seeds.setdefault(run.group, set()).add(run.given.get("seed"))
         if run.title != "energy" and run.group not in parameters:
             parameters[run.group] = run.settings("/out").build(dataset).count_params()
     for group, count in parameters.items():
         if group.startswith(("ratio_", "layerwise", "alpha", "narrow-width=0.525")):
             assert count == pytest.approx(parameters["dbf-selection=ovsf-ratio=0.25-kernel_size=4"], rel=0.03), group
-    assert len(runs) == len({run.name for run in runs}) and {run.given.get("seed") for run in runs} == {0, 1, 2}
+    assert len(runs) == len({run.name for run in runs})
+    assert all(given >= {0, 1, 2} for given in seeds.values()), seeds
 
 
 @pytest.mark.parametrize(
