@@ -1,11 +1,12 @@
 """Which Keras is in use. The only file that knows.
 
 Keras 3 by default; tf_keras (Keras 2) under ``TF_USE_LEGACY_KERAS=1``, for tensorflow-model-optimization, which knows
-no other. ``keras`` is the package, ``ops`` the few array functions that the layers need.
+no other. ``keras`` is the package, ``ops`` the few array functions that the layers need, but for `convolution`.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 
 LEGACY = os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true")
@@ -28,8 +29,8 @@ if LEGACY:
         clip = staticmethod(_tf.clip_by_value)
         concatenate = staticmethod(_tf.concat)
         conv = staticmethod(
-            lambda x, kernel, strides, padding, data_format, dilation_rate: _tf.nn.conv2d(
-                x, kernel, strides, padding.upper(), "NHWC", dilation_rate
+            lambda x, kernel, strides, padding, data_format, dilation_rate: _tf.nn.convolution(
+                x, kernel, strides, padding.upper(), dilations=dilation_rate
             )
         )
         convert_to_tensor = staticmethod(_tf.convert_to_tensor)
@@ -50,4 +51,38 @@ else:
     import keras
     from keras import ops
 
-__all__ = ["LEGACY", "keras", "ops"]
+__all__ = ["LEGACY", "convolution", "keras", "ops"]
+
+
+def convolution(inputs, kernel, strides: tuple[int, int], dilations: tuple[int, int]):
+    """A convolution without padding: [batch, h, w, c] and [kh, kw, c, filters] to [batch, h', w', filters].
+
+    As ``ops.conv``, which on TensorFlow dilates between two copies, SPACE_TO_BATCH_ND and BATCH_TO_SPACE_ND; this one
+    dilates in the op where TensorFlow can differentiate that.
+    """
+    if max(dilations) > 1 and keras.backend.backend() == "tensorflow" and _dilates_in_the_op(inputs.dtype):
+        import tensorflow as tf
+
+        return tf.nn.conv2d(inputs, kernel, strides, "VALID", dilations=dilations)
+    return ops.conv(inputs, kernel, strides, "valid", "channels_last", dilations)
+
+
+@functools.cache
+def _dilates_in_the_op(dtype) -> bool:
+    """Whether TensorFlow has the gradients of dilated convolutions here: on CPUs those of oneDNN only."""
+    import tensorflow as tf
+
+    with tf.init_scope():  # Now, even where a graph is being built.
+        kernel, outputs = tf.ones((2, 2, 1, 1), dtype), tf.ones((1, 1, 1, 1), dtype)
+        try:
+            tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=[1, 3, 3, 1],
+                filter=kernel,
+                out_backprop=outputs,
+                strides=[1, 1, 1, 1],
+                padding="VALID",
+                dilations=[1, 2, 2, 1],
+            )
+        except tf.errors.OpError:
+            return False
+    return True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from dbf_keras import codes as dbf_codes
-from dbf_keras.backend import keras, ops
+from dbf_keras.backend import convolution, keras, ops
 
 _ARGUMENTS = """
         ratio: ρ, the share of the grid's codes that is kept, 0 < ratio <= 1. The layer stores ρ times the numbers of
@@ -34,6 +36,20 @@ _POOLING = 200
 
 # Of a kernel whose codes' inner products are inverted, in blocks of its taps squared.
 _MOST_TAPS = 121
+
+
+def sum_stride(runs: tuple[int, int], strides: tuple[int, int]) -> int:
+    """Distance, the same in both directions, of the sums over runs of pixels that a convolution needs."""
+    return math.gcd(*runs, *strides)
+
+
+def same_margins(size: tuple[int, int], kernel_size: tuple[int, int], strides: tuple[int, int]) -> list[list[int]]:
+    """Zeros before and after an image's rows and columns with padding 'same'; at strides of one for any size."""
+    margins = []
+    for pixels, taps, stride in zip(size, kernel_size, strides, strict=True):
+        margin = taps - 1 if stride == 1 else max((-(-pixels // stride) - 1) * stride + taps - pixels, 0)
+        margins.append([margin // 2, margin - margin // 2])
+    return margins
 
 
 def _take_rows(alpha, rows: np.ndarray):
@@ -256,11 +272,14 @@ class _DBFMixin:
             return
         kh, kw, channels = taps
         left = len(self.codes) // len(factors.channels)
-        strides, dilations = (int(np.prod(getattr(self, name, 1))) for name in ("strides", "dilation_rate"))
-        if factors.runs != (1, 1) and strides * dilations > 1:  # What is left is a dilated convolution.
+        strides, dilations = (getattr(self, name, (1, 1)) for name in ("strides", "dilation_rate"))
+        step = sum_stride(factors.runs, strides)
+        ahead, apart = np.floor_divide(strides, step), np.floor_divide(factors.runs, step)
+        # What is left has these strides and dilations, and Keras does one or the other.
+        if factors.runs != (1, 1) and (max(dilations) > 1 or max(ahead) > 1 and max(apart) > 1):
             return
-        projection = channels * strides if len(factors.channels) < channels else 0
-        sums = _POOLING * channels if factors.runs != (1, 1) else 0
+        projection = channels * int(np.prod(strides)) if len(factors.channels) < channels else 0
+        sums = _POOLING * channels * int(np.prod(ahead)) if factors.runs != (1, 1) else 0
         # Multiply-adds for one output pixel.
         if sums + len(factors.channels) * (projection + left * filters) >= kh * kw * channels * filters:
             return
@@ -283,22 +302,29 @@ class _DBFMixin:
         if len(self._folded.channels) < channels:
             projection = dbf_codes.short_codes(channels)[:, self._folded.channels]
             inputs = ops.tensordot(inputs, ops.cast(projection, self.compute_dtype), axes=1)
-        if self._folded.runs == (1, 1):
+        runs = self._folded.runs
+        if runs == (1, 1):
             return self._product(inputs, self._folded_kernel())
         if self.padding == "same":
-            margins = [[(size - 1) // 2, size // 2] for size in self.kernel_size]
+            margins = same_margins(inputs.shape[1:3], self.kernel_size, self.strides)
             inputs = ops.pad(inputs, [[0, 0], *margins, [0, 0]])
         # The mean of a run times its length, a power of two. (Adding up slices is slow to differentiate.)
-        inputs = ops.average_pool(inputs, self._folded.runs, 1, "valid", "channels_last")
-        kernel = self._folded_kernel() * float(np.prod(self._folded.runs))
-        return ops.conv(inputs, kernel, 1, "valid", "channels_last", self._folded.runs)
+        step = sum_stride(runs, self.strides)
+        inputs = ops.average_pool(inputs, runs, step, "valid", "channels_last")
+        kernel = self._folded_kernel() * float(np.prod(runs))
+        strides, dilations = (tuple(size // step for size in sizes) for sizes in (self.strides, runs))
+        return convolution(inputs, kernel, strides, dilations)
+
+    def _folds(self, inputs) -> bool:
+        """Whether to compute in folded form: with strides and padding 'same' the image's size must be known."""
+        if getattr(self, "_folded", None) is None:
+            return False
+        known = None not in inputs.shape[1:-1] or max(getattr(self, "strides", (1,))) == 1
+        return known or self.padding == "valid" or self._folded.runs == (1, 1)
 
     def call(self, inputs):
         """The plain twin's computation with the generated filters, in folded form where that is less work."""
-        if getattr(self, "_folded", None) is None:
-            outputs = self._product(inputs, self.kernel)
-        else:
-            outputs = self._folded_product(inputs)
+        outputs = self._folded_product(inputs) if self._folds(inputs) else self._product(inputs, self.kernel)
         if self.kernel_regularizer is not None:
             self.add_loss(self.kernel_regularizer(self.kernel))
         if self.bias is not None:

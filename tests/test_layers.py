@@ -24,10 +24,12 @@ CONVOLUTIONS = [
     ({"filters": 16, "kernel_size": 3, "ratio": 0.25, "selection": "ovsf", "padding": "same"}, (2, 6, 6, 16)),
     ({"filters": 4, "kernel_size": 3, "ratio": 0.2, "selection": [8, 3, 17, 0, 5]}, (1, 6, 6, 2)),
     ({"filters": 4, "kernel_size": 3, "ratio": 0.5, "selection": "sp_ovsf"}, (1, 6, 6, 5)),
-    ({"filters": 8, "kernel_size": 4, "ratio": 0.25, "selection": "spatial_tree", "padding": "same"}, (2, 7, 6, 8)),
+    ({"filters": 24, "kernel_size": 4, "ratio": 0.25, "selection": "spatial_tree", "padding": "same"}, (2, 7, 6, 8)),
     ({"filters": 8, "kernel_size": 4, "ratio": 0.125, "selection": "spatial_tree", "dilation_rate": 2}, (1, 9, 9, 8)),
-    ({"filters": 9, "kernel_size": (2, 4), "ratio": 0.25, "selection": "spatial_tree"}, (1, 6, 7, 7)),
-    ({"filters": 8, "kernel_size": 4, "ratio": 0.25, "selection": "spatial_tree", "strides": 2}, (2, 8, 8, 8)),
+    ({"filters": 40, "kernel_size": (2, 4), "ratio": 0.25, "selection": "spatial_tree"}, (1, 6, 7, 8)),
+    ({"filters": 24, "kernel_size": 4, "ratio": 0.25, "selection": "spatial_tree", "strides": 2}, (2, 8, 9, 8)),
+    ({"filters": 24, "kernel_size": 4, "ratio": 0.25, "strides": 2, "padding": "same"}, (2, 9, 6, 8)),
+    ({"filters": 24, "kernel_size": 4, "ratio": 0.125, "strides": 4, "padding": "same"}, (1, 9, 11, 8)),
     ({"filters": 5, "kernel_size": 3, "ratio": 0.5, "selection": "sequency", "alpha_bits": 4}, (2, 6, 6, 4)),
     ({"filters": 16, "kernel_size": 4, "ratio": 0.25, "padding": "same", "alpha_bits": 2}, (1, 6, 6, 16)),
 ]
@@ -130,7 +132,9 @@ def test_the_kernel_is_the_sum_of_codes(layer_class, arguments, shape):
         (64, 64, 4, 1, 0.125, "spatial_tree", True),
         (64, 64, 4, 1, 0.75, "spatial_tree", False),  # Three quarters of the spatial codes are no product.
         (64, 64, 3, 1, 4 / 9, "spatial_tree", False),  # Runs of two do not fill three taps.
-        (64, 64, 4, 2, 0.25, "spatial_tree", False),  # What is left is dilated, which excludes strides.
+        (64, 64, 4, 2, 0.25, "spatial_tree", True),  # Sums two apart, and a convolution with strides of one.
+        (64, 64, 4, 2, 0.5, "spatial_tree", False),  # Sums of pairs in one direction would be dilated and strided.
+        (64, 64, 4, 3, 0.25, "spatial_tree", False),
     ],
 )
 def test_products_of_codes_compute_in_folded_form_where_that_is_less_work(
@@ -139,6 +143,18 @@ def test_products_of_codes_compute_in_folded_form_where_that_is_less_work(
     layer = DBFConv2D(filters, kernel_size, strides, ratio=ratio, selection=selection)
     layer.build((1, 8, 8, channels))
     assert (layer._folded is not None) == folded
+
+
+@pytest.mark.parametrize("size", [(9, 6), (None, None)])
+def test_strides_with_padding_fold_where_the_size_is_known(size):
+    inputs = keras.Input((*size, 8))
+    layer, twin = built(
+        DBFConv2D, {"filters": 24, "kernel_size": 4, "ratio": 0.25, "strides": 2, "padding": "same"}, (1, 9, 6, 8)
+    )
+    x = RNG.standard_normal((2, 9, 6, 8)).astype(np.float32)
+    assert layer._folds(inputs) == (None not in size)
+    outputs = ops.convert_to_numpy(keras.Model(inputs, layer(inputs))(x))
+    np.testing.assert_allclose(outputs, ops.convert_to_numpy(twin(x)), rtol=0, atol=1e-5)
 
 
 # With the largest number as the end of the range the errors here are 0.59 and 0.0134; 8 bits clip nothing.

@@ -10,7 +10,7 @@ import numpy as np
 
 from dbf_keras import codes as dbf_codes
 from dbf_keras.backend import ops
-from dbf_keras.layers import DBFConv2D, DBFDense
+from dbf_keras.layers import DBFConv2D, DBFDense, sum_stride
 
 
 class Folded(NamedTuple):
@@ -110,9 +110,11 @@ class Filters:
         if run > 1 and max(self.dilations) > 1:
             return "its taps are dilated, and so are the runs of taps over which its codes are constant", True
         plain = self.taps * len(self.alpha)
-        before = (channels if len(kept) < channels else 0) + (run if run > 1 else 0)
+        # For an output pixel all pixels are projected that strides skip, and of the sums one in step² is needed.
+        strides, step = int(np.prod(self.strides)), sum_stride((vertical, horizontal), self.strides)
+        before = strides * (channels if len(kept) < channels else 0) + strides // step**2 * (run if run > 1 else 0)
         left = self.taps // channels // run
-        folded = len(kept) * (before * int(np.prod(self.strides)) + left * len(self.alpha))
+        folded = len(kept) * (before + left * len(self.alpha))
         if folded >= plain:
             return f"folded would take {folded} multiply-adds an output pixel, explicit takes {plain}", False
         return None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dbf_keras.backend import keras
+from dbf_keras.layers import same_margins, sum_stride
 
 SIGNATURE = "serving_default"
 
@@ -59,28 +60,19 @@ def plain_call(
 def _convolution(layer: keras.layers.Layer, inputs: Any, kernel: np.ndarray, runs: tuple[int, int]) -> Any:
     import tensorflow as tf
 
-    padding, dilations = layer.padding.upper(), layer.dilation_rate
-    if runs != (1, 1) and padding == "SAME" and None in inputs.shape[1:3] and max(layer.strides) > 1:
+    strides, padding, dilations = layer.strides, layer.padding.upper(), layer.dilation_rate
+    if runs != (1, 1) and padding == "SAME" and None in inputs.shape[1:3] and max(strides) > 1:
         # How much to pad depends on the size: filters with all their taps.
         kernel = np.repeat(np.repeat(kernel, runs[0], 0), runs[1], 1)
     elif runs != (1, 1):
         if padding == "SAME":
-            inputs, padding = _padded(inputs, layer.kernel_size, layer.strides), "VALID"
+            margins = same_margins(inputs.shape[1:3], layer.kernel_size, strides)
+            inputs, padding = tf.pad(inputs, [[0, 0], *margins, [0, 0]]), "VALID"
+        step = sum_stride(runs, strides)
         ones = tf.ones((*runs, inputs.shape[-1], 1), inputs.dtype)
-        inputs = tf.nn.depthwise_conv2d(inputs, ones, (1, 1, 1, 1), "VALID")
-        dilations = runs
-    return tf.nn.conv2d(inputs, tf.cast(kernel, inputs.dtype), layer.strides, padding, dilations=dilations)
-
-
-def _padded(inputs: Any, taps: tuple[int, int], strides: tuple[int, int]) -> Any:
-    """Images [batch, h, w, c] with the zeros of padding 'same' around them; of any size with strides of one."""
-    import tensorflow as tf
-
-    margins = []
-    for size, kernel, stride in zip(inputs.shape[1:3], taps, strides, strict=True):
-        margin = kernel - 1 if stride == 1 else max((-(-size // stride) - 1) * stride + kernel - size, 0)
-        margins.append([margin // 2, margin - margin // 2])
-    return tf.pad(inputs, [[0, 0], *margins, [0, 0]])
+        inputs = tf.nn.depthwise_conv2d(inputs, ones, (1, step, step, 1), "VALID")
+        strides, dilations = ([size // step for size in sizes] for sizes in (strides, runs))
+    return tf.nn.conv2d(inputs, tf.cast(kernel, inputs.dtype), strides, padding, dilations=dilations)
 
 
 def _needs_plain_call(layer: keras.layers.Layer) -> bool:

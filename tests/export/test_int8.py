@@ -25,6 +25,7 @@ LAYERS = {
     "ovsf": (DBFConv2D(24, 3, padding="same", ratio=0.25, selection="ovsf", activation="relu"), (9, 10, 32)),
     "ovsf, half a run": (DBFConv2D(8, 3, ratio=0.25, selection="ovsf"), (8, 8, 22)),
     "runs of taps": (DBFConv2D(24, 4, padding="same", ratio=0.25, selection="spatial_tree"), (9, 10, 32)),
+    "runs of taps, strides": (DBFConv2D(24, 4, strides=2, ratio=0.25, selection="spatial_tree"), (9, 10, 32)),
     "sequency": (DBFConv2D(24, 3, padding="same", ratio=0.25, selection="sequency", activation="relu6"), (9, 8, 32)),
     "random": (DBFConv2D(16, 4, ratio=0.2, selection="random"), (9, 9, 12)),
     "separable": (DBFConv2D(16, (3, 2), padding="same", strides=2, **separable(6, 48, 12)), (9, 10, 48)),
