@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -183,13 +184,15 @@ def _listed(path: pathlib.Path) -> dict:
 
 def _train_command() -> str:
     """The training command of these flags, with the data's folder left to the reader."""
-    own = {"name", "again", "control", "largest_file", "output", "data_dir"}
+    own = {f"--{name}" for name in ("name", "again", "control", "largest_file", "output", "data_dir")}
     parts = ["python -m dbf_keras.train"]
     for argument in sys.argv[1:]:
-        if not argument.startswith("--") or "=" not in argument:
+        name, given, _ = argument.partition("=")
+        if name in own:
+            continue
+        if not name.startswith("--") or not given:
             raise ValueError(f"Write flags as --name=value, so that the card can quote them; got {argument!r}.")
-        if argument[2:].split("=")[0] not in own:
-            parts.append(argument)
+        parts.append(shlex.quote(argument))
     if _FLAGS.data_dir:
         parts.append("--data_dir=$DBF_DATA_DIR")
     return " ".join([*parts, f"--output={_FLAGS.name}.keras"])
