@@ -31,8 +31,9 @@ _REFERENCES = (
 _TEXT = """# Zoo
 
 Test accuracy and bytes of the file. DBF models as on-the-fly files, controls as explicit ones: a plain network is the
-same architecture with ordinary convolutions, a narrow one has about as many bytes as the DBF model that it is beside. All by
-`models/publish.py`, which also wrote the cards, from the weights in these folders; this page by `models/overview.py`.
+same architecture with ordinary convolutions, a narrow one has about as many bytes as the DBF model that it is beside.
+All by `models/publish.py`, which also wrote the cards, from the weights in these folders; this page by
+`models/overview.py`.
 
 {tables}
 ![accuracy against bytes](frontier.png)
