@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import types
 
 import numpy as np
 import pytest
@@ -77,6 +78,20 @@ def test_the_overview_is_that_of_the_index(monkeypatch):
         assert found["int8 weights"] == tuple(
             zoo.entry(name)[figure]["onthefly_int8_weights"] for figure in ("bytes", "accuracy")
         )
+
+
+def test_cards_quote_the_training_command(monkeypatch):
+    monkeypatch.syspath_prepend(zoo.folder())
+    import publish
+
+    monkeypatch.setattr(publish, "_FLAGS", types.SimpleNamespace(name="x", data_dir="/data"))
+    given = ["--control", "--name=x", "--ratio=stage1_*=1.0,*=0.25", "--data_dir=/data"]
+    monkeypatch.setattr(sys, "argv", ["publish.py", *given])
+    quoted = "python -m dbf_keras.train '--ratio=stage1_*=1.0,*=0.25' --data_dir=$DBF_DATA_DIR --output=x.keras"
+    assert publish._train_command() == quoted
+    monkeypatch.setattr(sys, "argv", ["publish.py", "--name", "x"])
+    with pytest.raises(ValueError, match="--name=value.*'x'"):
+        publish._train_command()
 
 
 def test_the_default_model_is_small_and_a_quarter():
