@@ -1,9 +1,9 @@
 """Seconds of a training epoch of ResNet-8 at each ρ beside ρ = 1, in turns, on random images.
 
-python benchmarks/epochs.py --width=4
+python benchmarks/epochs.py --ratio=0.25 --kernel_size=4 --selection=spatial_tree
 
-Separable layers (``ovsf``) train in folded form: ρ of the multiply-adds. What is not a DBF layer, BatchNorm above all,
-takes as long as before, so that the whole network gains less the narrower it is.
+Layers whose codes are a product train in folded form: ρ of the multiply-adds. What is not a DBF layer, BatchNorm above
+all, takes as long as before, so that the whole network gains less the narrower it is.
 """
 
 import time
