@@ -118,16 +118,30 @@ def test_unknown_names_are_refused():
         zoo.path(None, "nothing")
 
 
+def copy_checkout(names, folder):
+    """Copies files and folders of this checkout, without what is built in them."""
+    for name in names:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        else:
+            shutil.copy2(ROOT / name, folder)
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder into which the package's wheel is installed, offline: everything that the build needs is here."""
+    """A folder into which the package's wheel is installed, offline: everything that the build needs is here.
+
+    Built from a copy: setuptools writes into the sources, and every test process comes by here.
+    """
     folder = tmp_path_factory.mktemp("installed")
+    source = folder / "source"
+    source.mkdir()
+    files = ("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md")
+    copy_checkout(("dbf_keras", "export", "models", *files), source)
     pip = [sys.executable, "-m", "pip", "-q"]
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder]
-    subprocess.run([*pip, *build, ROOT], check=True, capture_output=True)
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, source], check=True)
     (wheel,) = folder.glob("*.whl")
-    install = ["install", "--no-deps", "--no-index", "--target", folder / "site"]
-    subprocess.run([*pip, *install, wheel], check=True, capture_output=True)
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", folder / "site", wheel], check=True)
     return folder / "site"
 
 
@@ -161,8 +175,7 @@ def test_an_installed_wheel_has_the_zoo_and_the_library(installed, tmp_path):
 
 
 def test_a_checkout_uses_the_installed_library(installed, tmp_path):
-    for part in ("dbf_keras", "models"):
-        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    copy_checkout(("dbf_keras", "models"), tmp_path)
     package, zoo_folder, library = run_default(tmp_path, installed)
     assert package.is_relative_to(tmp_path) and zoo_folder.is_relative_to(tmp_path)
     assert library.is_relative_to(installed)
