@@ -25,9 +25,10 @@ def folder() -> pathlib.Path:
 def index() -> dict[str, Any]:
     """The index: ``default``, the name of the default model; ``models`` and ``controls``, from name to entry.
 
-    An entry has ``network``, ``dataset``, ``ratio``, ``selection``, ``seed``, ``accuracy`` (on the test set, by file),
-    ``bytes`` (likewise) and ``files`` (from role to file name, SHA-256 and bytes; ``check`` is test input and expected
-    output). A control is a network to compare with and has figures but no files.
+    An entry has ``network``, ``dataset``, ``ratio``, ``overall_ratio`` (of all DBF layers together), ``selection``,
+    ``seed``, ``accuracy`` (on the test set, by file), ``bytes`` (likewise) and ``files`` (from role to file name,
+    SHA-256 and bytes; ``check`` is test input and expected output). A control is a network to compare with and has
+    figures but no files.
     """
     return json.loads((folder() / "index.json").read_text())
 

@@ -78,9 +78,8 @@ def text(index: Mapping[str, Any]) -> str:
             cells = [f"{found[kind][1]:.2%}, {found[kind][0]:,} B" if kind in found else "" for kind in _KINDS]
             plain = name not in index["models"]
             codes = "plain" if plain else f"`{entry['selection']}`"
-            lines.append(
-                f"| {shown} | {entry['network']} | {'' if plain else entry['ratio']} | {codes} | {' | '.join(cells)} |"
-            )
+            ratio = "" if plain else f"{entry['overall_ratio']:.3g}"
+            lines.append(f"| {shown} | {entry['network']} | {ratio} | {codes} | {' | '.join(cells)} |")
         tables.append("\n".join(lines) + "\n")
     return _TEXT.format(tables="\n".join(tables))
 

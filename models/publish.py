@@ -32,7 +32,7 @@ from dbf_keras.benchmark import prepare, time_interleaved
 from dbf_keras.benchmark.accuracy import accuracy
 from dbf_keras.benchmark.report import describe_machine
 from dbf_keras.export import verify
-from dbf_keras.layers import custom_objects
+from dbf_keras.layers import DBFConv2D, custom_objects
 from dbf_keras.runtime import Interpreter
 
 _FLAGS = flags.FLAGS
@@ -149,6 +149,22 @@ def _figures(exported: dict[str, bytes], accuracies: dict[str, float], history: 
     }
 
 
+def _overall_ratio(model: keras.Model) -> float:
+    """The share of all codes of all DBF layers that is kept, a code counting once a filter."""
+    layers = [layer for layer in model.layers if isinstance(layer, DBFConv2D)]
+    kept = sum(np.prod(layer.coefficients.shape) for layer in layers)
+    return float(kept / sum(np.prod(layer.kernel.shape) for layer in layers))
+
+
+def _ratio_text(entry: dict[str, Any]) -> str:
+    """ρ as the card says it: a number, or that of all layers together and the schedule by layer name."""
+    ratio = entry["ratio"]
+    if not isinstance(ratio, dict):
+        return str(ratio)
+    schedule = ", ".join(f"{value:g} for `{pattern}`" for pattern, value in ratio.items())
+    return f"{entry['overall_ratio']:.3f} overall ({schedule}, the first that fits)"
+
+
 def _publish(entry: dict[str, Any]) -> None:
     """Exports the model of an entry's folder in every form; writes files, card and the entry."""
     folder = zoo.folder() / entry["name"]
@@ -171,7 +187,8 @@ def _publish(entry: dict[str, Any]) -> None:
             files[role] = _listed(path)
 
     recipe = json.loads((folder / "recipe.json").read_text())
-    entry |= {**_figures(exported, accuracies, recipe["history"]), "files": files}
+    entry |= {"overall_ratio": _overall_ratio(model), **_figures(exported, accuracies, recipe["history"])}
+    entry["files"] = files
     _write_index("models", entry["name"], entry)
     _write_card(folder, entry, latencies, model, len(dataset.y_test), recipe)
     print((folder / "README.md").read_text())
@@ -215,7 +232,8 @@ def _write_card(folder, entry, latencies, model, tests: int, recipe: dict) -> No
         train_command=recipe["command"],
         epochs=len(recipe["history"]),
         source=_SOURCES[entry["dataset"]],
-        **{key: entry[key] for key in ("name", "network", "dataset", "ratio", "selection")},
+        ratio=_ratio_text(entry),
+        **{key: entry[key] for key in ("name", "network", "dataset", "selection")},
     )
     (folder / "README.md").write_text(card)
 
