@@ -225,3 +225,15 @@ def test_mnist_accuracy_is_the_paper_s_and_int8_weights_change_nothing():
         assert (predicted[role] == mnist.y_test).mean() == pytest.approx(zoo.entry("dbfnet_mnist")["accuracy"][role])
     assert (predicted["keras"] == mnist.y_test).mean() >= 0.995
     assert (predicted["onthefly_int8_weights"] == predicted["keras"]).mean() >= 0.995
+
+
+@pytest.mark.skipif(not DATA_DIR, reason="DBF_DATA_DIR is not set: no CIFAR-10 here")
+def test_cifar10_accuracy_passes_the_paper_s_in_110_kilobytes():
+    """The paper's 88.02 % of ResNet-18 at ρ = ¼, recomputed on the whole test set from the shipped file."""
+    name, role = "resnet18_k4_cifar10", "onthefly_int8_weights"
+    entry, cifar10 = zoo.entry(name), data.load("cifar10", DATA_DIR)
+    assert entry["overall_ratio"] <= 0.25 and entry["bytes"][role] <= 110_000
+    outputs = run_in_batches(Interpreter(str(zoo.path(name, role))), cifar10.x_test.astype(np.float32))
+    accuracy = (outputs.argmax(axis=1) == cifar10.y_test).mean()
+    assert accuracy >= 0.8802
+    assert accuracy == pytest.approx(entry["accuracy"][role], abs=1.5e-4)  # Another processor may turn an image.
