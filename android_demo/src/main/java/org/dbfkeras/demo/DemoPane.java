@@ -117,6 +117,7 @@ final class DemoPane implements AdapterView.OnItemSelectedListener {
     if (model == null) {
       return;
     }
+    int question = ++asked;
     int[] shape = model.examples.shape;
     float[] pixels;
     if (picked == null) {
@@ -141,7 +142,6 @@ final class DemoPane implements AdapterView.OnItemSelectedListener {
     }
     invert.setVisibility(picked == null ? View.INVISIBLE : View.VISIBLE);
     show(pixels, shape);
-    int question = ++asked;
     worker.execute(
         () -> {
           String answer = answer(model, pixels);
