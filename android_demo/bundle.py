@@ -22,10 +22,10 @@ from absl import flags, logging
 from dbf_keras import command
 
 _FLAGS = flags.FLAGS
-_QUANTIZE = {"float32": None, "int8_weights": "weights", "int8": "int8"}
+_QUANTIZE = {"float32": None, "int8_weights": "weights", "int8": "int8", "int4_weights": "int4"}
 # Largest difference on another processor or in another release of the runtime, as a share of the largest output. Sums
 # of floats differ in their order only; int8 is rounded otherwise, by up to two of the 256 steps of the output.
-_TOLERANCES = {"float32": 1e-4, "int8_weights": 1e-4, "int8": 0.01}
+_TOLERANCES = {"float32": 1e-4, "int8_weights": 1e-4, "int8": 0.01, "int4_weights": 1e-4}
 _DIGITS = [str(digit) for digit in range(10)]
 _CLASSES = {
     "digits": _DIGITS,

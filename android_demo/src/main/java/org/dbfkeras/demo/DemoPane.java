@@ -131,6 +131,7 @@ final class DemoPane implements AdapterView.OnItemSelectedListener {
         picked = null;
         view.setImageDrawable(null);
         name.setText("");
+        invert.setVisibility(View.INVISIBLE);
         classes.setText(R.string.no_image);
         return;
       }

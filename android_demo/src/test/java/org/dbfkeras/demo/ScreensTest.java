@@ -484,6 +484,7 @@ public class ScreensTest {
       assertEquals("This image cannot be read.", text(R.id.classes));
       idleForTenMillis();
     }
+    assertEquals(View.INVISIBLE, view(R.id.invert).getVisibility());
     click(R.id.next);
     assertEquals("Test image 2 of 8", text(R.id.image_name));
   }
