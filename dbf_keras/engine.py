@@ -214,18 +214,34 @@ def _accuracy(targets, logits):
     return ops.mean(ops.cast(ops.argmax(targets, -1) == ops.argmax(logits, -1), "float32"))
 
 
+# On CPUs TensorFlow's op for BatchNorm is several times faster for multiples of so many channels.
+_VECTOR = 16
+
+
 def _fuse_batch_normalization(layer) -> None:
     """Has a BatchNorm layer train by TensorFlow's one op for it, the same function as Keras's many and much faster."""
     import tensorflow as tf
 
     keras_call = layer.call
+    channels = layer.gamma.shape[0]
+    spare = 0 if tf.config.list_physical_devices("GPU") else -channels % _VECTOR
+
+    def padded_batch_norm(inputs):
+        gamma, beta = (tf.pad(variable.value, [[0, spare]]) for variable in (layer.gamma, layer.beta))
+        if spare:  # Products with parts of the identity are a much faster tf.pad and slice.
+            widening = tf.eye(channels, channels + spare, dtype=inputs.dtype)
+            inputs = tf.tensordot(inputs, widening, 1)
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, gamma, beta, epsilon=layer.epsilon, is_training=True
+        )
+        if spare:
+            outputs = tf.tensordot(outputs, tf.transpose(widening), 1)
+        return outputs, mean[:channels], variance[:channels]
 
     def call(inputs, training=None, mask=None):
         if not (training and layer.trainable) or mask is not None:
             return keras_call(inputs, training=training, mask=mask)
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs, layer.gamma.value, layer.beta.value, epsilon=layer.epsilon, is_training=True
-        )
+        outputs, mean, variance = padded_batch_norm(inputs)
         count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), variance.dtype)
         variance *= (count - 1) / count  # The op's is the unbiased estimate; Keras keeps the biased.
         for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):

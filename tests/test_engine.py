@@ -58,18 +58,19 @@ def test_an_epoch_is_keras_s_steps_on_the_same_batches():
     assert int(trainer.optimizer.iterations) == STEPS
 
 
+@pytest.mark.parametrize("channels", [4, 16, 21])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_batch_normalization_in_one_op_is_keras_s(policy):
+def test_batch_normalization_in_one_op_is_keras_s(policy, channels):
     """Outputs, gradients, moving mean and variance of few pixels, where the estimates of a variance differ."""
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
-    inputs, weights = (tf.constant(rng.standard_normal((2, 3, 3, 4)), tf.float32) for _ in range(2))
+    inputs, weights = (tf.constant(rng.standard_normal((2, 3, 3, channels)), tf.float32) for _ in range(2))
     results = []
     for fuse in (lambda layer: None, engine._fuse_batch_normalization):
         layer = keras.layers.BatchNormalization(momentum=0.9, dtype=policy)
         layer.build(inputs.shape)
-        layer.gamma.assign([1.0, 2.0, 3.0, 4.0])
+        layer.gamma.assign(np.linspace(1, 4, channels))
         fuse(layer)
         with tf.GradientTape() as tape:
             tape.watch(inputs)
