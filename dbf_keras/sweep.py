@@ -15,6 +15,9 @@ option of the network. Values in a ``grid`` are lists, of which each combination
 Runs are called after ``name`` and the grid's values, as in ``dbf-ratio=0.5-seed=0``, and done in the order of the list.
 In a text ``{output_dir}`` is the folder of the results, and ``{seed}`` and the like the grid's values, so that a run
 can take another's file as its teacher.
+
+The same command may run several times at once, on one machine or on more that share the folder: each process takes runs
+that no other is at, and all end with the whole table.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import filelock
 from absl import flags
 
 from dbf_keras import command, data, train
@@ -44,6 +48,8 @@ from dbf_keras.networks.cost import multiply_adds
 _FIELDS = {field.name for field in dataclasses.fields(train.Settings)}
 # What a table shows of a run besides what varies.
 _FIGURES = ("parameters", "multiply_adds")
+# Seconds between looks at runs that other processes are at.
+_PATIENCE = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,7 +315,9 @@ def _line(member: Mapping[str, Any], setting: str | None) -> str:
 def sweep(
     runs: Sequence[Run], plot_options: Mapping[str, str], output_dir: str | os.PathLike, data_dir: str | None = None
 ) -> dict[str, str]:
-    """Does the runs that are not done, one after another, and writes table and plot after each.
+    """Does the runs that are not done and that no other process is at, and writes table and plot after each.
+
+    Returns when all are done, those of other processes too.
 
     Args:
         runs: the runs.
@@ -321,36 +329,65 @@ def sweep(
         The errors, by the name of the run.
     """
     output_dir = pathlib.Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    locks = output_dir / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
     if keras.backend.backend() == "jax":  # Seeds of a run share what XLA made for the first.
         import jax
 
         jax.config.update("jax_compilation_cache_dir", str(output_dir / ".jax_cache"))
     errors: dict[str, str] = {}
-    results: list[dict[str, Any]] = []
     datasets: dict = {}
-    for number, run in enumerate(runs, 1):
-        done = (output_dir / f"{run.name}.json").exists()
-        if not done:
-            print(f"[{number}/{len(runs)}] {run.name}", flush=True)
-        try:
-            results.append(execute(run, output_dir, data_dir, datasets))
-        except Exception as error:  # noqa: BLE001 - whatever a run fails of, the others go on
-            errors[run.name] = f"{type(error).__name__}: {error}"
-            print(f"{run.name} failed: {errors[run.name]}", file=sys.stderr, flush=True)
-            if not isinstance(error, (ValueError, OSError)):
-                traceback.print_exc()
-            continue
-        if not done:
-            _report(results, plot_options, output_dir)
-    if results:
-        _report(results, plot_options, output_dir)
+    pending = dict(enumerate(runs, 1))
+    while pending:
+        busy = {}
+        for number, run in pending.items():
+            try:
+                with filelock.FileLock(locks / run.name, blocking=False):
+                    done = (output_dir / f"{run.name}.json").exists()
+                    if not done:
+                        print(f"[{number}/{len(runs)}] {run.name}", flush=True)
+                    error = _attempt(run, output_dir, data_dir, datasets)
+            except filelock.Timeout:
+                busy[number] = run
+                continue
+            if isinstance(error, FileNotFoundError) and busy:  # Of a run that is being made, perhaps.
+                busy[number] = run
+            elif error is not None:
+                errors[run.name] = f"{type(error).__name__}: {error}"
+                print(f"{run.name} failed: {errors[run.name]}", file=sys.stderr, flush=True)
+            elif not done:
+                _report(runs, plot_options, output_dir)
+        if len(busy) == len(pending):
+            time.sleep(_PATIENCE)
+        pending = busy
+    _report(runs, plot_options, output_dir)
     return errors
 
 
-def _report(results: Sequence[Mapping[str, Any]], plot_options: Mapping[str, str], output_dir: pathlib.Path) -> None:
-    write_table(table(results), output_dir)
-    command.write_atomically(output_dir / "results.png", lambda path: plot(results, plot_options, path))
+def _attempt(run: Run, output_dir: pathlib.Path, data_dir: str | None, datasets: dict) -> Exception | None:
+    """`execute`, whatever it fails of being returned, so that the other runs go on."""
+    try:
+        execute(run, output_dir, data_dir, datasets)
+    except (ValueError, OSError) as error:
+        return error
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
+        return error
+    return None
+
+
+def _report(runs: Sequence[Run], plot_options: Mapping[str, str], output_dir: pathlib.Path) -> None:
+    """Writes table and plot of all results that are there, in the order of the runs."""
+    results = []
+    for run in runs:
+        path = output_dir / f"{run.name}.json"
+        if path.exists():
+            result = json.loads(path.read_text())
+            if result["given"] == run.given:
+                results.append(result)
+    if results:
+        write_table(table(results), output_dir)
+        command.write_atomically(output_dir / "results.png", lambda path: plot(results, plot_options, path))
 
 
 def main(arguments: list[str]) -> int:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import filelock
 import numpy as np
 import pytest
 
@@ -149,6 +150,29 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
     assert (tmp_path / "plain.json").stat().st_mtime_ns == before
     runs, options = sweep.read(written(tmp_path, text.replace("epochs: 1", "epochs: 3")))
     assert "result of other settings" in sweep.sweep(runs[:1], options, tmp_path)["plain"]
+
+
+def test_runs_that_another_process_is_at_are_left_to_it(tmp_path, capsys, monkeypatch):
+    """And taken over when it lets go of them unfinished, as when it is killed; runs that need their files wait."""
+    text = """
+    defaults: {dataset: digits, network: dbfnet_micro, width: 0.25, train_images: 256, batch_size: 128, epochs: 1}
+    runs:
+      - {name: full, ratio: 1.0}
+      - {name: energy, selection: "energy:{output_dir}/full.keras"}
+      - {name: lost, selection: "energy:{output_dir}/none.keras"}
+      - {name: other}
+    """
+    runs, options = sweep.read(written(tmp_path, text))
+    (tmp_path / ".locks").mkdir()
+    other_process = filelock.FileLock(tmp_path / ".locks" / "full")
+    other_process.acquire()
+    monkeypatch.setattr(sweep.time, "sleep", lambda seconds: other_process.release())
+    errors = sweep.sweep(runs, options, tmp_path)
+    assert list(errors) == ["lost"] and "no such file" in errors["lost"]
+    began = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert began == ["energy", "lost", "other", "energy", "lost", "full", "energy", "lost"]
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [row["run"] for row in rows] == ["full", "energy", "other"]
 
 
 def test_multiply_adds():
