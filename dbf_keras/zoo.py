@@ -7,6 +7,9 @@ import json
 import pathlib
 from typing import Any
 
+# Of the index: the models, and plain networks to compare them with.
+GROUPS = ("models", "controls")
+
 
 @functools.cache
 def folder() -> pathlib.Path:
@@ -25,25 +28,26 @@ def folder() -> pathlib.Path:
 def index() -> dict[str, Any]:
     """The index: ``default``, the name of the default model; ``models`` and ``controls``, from name to entry.
 
-    An entry has ``network``, ``dataset``, ``ratio``, ``overall_ratio`` (of all DBF layers together), ``selection``,
-    ``seed``, ``accuracy`` (on the test set, by file), ``bytes`` (likewise) and ``files`` (from role to file name,
-    SHA-256 and bytes; ``check`` is test input and expected output). A control is a network to compare with and has
-    figures but no files.
+    An entry has ``network``, ``dataset``, ``seed``, ``epochs``; ``accuracy`` (on the test set), ``bytes`` and
+    ``seconds`` (median latency of an image on ``machine``), each by exported file; and ``files`` (from role to file
+    name, SHA-256 and bytes; ``check`` is test input and expected output). Models also have ``ratio``, ``overall_ratio``
+    (of all DBF layers together) and ``selection``; controls, plain networks to compare with, do not.
     """
     return json.loads((folder() / "index.json").read_text())
 
 
 def entry(name: str | None = None) -> dict[str, Any]:
-    """The entry of a model; by default of the default model.
+    """The entry of a model or control; by default of the default model.
 
     Raises:
         ValueError: no such model.
     """
     listed = index()
     name = name or listed["default"]
-    if name not in listed["models"]:
-        raise ValueError(f"Unknown zoo model {name!r}. The zoo has: {', '.join(sorted(listed['models']))}.")
-    return {"name": name, **listed["models"][name]}
+    entries = {key: value for group in GROUPS for key, value in listed[group].items()}
+    if name not in entries:
+        raise ValueError(f"Unknown zoo model {name!r}. The zoo has: {', '.join(sorted(entries))}.")
+    return {"name": name, **entries[name]}
 
 
 def path(name: str | None = None, role: str = "weights") -> pathlib.Path:

@@ -21,19 +21,23 @@ _KINDS = {
     "int8": ("onthefly_int8", "explicit_int8"),
     "int4 coefficients": ("onthefly_int4_weights",),
 }
+# Accuracies that the paper reports, as far as we know them, by data set, network and ρ.
+_PAPER = {("cifar10", "resnet18", 0.25): 0.8802, ("mnist", "dbfnet", 0.25): 0.995}
 # What others report, to measure by: data set, label, bytes, accuracy.
 _REFERENCES = (
-    ("cifar10", "DBF paper, ResNet-18, ρ = ¼, float32", 1_370_000 / 4, 0.8802),
+    ("cifar10", "DBF paper, ResNet-18, ρ = ¼, float32", 1_370_000 / 4, _PAPER["cifar10", "resnet18", 0.25]),
     ("cifar10", "ResNet-20, int8", 270_000, 0.926),
     ("cifar10", "MLPerf Tiny, ResNet-8, int8", 98_496, 0.85),
-    ("mnist", "DBF paper, DBFNet, ρ = ¼, float32", 10_320_000 / 4, 0.995),
+    ("mnist", "DBF paper, DBFNet, ρ = ¼, float32", 10_320_000 / 4, _PAPER["mnist", "dbfnet", 0.25]),
 )
 _TEXT = """# Zoo
 
-Test accuracy and bytes of the file. DBF models as on-the-fly files, controls as explicit ones: a plain network is the
-same architecture with ordinary convolutions, a narrow one has about as many bytes as the DBF model that it is beside.
-All by `models/publish.py`, which also wrote the cards, from the weights in these folders; this page by
-`models/overview.py`.
+Test accuracy and bytes of the file, of DBF models the on-the-fly one, of plain networks, the controls, the explicit
+one: a plain network is the same architecture with ordinary convolutions, a narrow one has about as many bytes as the
+DBF model that it is named after. Speed-up: the median latency of the explicit file over that of the on-the-fly one,
+float32 and int8. Paper: what Tseng et al., IJCAI 2018, report at this ρ, where we know it. Models called int4 went on,
+for these epochs, from the weights of the same model without. All by `models/publish.py`, which also wrote the cards
+with more figures, and the machine, from the weights in these folders; this page by `models/overview.py`.
 
 {tables}
 ![accuracy against bytes](frontier.png)
@@ -47,8 +51,8 @@ ResNet-20 in int8. We did not measure them.
 def rows(index: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
     """The entries of models and controls by data set and name, in the order of the index."""
     by_dataset = collections.defaultdict(dict)
-    for group in ("models", "controls"):
-        for name, entry in index.get(group, {}).items():
+    for group in zoo.GROUPS:
+        for name, entry in index[group].items():
             by_dataset[entry["dataset"]][name] = entry
     return dict(by_dataset)
 
@@ -63,36 +67,46 @@ def points(entry: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
     return found
 
 
+def _cells(name: str, entry: Mapping[str, Any]) -> list[str]:
+    """A row of the table, without kinds of files, paper and speed-up, then these."""
+    found = points(entry)
+    accuracies = [f"{found[kind][1]:.2%}, {found[kind][0]:,} B" if kind in found else "" for kind in _KINDS]
+    start = [f"[{name}]({name}/README.md)", entry["network"]]
+    if "ratio" not in entry:
+        return [*start, "", "plain", str(entry["epochs"]), *accuracies, "", ""]
+    seconds = entry["seconds"]
+    speedups = [f"{seconds[f'explicit{kind}'] / seconds[f'onthefly{kind}']:.1f}×" for kind in ("", "_int8")]
+    paper = _PAPER.get((entry["dataset"], entry["network"], round(entry["overall_ratio"], 3)))
+    return [
+        *start,
+        f"{entry['overall_ratio']:.3g}",
+        f"`{entry['selection']}`",
+        str(entry["epochs"]),
+        *accuracies,
+        ", ".join(speedups),
+        "" if paper is None else f"{paper:.2%}",
+    ]
+
+
 def text(index: Mapping[str, Any]) -> str:
     """The README of the index."""
+    headings = ["model", "network", "ρ", "codes", "epochs", *_KINDS, "speed-up", "paper"]
     tables = []
     for dataset, entries in rows(index).items():
-        lines = [
-            f"## {dataset}\n",
-            f"| model | network | ρ | codes | {' | '.join(_KINDS)} |",
-            "|---|---|---|---|" + "---|" * len(_KINDS),
-        ]
-        for name, entry in entries.items():
-            shown = f"[{name}]({name}/README.md)" if name in index["models"] else name
-            found = points(entry)
-            cells = [f"{found[kind][1]:.2%}, {found[kind][0]:,} B" if kind in found else "" for kind in _KINDS]
-            plain = name not in index["models"]
-            codes = "plain" if plain else f"`{entry['selection']}`"
-            ratio = "" if plain else f"{entry['overall_ratio']:.3g}"
-            lines.append(f"| {shown} | {entry['network']} | {ratio} | {codes} | {' | '.join(cells)} |")
-        tables.append("\n".join(lines) + "\n")
+        lines = [headings, ["---"] * len(headings), *(_cells(name, entry) for name, entry in entries.items())]
+        tables.append(f"## {dataset}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines))
     return _TEXT.format(tables="\n".join(tables))
 
 
 def draw(index: Mapping[str, Any], path: str) -> None:
     """Draws accuracy against bytes, a panel a data set."""
     by_dataset = rows(index)
-    figure = Figure(figsize=(5.2 * len(by_dataset), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(by_dataset), squeeze=False)[0]
+    figure = Figure(figsize=(9.5, 4 * len(by_dataset)), layout="constrained")
+    panels = figure.subplots(len(by_dataset), squeeze=False)[:, 0]
     for axes, (dataset, entries) in zip(panels, by_dataset.items(), strict=True):
         for name, entry in entries.items():
             found = sorted(points(entry).values())
-            style = "o-" if name in index["models"] else "s--"
+            style = "o-" if "ratio" in entry else "s--"
             axes.plot([size / 1000 for size, _ in found], [100 * right for _, right in found], style, label=name)
         for place, label, size, right in _REFERENCES:
             if place == dataset:
@@ -102,7 +116,7 @@ def draw(index: Mapping[str, Any], path: str) -> None:
             axis(ticker.StrMethodFormatter("{x:g}"))
         axes.tick_params(axis="x", which="both", rotation=45)
         axes.grid(True, which="both", alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.savefig(path, format="png", dpi=110)
 
 

@@ -6,9 +6,8 @@
     python models/publish.py --again --data_dir=$DBF_DATA_DIR
 
 The first takes the flags of ``python -m dbf_keras.train``; a model that is at ``--output`` already, with its history,
-is not trained again. The second measures a network to compare with, of which the index keeps the figures and no file.
-The third exports and measures the models that the zoo has, from their weights; with ``--name`` one. All write the
-zoo's overview anew.
+is not trained again. The second does the same with a plain network to compare with. The third exports and measures what
+the zoo has, from its weights; with ``--name`` one. All write the zoo's overview anew.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ _SOURCES = {
 # Figures that the card prints as they were measured on the machine that published the model.
 _CARD = """# {name}
 
-{network} on {dataset}, ρ = {ratio}, selection `{selection}`: takes raw pixels 0–255 {input_shape}, gives {classes}
+{network} on {dataset}, {codes}: takes raw pixels 0–255 {input_shape}, gives {classes}
 class probabilities. {parameters:,} parameters.
 
 | file | bytes | test accuracy | median latency | in this folder |
@@ -75,25 +74,21 @@ turns, on {machine}. Figures by `models/publish.py`.
 def main(_: list[str]) -> None:
     """Publishes as the flags say."""
     if _FLAGS.again:
-        for name in [_FLAGS.name] if _FLAGS.name else list(zoo.index()["models"]):
-            _publish(zoo.entry(name))
+        for group in zoo.GROUPS:
+            for name in zoo.index()[group]:
+                if _FLAGS.name in (None, name):
+                    _publish(group, zoo.entry(name))
     elif not _FLAGS.name or not _FLAGS.output:
-        raise ValueError("Give --name and --output, or --again for the models of the zoo.")
+        raise ValueError("Give --name and --output, or --again for what the zoo has.")
     else:
         output = pathlib.Path(_FLAGS.output)
         if not output.exists():
             train.main([])
-        entry = {"network": _FLAGS.network, "dataset": _FLAGS.dataset}
-        if _FLAGS.control:
-            model = _load(output)
-            dataset = data.load(_FLAGS.dataset, _FLAGS.data_dir, model.input_shape[1])
-            exported, accuracies = _export(model, dataset, _CONTROL_FORMS)
-            entry |= {"command": _train_command(), **_figures(exported, accuracies, _history(output)["history"])}
-            _write_index("controls", _FLAGS.name, entry)
-        else:
-            selection = {"ratio": train.parse_ratio(_FLAGS.ratio), "selection": _FLAGS.selection, "seed": _FLAGS.seed}
-            _begin_folder(output)
-            _publish({"name": _FLAGS.name, **entry, **selection})
+        _begin_folder(output)
+        entry = {"name": _FLAGS.name, "network": _FLAGS.network, "dataset": _FLAGS.dataset, "seed": _FLAGS.seed}
+        if not _FLAGS.control:
+            entry |= {"ratio": train.parse_ratio(_FLAGS.ratio), "selection": _FLAGS.selection}
+        _publish("controls" if _FLAGS.control else "models", entry)
     overview.write()
 
 
@@ -142,13 +137,6 @@ def _export(
     return exported, accuracies
 
 
-def _figures(exported: dict[str, bytes], accuracies: dict[str, float], history: list[dict]) -> dict[str, Any]:
-    return {
-        "accuracy": {"keras": history[-1]["val_accuracy"], **accuracies},
-        "bytes": {role: len(content) for role, content in exported.items()},
-    }
-
-
 def _overall_ratio(model: keras.Model) -> float:
     """The share of all codes of all DBF layers that is kept, a code counting once a filter."""
     layers = [layer for layer in model.layers if isinstance(layer, DBFConv2D)]
@@ -156,42 +144,65 @@ def _overall_ratio(model: keras.Model) -> float:
     return float(kept / sum(np.prod(layer.kernel.shape) for layer in layers))
 
 
-def _ratio_text(entry: dict[str, Any]) -> str:
-    """ρ as the card says it: a number, or that of all layers together and the schedule by layer name."""
+def _codes_text(entry: dict[str, Any]) -> str:
+    """ρ, a number or that of all layers together and the schedule by layer name, and selection, as the card says it."""
+    if "ratio" not in entry:
+        return "ordinary convolutions"
     ratio = entry["ratio"]
-    if not isinstance(ratio, dict):
-        return str(ratio)
-    schedule = ", ".join(f"{value:g} for `{pattern}`" for pattern, value in ratio.items())
-    return f"{entry['overall_ratio']:.3f} overall ({schedule}, the first that fits)"
+    if isinstance(ratio, dict):
+        schedule = ", ".join(f"{value:g} for `{pattern}`" for pattern, value in ratio.items())
+        ratio = f"{entry['overall_ratio']:.3f} overall ({schedule}, the first that fits)"
+    return f"ρ = {ratio}, selection `{entry['selection']}`"
 
 
-def _publish(entry: dict[str, Any]) -> None:
-    """Exports the model of an entry's folder in every form; writes files, card and the entry."""
+def _publish(group: str, entry: dict[str, Any]) -> None:
+    """Exports the model of an entry's folder in every form of its group; writes files, card and the entry."""
     folder = zoo.folder() / entry["name"]
     model = _load(folder / "weights.keras")
     dataset = data.load(entry["dataset"], _FLAGS.data_dir, model.input_shape[1])
-    exported, accuracies = _export(model, dataset, _FORMS)
+    exported, accuracies = _export(model, dataset, _FORMS if group == "models" else _CONTROL_FORMS)
     calls = [prepare(Interpreter(model_content=content)) for content in exported.values()]
     times = time_interleaved(calls, seconds=3)
-    latencies = {role: float(np.median(row)) for role, row in zip(exported, times, strict=True)}
     images = dataset.x_test[np.arange(8)]
     inputs = images.astype("float32")
     outputs = {role: verify.run_file(model, content, [inputs])[0] for role, content in exported.items()}
     np.savez_compressed(folder / "check.npz", images=images, outputs=model.predict(inputs, verbose=0), **outputs)
+
+    recipe = json.loads((folder / "recipe.json").read_text())
+    if group == "models":
+        entry["overall_ratio"] = _overall_ratio(model)
+    entry |= {
+        "epochs": len(recipe["history"]),
+        "accuracy": {"keras": recipe["history"][-1]["val_accuracy"], **accuracies},
+        "bytes": {role: len(content) for role, content in exported.items()},
+        "seconds": {role: float(np.median(row)) for role, row in zip(exported, times, strict=True)},
+        "machine": describe_machine("litert")["cpu"],
+        "files": _write_files(folder, exported, _kept(group, entry)),
+    }
+    _write_index(group, entry["name"], entry)
+    _write_card(folder, entry, model, len(dataset.y_test), recipe)
+    print((folder / "README.md").read_text())
+
+
+def _kept(group: str, entry: dict[str, Any]) -> Sequence[str] | None:
+    """The roles of the exported files that stay in the folder; None for all."""
+    if _FLAGS.keep is not None:
+        return _FLAGS.keep
+    if "files" in entry:
+        return list(entry["files"])
+    return None if group == "models" else []
+
+
+def _write_files(folder: pathlib.Path, exported: dict[str, bytes], kept: Sequence[str] | None) -> dict[str, dict]:
+    """Writes the exported files that are kept, deletes the others, and lists all files of the folder by role."""
     files = {"weights": _listed(folder / "weights.keras"), "check": _listed(folder / "check.npz")}
     for role, content in exported.items():
         path = folder / f"{role}.tflite"
         path.unlink(missing_ok=True)
-        if len(content) <= _FLAGS.largest_file:
+        if kept is None or role in kept:
             path.write_bytes(content)
             files[role] = _listed(path)
-
-    recipe = json.loads((folder / "recipe.json").read_text())
-    entry |= {"overall_ratio": _overall_ratio(model), **_figures(exported, accuracies, recipe["history"])}
-    entry["files"] = files
-    _write_index("models", entry["name"], entry)
-    _write_card(folder, entry, latencies, model, len(dataset.y_test), recipe)
-    print((folder / "README.md").read_text())
+    return files
 
 
 def _listed(path: pathlib.Path) -> dict:
@@ -215,9 +226,9 @@ def _train_command() -> str:
     return " ".join([*parts, f"--output={_FLAGS.name}.keras"])
 
 
-def _write_card(folder, entry, latencies, model, tests: int, recipe: dict) -> None:
+def _write_card(folder: pathlib.Path, entry: dict, model: keras.Model, tests: int, recipe: dict) -> None:
     rows = [
-        f"| {role} | {size:,} | {entry['accuracy'][role]:.2%} | {1e6 * latencies[role]:.0f} µs | "
+        f"| {role} | {size:,} | {entry['accuracy'][role]:.2%} | {1e6 * entry['seconds'][role]:.0f} µs | "
         f"{'yes' if role in entry['files'] else 'no: export it'} |"
         for role, size in entry["bytes"].items()
     ]
@@ -228,12 +239,10 @@ def _write_card(folder, entry, latencies, model, tests: int, recipe: dict) -> No
         parameters=model.count_params(),
         keras_accuracy=entry["accuracy"]["keras"],
         tests=tests,
-        machine=describe_machine("litert")["cpu"],
         train_command=recipe["command"],
-        epochs=len(recipe["history"]),
         source=_SOURCES[entry["dataset"]],
-        ratio=_ratio_text(entry),
-        **{key: entry[key] for key in ("name", "network", "dataset", "selection")},
+        codes=_codes_text(entry),
+        **{key: entry[key] for key in ("name", "network", "dataset", "epochs", "machine")},
     )
     (folder / "README.md").write_text(card)
 
@@ -242,6 +251,8 @@ if __name__ == "__main__":
     train.define_flags(output_required=False)
     flags.DEFINE_string("name", None, "Name of the model in the zoo.")
     flags.DEFINE_bool("again", False, "Export and measure what the zoo has, from its weights.")
-    flags.DEFINE_bool("control", False, "Keep the figures only, of a network to compare with.")
-    flags.DEFINE_integer("largest_file", 4_000_000, "Exported files up to these bytes are kept in the repository.")
+    flags.DEFINE_bool("control", False, "A plain network to compare with: standard files only.")
+    flags.DEFINE_list(
+        "keep", None, "Exported files to keep, by role; by default a model's all, a control's none, --again the same."
+    )
     command.run(main)

@@ -18,7 +18,7 @@ from dbf_keras.runtime import Interpreter
 
 ROOT = pathlib.Path(__file__).parents[1]
 DATA_DIR = os.environ.get("DBF_DATA_DIR")
-NAMES = sorted(zoo.index()["models"])
+NAMES = sorted(name for group in zoo.GROUPS for name in zoo.index()[group])
 
 
 def test_the_index_names_what_there_is():
@@ -37,7 +37,7 @@ def test_every_model_is_complete(name):
         assert len(content) == file["bytes"] and hashlib.sha256(content).hexdigest() == file["sha256"]
     recipe = json.loads((folder / "recipe.json").read_text())
     assert recipe["command"] in (folder / "README.md").read_text()
-    assert recipe["recipe"]["epochs"] == len(recipe["history"])
+    assert recipe["recipe"]["epochs"] == len(recipe["history"]) == entry["epochs"]
     assert recipe["history"][-1]["val_accuracy"] == entry["accuracy"]["keras"]
     assert f"{entry['accuracy']['keras']:.2%}" in (folder / "README.md").read_text()
 
@@ -73,11 +73,10 @@ def test_the_overview_is_that_of_the_index(monkeypatch):
     import overview
 
     assert (zoo.folder() / "README.md").read_text() == overview.text(zoo.index())
-    for name in NAMES:
-        found = overview.points(zoo.entry(name))
-        assert found["int8 weights"] == tuple(
-            zoo.entry(name)[figure]["onthefly_int8_weights"] for figure in ("bytes", "accuracy")
-        )
+    for group, mode in (("models", "onthefly"), ("controls", "explicit")):
+        for name, entry in zoo.index()[group].items():
+            role = f"{mode}_int8_weights"
+            assert overview.points(entry)["int8 weights"] == (entry["bytes"][role], entry["accuracy"][role]), name
 
 
 def test_cards_quote_the_training_command(monkeypatch):
@@ -107,7 +106,8 @@ def test_the_networks_are_the_named_ones():
         command = json.loads((zoo.folder() / name / "recipe.json").read_text())["command"].split()
         options = train.parse_options([part[9:] for part in command if part.startswith("--option=")])
         shape = {"input_shape": model.input_shape[1:], "classes": model.output_shape[-1]}
-        built = networks.build(entry["network"], ratio=entry["ratio"], **shape, **options)
+        built = networks.build(entry["network"], ratio=entry.get("ratio", 1.0), **shape, **options)
+        assert ("ratio" in entry) != options.get("plain", False)
         assert [weight.shape for weight in built.get_weights()] == [weight.shape for weight in model.get_weights()]
 
 
