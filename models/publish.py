@@ -73,7 +73,12 @@ turns, on {machine}. Figures by `models/publish.py`.
 
 def main(_: list[str]) -> None:
     """Publishes as the flags say."""
+    roles = {mode + _SUFFIXES[quantize] for mode, quantize in _FORMS}
+    if not roles.issuperset(_FLAGS.keep or ()):
+        raise ValueError(f"--keep takes {', '.join(sorted(roles))}; got {', '.join(_FLAGS.keep)}.")
     if _FLAGS.again:
+        if _FLAGS.name:
+            zoo.entry(_FLAGS.name)  # Raises if there is none.
         for group in zoo.GROUPS:
             for name in zoo.index()[group]:
                 if _FLAGS.name in (None, name):

@@ -122,6 +122,8 @@ def test_options_reach_the_network(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_unknown_networks_are_refused():
+def test_unknown_networks_and_options_are_refused():
     with pytest.raises(ValueError, match="dbfnet_micro"):
-        networks.build("vgg")
+        networks.build("resnet19")
+    with pytest.raises(ValueError, match="resnet8 has no option datset.*stem_strides.*width"):
+        networks.build("resnet8", datset="cifar10", width=0.5)

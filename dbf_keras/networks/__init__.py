@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Callable
 
+from dbf_keras.networks.blocks import Blocks
 from dbf_keras.networks.dbfnet import DBFNet, DBFNetMicro
 from dbf_keras.networks.resnet import ResNet8, ResNet18, ResNet34
 from dbf_keras.networks.squeezenet import SqueezeNet
@@ -26,10 +29,15 @@ def build(name: str, **arguments):
         **arguments: those of the network's function.
 
     Raises:
-        ValueError: no such network.
+        ValueError: no such network, or an argument that it does not take.
     """
     if name not in NETWORKS:
         raise ValueError(f"Unknown network {name!r}. Known networks: {', '.join(sorted(NETWORKS))}.")
+    own = [parameter.name for parameter in inspect.signature(NETWORKS[name]).parameters.values()]
+    known = {*own, *(field.name for field in dataclasses.fields(Blocks))} - {"options"}
+    unknown = sorted(set(arguments) - known)
+    if unknown:
+        raise ValueError(f"{name} has no option {', '.join(unknown)}. Its options: {', '.join(sorted(known))}.")
     return NETWORKS[name](**arguments)
 
 
