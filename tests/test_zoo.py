@@ -111,6 +111,15 @@ def test_the_networks_are_the_named_ones():
         assert [weight.shape for weight in built.get_weights()] == [weight.shape for weight in model.get_weights()]
 
 
+def test_narrow_controls_have_the_bytes_of_their_models():
+    """At three sizes or more; they are called after the model."""
+    narrow = [name for name in zoo.index()["controls"] if name.endswith("_narrow")]
+    assert len(narrow) >= 3
+    for name in narrow:
+        ours = zoo.entry(name.removesuffix("_narrow"))["bytes"]["onthefly_int8_weights"]
+        assert zoo.entry(name)["bytes"]["explicit_int8_weights"] == pytest.approx(ours, rel=0.06), name
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="digits"):
         dbf_keras.load_zoo("nothing")
