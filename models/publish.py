@@ -217,7 +217,7 @@ def _listed(path: pathlib.Path) -> dict:
 
 def _train_command() -> str:
     """The training command of these flags, with the data's folder left to the reader."""
-    own = {f"--{name}" for name in ("name", "again", "control", "largest_file", "output", "data_dir")}
+    own = {f"--{name}" for name in ("name", "again", "control", "keep", "output", "data_dir")}
     parts = ["python -m dbf_keras.train"]
     for argument in sys.argv[1:]:
         name, given, _ = argument.partition("=")

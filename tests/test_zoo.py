@@ -84,7 +84,7 @@ def test_cards_quote_the_training_command(monkeypatch):
     import publish
 
     monkeypatch.setattr(publish, "_FLAGS", types.SimpleNamespace(name="x", data_dir="/data"))
-    given = ["--control", "--name=x", "--ratio=stage1_*=1.0,*=0.25", "--data_dir=/data"]
+    given = ["--control", "--name=x", "--keep=", "--ratio=stage1_*=1.0,*=0.25", "--data_dir=/data"]
     monkeypatch.setattr(sys, "argv", ["publish.py", *given])
     quoted = "python -m dbf_keras.train '--ratio=stage1_*=1.0,*=0.25' --data_dir=$DBF_DATA_DIR --output=x.keras"
     assert publish._train_command() == quoted
