@@ -2,6 +2,7 @@
 
 Keras 3 by default; tf_keras (Keras 2) under ``TF_USE_LEGACY_KERAS=1``, for tensorflow-model-optimization, which knows
 no other. ``keras`` is the package, ``ops`` the few array functions that the layers need, but for `convolution`.
+``WITHOUT_AUTOCAST`` are arguments of ``add_weight`` for a variable that stays float32 under mixed precision.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ LEGACY = os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true")
 if LEGACY:
     import tensorflow as _tf
     import tf_keras as keras
+
+    WITHOUT_AUTOCAST = {"experimental_autocast": False}
 
     class ops:  # noqa: N801 - stands in for the module keras.ops
         """The functions of ``keras.ops`` that the layers use, in TensorFlow."""
@@ -51,7 +54,9 @@ else:
     import keras
     from keras import ops
 
-__all__ = ["LEGACY", "convolution", "keras", "ops"]
+    WITHOUT_AUTOCAST = {"autocast": False}
+
+__all__ = ["LEGACY", "WITHOUT_AUTOCAST", "convolution", "keras", "ops"]
 
 
 def convolution(inputs, kernel, strides: tuple[int, int], dilations: tuple[int, int]):

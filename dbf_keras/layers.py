@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from dbf_keras import codes as dbf_codes
-from dbf_keras.backend import convolution, keras, ops
+from dbf_keras.backend import WITHOUT_AUTOCAST, convolution, keras, ops
 
 _ARGUMENTS = """
         ratio: ρ, the share of the grid's codes that is kept, 0 < ratio <= 1. The layer stores ρ times the numbers of
@@ -129,6 +129,7 @@ class _DBFMixin:
             regularizer=self.alpha_regularizer,
             constraint=self.alpha_constraint,
             trainable=True,
+            **WITHOUT_AUTOCAST,  # α is rounded to `alpha_bits` in float32.
         )
         self.coefficients.projected = self._projected  # `dbf_keras.optimizers.CodeSGD` calls it.
         self.bias = None

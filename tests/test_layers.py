@@ -174,6 +174,16 @@ def test_alpha_of_few_bits_has_the_scale_of_least_error(bits, most_error):
     assert np.square(rounded - alpha).mean() < most_error
 
 
+def test_alpha_of_few_bits_is_rounded_in_float32_under_mixed_precision():
+    arguments = {"filters": 64, "kernel_size": 4, "ratio": 0.5, "dtype": "mixed_bfloat16"}
+    inputs = keras.Input((8, 8, 16))
+    rounding, rounded = DBFConv2D(alpha_bits=4, **arguments), DBFConv2D(**arguments)
+    model, twin = (keras.Model(inputs, layer(inputs)) for layer in (rounding, rounded))
+    rounded.coefficients.assign(rounding.rounded_coefficients)
+    x = RNG.standard_normal((2, 8, 8, 16)).astype(np.float32)
+    np.testing.assert_array_equal(*(ops.convert_to_numpy(ops.cast(m(x), "float32")) for m in (model, twin)))
+
+
 def test_alpha_starts_with_he_variance():
     layer = DBFConv2D(512, 4, ratio=0.25)
     layer.build((1, 8, 8, 32))
