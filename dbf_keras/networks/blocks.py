@@ -90,7 +90,7 @@ class Blocks:
             arguments["kernel_regularizer"] = keras.regularizers.L2(self.filter_decay / 2)
         arguments["selection"] = self.selection[_first_match(self.selection, name, "selection")]
         arguments["alpha_bits"] = self.alpha_bits
-        arguments["kernel_initializer"] = self.kernel_initializer
+        arguments.setdefault("kernel_initializer", self.kernel_initializer)
         return DBFConv2D(filters, kernel_size, ratio=self.layer_ratio(name), **arguments)(x)
 
     def convolution_bn(self, x, filters: int, name: str, relu: bool = True, **arguments):
