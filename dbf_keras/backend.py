@@ -56,7 +56,19 @@ else:
 
     WITHOUT_AUTOCAST = {"autocast": False}
 
-__all__ = ["LEGACY", "WITHOUT_AUTOCAST", "convolution", "keras", "ops"]
+__all__ = ["LEGACY", "WITHOUT_AUTOCAST", "convolution", "keras", "on_accelerator", "ops"]
+
+
+@functools.cache
+def on_accelerator() -> bool:
+    """Whether the backend computes on something else than a CPU."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def convolution(inputs, kernel, strides: tuple[int, int], dilations: tuple[int, int]):

@@ -13,7 +13,7 @@ import numpy as np
 
 from dbf_keras import distributed
 from dbf_keras.augment import Augmentation
-from dbf_keras.backend import keras, ops
+from dbf_keras.backend import keras, on_accelerator, ops
 
 # A source hands out an epoch: from the images' order, int32 [steps, batch], and seeds, int32 [steps, 2], or None if
 # nothing is to be random, to parts (images, labels, index), of one or more steps each. A step's batch is
@@ -224,7 +224,7 @@ def _fuse_batch_normalization(layer) -> None:
 
     keras_call = layer.call
     channels = layer.gamma.shape[0]
-    spare = 0 if tf.config.list_physical_devices("GPU") else -channels % _VECTOR
+    spare = 0 if on_accelerator() else -channels % _VECTOR
 
     def padded_batch_norm(inputs):
         gamma, beta = (tf.pad(variable.value, [[0, spare]]) for variable in (layer.gamma, layer.beta))
@@ -302,7 +302,7 @@ class _JAXLoops:
 
         model, optimizer = engine.model, engine.optimizer
         if scan is None:
-            scan = jax.default_backend() != "cpu"
+            scan = on_accelerator()
 
         def step(state, teacher_state, images, labels, seed):
             trainable, others, optimizer_state = state

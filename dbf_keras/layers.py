@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from dbf_keras import codes as dbf_codes
-from dbf_keras.backend import WITHOUT_AUTOCAST, convolution, keras, ops
+from dbf_keras.backend import WITHOUT_AUTOCAST, convolution, keras, on_accelerator, ops
 
 _ARGUMENTS = """
         ratio: ρ, the share of the grid's codes that is kept, 0 < ratio <= 1. The layer stores ρ times the numbers of
@@ -317,8 +317,11 @@ class _DBFMixin:
         return convolution(inputs, kernel, strides, dilations)
 
     def _folds(self, inputs) -> bool:
-        """Whether to compute in folded form: with strides and padding 'same' the image's size must be known."""
-        if getattr(self, "_folded", None) is None:
+        """Whether to compute in folded form: on CPUs, and with strides and padding 'same' for images of known size.
+
+        On a GPU dense filters are faster: what its libraries are made for counts more than work.
+        """
+        if getattr(self, "_folded", None) is None or on_accelerator():
             return False
         known = None not in inputs.shape[1:-1] or max(getattr(self, "strides", (1,))) == 1
         return known or self.padding == "valid" or self._folded.runs == (1, 1)

@@ -157,6 +157,17 @@ def test_strides_with_padding_fold_where_the_size_is_known(size):
     np.testing.assert_allclose(outputs, ops.convert_to_numpy(twin(x)), rtol=0, atol=1e-5)
 
 
+def test_the_folded_form_is_for_cpus(monkeypatch):
+    x = RNG.standard_normal((1, 8, 8, 64)).astype(np.float32)
+    layer, _ = built(DBFConv2D, {"filters": 64, "kernel_size": 4, "ratio": 0.25}, x.shape)
+    outputs = []
+    for accelerator in (False, True):
+        monkeypatch.setattr("dbf_keras.layers.on_accelerator", lambda value=accelerator: value)
+        assert layer._folds(x) != accelerator
+        outputs.append(layer(x))
+    np.testing.assert_allclose(*map(ops.convert_to_numpy, outputs), rtol=0, atol=1e-5)
+
+
 # With the largest number as the end of the range the errors here are 0.59 and 0.0134; 8 bits clip nothing.
 @pytest.mark.parametrize("bits, most_error", [(2, 0.19), (4, 0.0112), (8, 5e-5)])
 def test_alpha_of_few_bits_has_the_scale_of_least_error(bits, most_error):
