@@ -20,7 +20,7 @@ from absl import flags
 from dbf_keras import augment, codes, command, data, distributed, engine, networks
 from dbf_keras.backend import keras
 from dbf_keras.benchmark.progress import progress
-from dbf_keras.layers import custom_objects
+from dbf_keras.layers import DBFConv2D, custom_objects
 from dbf_keras.recipes import DEFAULT_RECIPES, RECIPES, Recipe
 
 
@@ -313,6 +313,35 @@ def ranked_by_energy(path: str) -> dict[str, list[int]]:
     return {name: codes.order_by_energy(np.moveaxis(kernel, -1, 0)).tolist() for name, kernel in kernels.items()}
 
 
+def start_from(model: keras.Model, path: str) -> None:
+    """Sets a network's weights to a trained one's, filters of DBF layers as near as their codes come (paper Eq. 2).
+
+    Args:
+        model: built; changed in place.
+        path: of a .keras file, plain or with DBF layers of any ρ, whose layers have the same names and shapes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a layer of the network is not in the file, or has another shape there.
+    """
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"--start={path}: there is no such file to start from.")
+    trained = keras.models.load_model(path, custom_objects=custom_objects(), compile=False)
+    sources = {layer.name: layer for layer in trained.layers}
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        source = sources.get(layer.name)
+        if source is None:
+            raise ValueError(f"--start={path}: it has no layer '{layer.name}'; it has {', '.join(sources)}.")
+        if isinstance(layer, DBFConv2D):
+            layer.fit_kernel(keras.ops.convert_to_numpy(source.kernel))
+            if layer.bias is not None:
+                layer.bias.assign(source.bias)
+        else:
+            layer.set_weights(source.get_weights())
+
+
 def parse_options(texts: list[str]) -> dict[str, Any]:
     """Network options ``name=value``, the value a Python literal or else a string."""
     options = {}
@@ -352,6 +381,7 @@ class Settings:
     crop: float | None = None
     cutout: float | None = None
     mixup: float | None = None
+    start: str | None = None
     teacher: str | None = None
     temperature: float = 4.0
     teacher_weight: float = 0.9
@@ -381,9 +411,9 @@ class Settings:
         return RECIPES[name].change(augmentation=added, **{name: getattr(self, name) for name in names})
 
     def build(self, dataset: data.Dataset) -> keras.Model:
-        """The network, for the images of a data set."""
+        """The network, for the images of a data set, as it starts."""
         ratio = parse_ratio(self.ratio) if isinstance(self.ratio, str) else self.ratio
-        return networks.build(
+        model = networks.build(
             self.network,
             **{
                 "input_shape": dataset.image_shape,
@@ -393,6 +423,9 @@ class Settings:
                 **self.options,
             },
         )
+        if self.start is not None:
+            start_from(model, self.start)
+        return model
 
     def train(self, dataset: data.Dataset, output: str | os.PathLike, verbose: bool = True) -> list[dict[str, float]]:
         """Trains as the settings say; see `train`."""
@@ -436,6 +469,7 @@ def define_flags(output_required: bool = True) -> None:
     flags.DEFINE_float("crop", None, "Least share of the area in random parts of images in files, if not the recipe's.")
     flags.DEFINE_float("cutout", None, "Side of a blank square in each image, as a share of the image's.")
     flags.DEFINE_float("mixup", None, "α of mixup, such as 0.2.")
+    flags.DEFINE_string("start", None, "A trained .keras file of the same layers, DBF or plain, to start from.")
     flags.DEFINE_string("teacher", None, "A trained .keras file to learn from, besides the labels.")
     flags.DEFINE_float("temperature", 4.0, "With --teacher: by which logits are divided.")
     flags.DEFINE_float("teacher_weight", 0.9, "With --teacher: its share of the loss.")

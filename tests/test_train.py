@@ -204,6 +204,30 @@ def test_selections_are_parsed(tmp_path):
     np.testing.assert_array_equal(student.get_layer(layer.name).codes[:3], wanted)
 
 
+def test_training_starts_from_a_trained_model(tmp_path):
+    """At ρ = 1 as the same function, at less with the nearest filters, from a plain model or one with DBF layers."""
+    digits, path = data.load("digits"), tmp_path / "plain.keras"
+    options = {"ratio": 1.0, "dataset": "digits", "start": str(path)}
+    plain = networks.DBFNetMicro(plain=True)
+    plain.get_layer("stem_bn").moving_mean.assign(np.full(16, 0.1))
+    plain.save(path)
+    images = digits.x_test[:8].astype(np.float32)
+    full = train.Settings(**options).build(digits)
+    np.testing.assert_allclose(full.predict(images, verbose=0), plain.predict(images, verbose=0), rtol=0, atol=1e-5)
+
+    full.save(path)
+    half = train.Settings(**options | {"ratio": 0.5}).build(digits)
+    for layer in half.layers:
+        if isinstance(layer, DBFConv2D):
+            kept = ops.convert_to_numpy(full.get_layer(layer.name).coefficients)[: len(layer.codes)]
+            np.testing.assert_allclose(ops.convert_to_numpy(layer.coefficients), kept, rtol=0, atol=1e-6)
+
+    with pytest.raises(ValueError, match="filters of shape|weight shape"):
+        train.Settings(**options, options={"width": 0.5}).build(digits)
+    with pytest.raises(ValueError, match="no layer 'stage1_block1_conv1'"):
+        train.Settings(**options, network="resnet8").build(digits)
+
+
 # Each command line in a fork of one process, to import Keras once.
 _COMMAND_LINES = """
 import json, os, sys
@@ -227,6 +251,7 @@ def test_the_command_line_says_what_is_wrong(tmp_path):
         ("--output", "x.keras", "--ratio", "2"): "0 < ratio <= 1",
         ("--output", "x.keras", "--selection", "energy:gone.keras"): "gone.keras: there is no such file",
         ("--output", "x.keras", *data_dir): "/nowhere/mnist.npz does not exist",
+        ("--output", "x.keras", "--start", "gone.keras"): "gone.keras: there is no such file to start from",
         ("--output", "x.keras", "--epochs", "0"): "--epochs",
         ("--output", "x.keras", "--crop", "0"): "--crop is a share",
         ("--output", "x.keras", "--batch_size", "5000"): "A batch of 5000 is more than the 1437",
