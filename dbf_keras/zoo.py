@@ -31,7 +31,8 @@ def index() -> dict[str, Any]:
     An entry has ``network``, ``dataset``, ``seed``, ``epochs``; ``accuracy`` (on the test set), ``bytes`` and
     ``seconds`` (median latency of an image on ``machine``), each by exported file; and ``files`` (from role to file
     name, SHA-256 and bytes; ``check`` is test input and expected output). Models also have ``ratio``, ``overall_ratio``
-    (of all DBF layers together) and ``selection``; controls, plain networks to compare with, do not.
+    (of all DBF layers together) and ``selection``; controls, plain networks to compare with, do not. The weights of some
+    large networks are not kept, nor any file of most of these.
     """
     return json.loads((folder() / "index.json").read_text())
 
@@ -61,6 +62,8 @@ def path(name: str | None = None, role: str = "weights") -> pathlib.Path:
         ValueError: no such model or file.
     """
     model = entry(name)
+    if role == "weights" and role not in model["files"]:
+        raise ValueError(f"The weights of {model['name']} are not kept, for their size; its card says how to train it.")
     if role not in model["files"]:
         raise ValueError(f"{model['name']} has no file {role!r}; it has {', '.join(sorted(model['files']))}.")
     return folder() / model["name"] / model["files"][role]["file"]

@@ -9,7 +9,7 @@ import collections
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib import ticker
+from matplotlib import colormaps, ticker
 from matplotlib.figure import Figure
 
 from dbf_keras import command, zoo
@@ -36,13 +36,16 @@ Test accuracy and bytes of the file, of DBF models the on-the-fly one, of plain 
 one: a plain network is the same architecture with ordinary convolutions, a narrow one has about as many bytes as the
 DBF model that it is named after. Speed-up: the median latency of the explicit file over that of the on-the-fly one,
 float32 and int8. Paper: what Tseng et al., IJCAI 2018, report at this ρ, where we know it. Models called int4 went on,
-for these epochs, from the weights of the same model without. All by `models/publish.py`, which also wrote the cards
-with more figures, and the machine, from the weights in these folders; this page by `models/overview.py`.
+for these epochs, from the weights of the same model without; those called taught learnt from `resnet18_wide_cifar10`,
+too (distillation). Rows are of one training each. All by `models/publish.py`, which also wrote the cards with more
+figures, and the machine, from the weights in these folders, but for the plain networks whose cards say that they are
+too large to be kept here; this page by `models/overview.py`.
 
 {tables}
 ![accuracy against bytes](frontier.png)
 
-Lines join the files of one network. The stars are what others report: Tseng et al., IJCAI 2018, the bytes being ρ times
+Lines join the files of one network; int4 coefficients that a model was not trained for are mostly off the panel, and in
+the table. What has no line is what others report: Tseng et al., IJCAI 2018, the bytes being ρ times
 those of their ρ = 1 network; MLPerf Tiny's image classification (a ResNet-8, its quality target and file size); a
 ResNet-20 in int8. We did not measure them.
 """
@@ -99,24 +102,30 @@ def text(index: Mapping[str, Any]) -> str:
 
 
 def draw(index: Mapping[str, Any], path: str) -> None:
-    """Draws accuracy against bytes, a panel a data set."""
+    """Draws accuracy against bytes, a panel a data set, as far down as files with int8 weights reach."""
     by_dataset = rows(index)
-    figure = Figure(figsize=(9.5, 4 * len(by_dataset)), layout="constrained")
-    panels = figure.subplots(len(by_dataset), squeeze=False)[:, 0]
+    heights = [2 + 0.22 * len(entries) for entries in by_dataset.values()]
+    figure = Figure(figsize=(9.5, sum(heights)), layout="constrained")
+    panels = figure.subplots(len(by_dataset), squeeze=False, height_ratios=heights)[:, 0]
     for axes, (dataset, entries) in zip(panels, by_dataset.items(), strict=True):
+        axes.set_prop_cycle(color=colormaps["tab20"].colors)
         for name, entry in entries.items():
             found = sorted(points(entry).values())
             style = "o-" if "ratio" in entry else "s--"
             axes.plot([size / 1000 for size, _ in found], [100 * right for _, right in found], style, label=name)
-        for place, label, size, right in _REFERENCES:
-            if place == dataset:
-                axes.plot(size / 1000, 100 * right, "*", markersize=11, label=label)
+        references = [reference for reference in _REFERENCES if reference[0] == dataset]
+        for marker, (_, label, size, right) in zip("*PX", references, strict=False):
+            axes.plot(size / 1000, 100 * right, f"k{marker}", markersize=9, label=label)
+        shown = [100 * points(entry)["int8 weights"][1] for entry in entries.values()]
+        shown += [100 * right for *_, right in references]
+        margin = 0.1 * (max(shown) - min(shown))
         axes.set(title=dataset, xlabel="file, kB", ylabel="test accuracy, %", xscale="log")
-        for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-            axis(ticker.StrMethodFormatter("{x:g}"))
-        axes.tick_params(axis="x", which="both", rotation=45)
-        axes.grid(True, which="both", alpha=0.3)
-        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
+        axes.set_ylim(min(shown) - margin, max(shown) + margin)
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.savefig(path, format="png", dpi=110)
 
 

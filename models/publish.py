@@ -7,20 +7,24 @@
 
 The first takes the flags of ``python -m dbf_keras.train``; a model that is at ``--output`` already, with its history,
 is not trained again. The second does the same with a plain network to compare with. The third exports and measures what
-the zoo has, from its weights; with ``--name`` one. All write the zoo's overview anew.
+the zoo has, from its weights; with ``--name`` one. All write the zoo's overview anew. Weights are kept in half
+precision, and all figures but Keras's, which is the training's, are of these.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pathlib
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import h5py
 import numpy as np
 import overview
 from absl import flags
@@ -56,32 +60,32 @@ class probabilities. {parameters:,} parameters.
 |---|---|---|---|---|
 {rows}
 
-Keras: {keras_accuracy:.2%} on the {tests:,} test images. Latency: median of one image at a time, one thread, files in
-turns, on {machine}. Figures by `models/publish.py`.
+Keras: {keras_accuracy:.2%} on the {tests:,} test images, after the training. Latency: median of one image at a time,
+one thread, files in turns, on {machine}. Figures by `models/publish.py`.
 
-- Training: {epochs} epochs, the last epoch's weights; details in `recipe.json`, the learning curve below.
+- Training: {epochs} epochs, the last epoch's weights; details and the learning curve in `recipe.json`.
   `{train_command}`
 - Data: {source}.
 - The test set is evaluated after each epoch, for the curve. No test image is trained on, and the last epoch's weights
   are taken whatever it says.
-- Checks: `check.npz` holds test images, the Keras model's output for them (`outputs`) and each file's; a test holds
-  model and files to it.
-
-![learning curve](history.png)
+- {weights}
 """
+_WEIGHTS = """Weights: `weights.keras`, from which the files were made. `check.npz` holds test images, the Keras model's
+  output for them (`outputs`) and each file's; a test holds model and files to it."""
+_NO_WEIGHTS = "Weights are not kept here, for their size; the command above makes them."
 
 
 def main(_: list[str]) -> None:
     """Publishes as the flags say."""
-    roles = {mode + _SUFFIXES[quantize] for mode, quantize in _FORMS}
+    roles = {"weights", *(mode + _SUFFIXES[quantize] for mode, quantize in _FORMS)}
     if not roles.issuperset(_FLAGS.keep or ()):
         raise ValueError(f"--keep takes {', '.join(sorted(roles))}; got {', '.join(_FLAGS.keep)}.")
     if _FLAGS.again:
         if _FLAGS.name:
             zoo.entry(_FLAGS.name)  # Raises if there is none.
         for group in zoo.GROUPS:
-            for name in zoo.index()[group]:
-                if _FLAGS.name in (None, name):
+            for name, entry in zoo.index()[group].items():
+                if _FLAGS.name in (None, name) and "weights" in entry["files"]:
                     _publish(group, zoo.entry(name))
     elif not _FLAGS.name or not _FLAGS.output:
         raise ValueError("Give --name and --output, or --again for what the zoo has.")
@@ -108,20 +112,45 @@ def _load(path: pathlib.Path) -> keras.Model:
     return keras.models.load_model(path, custom_objects=custom_objects(), compile=False)
 
 
-def _history(output: pathlib.Path) -> dict[str, Any]:
-    return json.loads(output.with_suffix(".history.json").read_text())
-
-
 def _begin_folder(output: pathlib.Path) -> None:
-    """Begins the folder of the flags' model: weights, recipe and learning curve."""
+    """Begins the folder of the flags' model: weights and recipe."""
     folder = zoo.folder() / _FLAGS.name
+    history = json.loads(output.with_suffix(".history.json").read_text())
+    run = history["run"]
+    if run["teacher"]:
+        run["teacher"]["path"] = _FLAGS.teacher  # It may have been trained elsewhere.
+    recipe = {"command": _train_command(run["backend"]), **run, "history": history["history"]}
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    history = _history(output)
-    recipe = {"command": _train_command(), **history["run"], "history": history["history"]}
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
-    shutil.copyfile(output.with_suffix(".png"), folder / "history.png")
-    shutil.copyfile(output, folder / "weights.keras")
+    _copy_in_half_precision(output, folder / "weights.keras")
+
+
+def _copy_in_half_precision(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies a .keras file, its tensors of two axes or more as float16, compressed."""
+    with zipfile.ZipFile(source) as parts, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as copy:
+        for name in parts.namelist():
+            content = parts.read(name)
+            if name.endswith(".h5"):
+                content = _halved(content)
+            copy.writestr(zipfile.ZipInfo(name), content, copy.compression)  # Without a date, so always the same.
+
+
+def _halved(content: bytes) -> bytes:
+    """An HDF5 file with its arrays of two axes or more as float16."""
+    result = io.BytesIO()
+    with h5py.File(io.BytesIO(content)) as source, h5py.File(result, "w") as target:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Group):
+                made = target.create_group(name)
+            else:
+                made = target.create_dataset(name, data=item[()], dtype="float16" if item.ndim > 1 else item.dtype)
+            made.attrs.update(item.attrs)
+
+        source.visititems(copy)
+        target.attrs.update(source.attrs)
+    return result.getvalue()
 
 
 def _export(
@@ -182,32 +211,32 @@ def _publish(group: str, entry: dict[str, Any]) -> None:
         "bytes": {role: len(content) for role, content in exported.items()},
         "seconds": {role: float(np.median(row)) for role, row in zip(exported, times, strict=True)},
         "machine": describe_machine("litert")["cpu"],
-        "files": _write_files(folder, exported, _kept(group, entry)),
+        "files": _write_files(folder, exported, _kept(group, entry, exported)),
     }
     _write_index(group, entry["name"], entry)
     _write_card(folder, entry, model, len(dataset.y_test), recipe)
     print((folder / "README.md").read_text())
 
 
-def _kept(group: str, entry: dict[str, Any]) -> Sequence[str] | None:
-    """The roles of the exported files that stay in the folder; None for all."""
+def _kept(group: str, entry: dict[str, Any], exported: Iterable[str]) -> list[str]:
+    """The roles of the files that stay in the folder."""
     if _FLAGS.keep is not None:
         return _FLAGS.keep
     if "files" in entry:
         return list(entry["files"])
-    return None if group == "models" else []
+    return ["weights", *(exported if group == "models" else ())]
 
 
-def _write_files(folder: pathlib.Path, exported: dict[str, bytes], kept: Sequence[str] | None) -> dict[str, dict]:
+def _write_files(folder: pathlib.Path, exported: dict[str, bytes], kept: list[str]) -> dict[str, dict]:
     """Writes the exported files that are kept, deletes the others, and lists all files of the folder by role."""
-    files = {"weights": _listed(folder / "weights.keras"), "check": _listed(folder / "check.npz")}
+    paths = {"weights": folder / "weights.keras", "check": folder / "check.npz"}
     for role, content in exported.items():
-        path = folder / f"{role}.tflite"
-        path.unlink(missing_ok=True)
-        if kept is None or role in kept:
-            path.write_bytes(content)
-            files[role] = _listed(path)
-    return files
+        paths[role] = folder / f"{role}.tflite"
+        paths[role].write_bytes(content)
+    for role in paths.keys() - kept:
+        if role != "check" or not kept:
+            paths.pop(role).unlink()
+    return {role: _listed(path) for role, path in paths.items()}
 
 
 def _listed(path: pathlib.Path) -> dict:
@@ -215,10 +244,11 @@ def _listed(path: pathlib.Path) -> dict:
     return {"file": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _train_command() -> str:
-    """The training command of these flags, with the data's folder left to the reader."""
+def _train_command(backend: str) -> str:
+    """The training command of these flags on a backend of Keras, with the data's folder left to the reader."""
     own = {f"--{name}" for name in ("name", "again", "control", "keep", "output", "data_dir")}
-    parts = ["python -m dbf_keras.train"]
+    parts = [] if backend == "tensorflow" else [f"KERAS_BACKEND={backend}"]
+    parts.append("python -m dbf_keras.train")
     for argument in sys.argv[1:]:
         name, given, _ = argument.partition("=")
         if name in own:
@@ -246,6 +276,7 @@ def _write_card(folder: pathlib.Path, entry: dict, model: keras.Model, tests: in
         tests=tests,
         train_command=recipe["command"],
         source=_SOURCES[entry["dataset"]],
+        weights=_WEIGHTS if "weights" in entry["files"] else _NO_WEIGHTS,
         codes=_codes_text(entry),
         **{key: entry[key] for key in ("name", "network", "dataset", "epochs", "machine")},
     )
@@ -258,6 +289,6 @@ if __name__ == "__main__":
     flags.DEFINE_bool("again", False, "Export and measure what the zoo has, from its weights.")
     flags.DEFINE_bool("control", False, "A plain network to compare with: standard files only.")
     flags.DEFINE_list(
-        "keep", None, "Exported files to keep, by role; by default a model's all, a control's none, --again the same."
+        "keep", None, "Files to keep, by role; by default all, of a control the weights, --again those of before."
     )
     command.run(main)
