@@ -31,8 +31,8 @@ def index() -> dict[str, Any]:
     An entry has ``network``, ``dataset``, ``seed``, ``epochs``; ``accuracy`` (on the test set), ``bytes`` and
     ``seconds`` (median latency of an image on ``machine``), each by exported file; and ``files`` (from role to file
     name, SHA-256 and bytes; ``check`` is test input and expected output). Models also have ``ratio``, ``overall_ratio``
-    (of all DBF layers together) and ``selection``; controls, plain networks to compare with, do not. The weights of some
-    large networks are not kept, nor any file of most of these.
+    (of all DBF layers together) and ``selection``; controls, plain networks to compare with, do not. Some large
+    networks have no ``weights``, and most of these no file at all.
     """
     return json.loads((folder() / "index.json").read_text())
 
