@@ -5,7 +5,6 @@ python models/overview.py
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,12 +51,12 @@ ResNet-20 in int8. We did not measure them.
 
 
 def rows(index: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """The entries of models and controls by data set and name, in the order of the index."""
-    by_dataset = collections.defaultdict(dict)
-    for group in zoo.GROUPS:
-        for name, entry in index[group].items():
-            by_dataset[entry["dataset"]][name] = entry
-    return dict(by_dataset)
+    """The entries by data set and name: network by network, models by falling ρ, then controls."""
+    entries = [(name, entry) for group in zoo.GROUPS for name, entry in index[group].items()]
+    by_dataset = {entry["dataset"]: {} for _, entry in entries}
+    for name, entry in sorted(entries, key=lambda item: (item[1]["network"], -item[1].get("overall_ratio", 0))):
+        by_dataset[entry["dataset"]][name] = entry
+    return by_dataset
 
 
 def points(entry: Mapping[str, Any]) -> dict[str, tuple[int, float]]:

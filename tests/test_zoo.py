@@ -131,6 +131,30 @@ def test_narrow_controls_have_the_bytes_of_their_models():
         assert zoo.entry(name)["bytes"]["explicit_int8_weights"] == pytest.approx(ours, rel=0.06), name
 
 
+@pytest.mark.parametrize(
+    "keep, group, expected",
+    [
+        (None, "models", {"weights", "check", "explicit", "onthefly"}),
+        (None, "controls", {"weights", "check"}),
+        (["onthefly"], "models", {"check", "onthefly"}),
+        ([], "models", set()),
+    ],
+)
+def test_kept_files_are_listed_and_others_deleted(monkeypatch, tmp_path, keep, group, expected):
+    monkeypatch.syspath_prepend(zoo.folder())
+    import publish
+
+    monkeypatch.setattr(publish, "_FLAGS", types.SimpleNamespace(keep=keep))
+    (tmp_path / "weights.keras").write_bytes(b"weights")
+    (tmp_path / "check.npz").write_bytes(b"check")
+    exported = {"explicit": b"explicit", "onthefly": b"onthefly"}
+    files = publish._write_files(tmp_path, exported, publish._kept(group, {}, exported))
+    assert files.keys() == expected
+    assert {path.name for path in tmp_path.iterdir()} == {file["file"] for file in files.values()}
+    monkeypatch.setattr(publish, "_FLAGS", types.SimpleNamespace(keep=None))
+    assert set(publish._kept(group, {"files": files}, exported)) == expected
+
+
 def test_weights_are_stored_in_half_precision(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(zoo.folder())
     import publish
