@@ -1,7 +1,8 @@
 // How an image is computed, tile of `tile_rows` output rows after tile (all buffers are planar: a
 // line is one feature, its numbers are pixels):
 //
-//   input rows  --transpose, hadamard-->  rows    projected channels, a few rows at a time
+//   input rows  --add------------------>  sums    of runs of taps, if the layer has them
+//   these       --transpose, hadamard-->  rows    projected channels, a few rows at a time
 //   rows        --combine along x------>  lines   once per input row, kept for kh rows
 //   lines       --combine along y------>  tiles   in the order in which the product reads them
 //   tiles       --gemm----------------->  output
@@ -58,12 +59,20 @@ static size_t SpreadPitch(size_t floats) {
   return pitch / 16 % 2 == 0 ? DbfAdd(pitch, 16) : pitch;
 }
 
-static bool AxisCreate(Axis* axis, int32_t taps, int32_t stride, int32_t dilation, int32_t patch) {
+static size_t GreatestDivisor(size_t a, size_t b) { return b == 0 ? a : GreatestDivisor(b, a % b); }
+
+// The axis of a plan with `taps` taps, over sums of `run` taps of the layer or, if `sums` is false,
+// over its pixels.
+static bool AxisCreate(Axis* axis, int32_t taps, int32_t run, bool sums, int32_t stride,
+                       int32_t dilation, int32_t patch) {
   axis->square = patch > 0 ? 2 : 1;
   if (patch > 0) taps = patch;
   axis->taps = taps;
-  axis->stride = stride * axis->square;
-  axis->dilation = dilation;
+  axis->run = run;
+  axis->apart = dilation;
+  axis->sum_step = sums ? GreatestDivisor(stride, (size_t)run * dilation) : 1;
+  axis->stride = stride / axis->sum_step * axis->square;
+  axis->dilation = (size_t)run * dilation / axis->sum_step;
   axis->remainder = DbfAllocate(taps, sizeof(size_t));
   axis->phase = DbfAllocate(taps, sizeof(size_t));
   axis->step = DbfAllocate(taps, sizeof(size_t));
@@ -90,8 +99,8 @@ static void AxisFree(Axis* axis) {
 // does not fit.
 static bool AxisOutput(const Axis* axis, bool same_padding, size_t in, size_t* outputs,
                        size_t* pad) {
-  const size_t stride = axis->stride / axis->square;
-  const size_t extent = (axis->taps - axis->square) * axis->dilation + 1;
+  const size_t stride = axis->stride / axis->square * axis->sum_step;
+  const size_t extent = (axis->taps * axis->run - axis->square) * axis->apart + 1;
   *pad = 0;
   if (same_padding) {
     *outputs = DbfDivideUp(in, stride);
@@ -113,12 +122,15 @@ DbfConv* DbfConvCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
   } else {
     conv->plan = plan;
     conv->same_padding = layer->same_padding;
-    conv->direct = layer->kernel_w == 1 && plan->partial == 0;
+    conv->sums = plan->run_h > 1 || plan->run_w > 1;
+    conv->direct = plan->kernel_w == 1 && plan->partial == 0;
     conv->code_size = plan->int8 != NULL ? sizeof(int16_t) : sizeof(float);
-    conv->x_offset = DbfAllocate(DbfMax(layer->kernel_w, plan->patch), sizeof(size_t));
+    conv->x_offset = DbfAllocate(DbfMax(plan->kernel_w, plan->patch), sizeof(size_t));
     if (conv->x_offset != NULL &&
-        AxisCreate(&conv->y, layer->kernel_h, layer->stride_h, layer->dilation_h, plan->patch) &&
-        AxisCreate(&conv->x, layer->kernel_w, layer->stride_w, layer->dilation_w, plan->patch)) {
+        AxisCreate(&conv->y, plan->kernel_h, plan->run_h, conv->sums, layer->stride_h,
+                   layer->dilation_h, plan->patch) &&
+        AxisCreate(&conv->x, plan->kernel_w, plan->run_w, conv->sums, layer->stride_w,
+                   layer->dilation_w, plan->patch)) {
       return conv;
     }
     DbfConvFree(conv);
@@ -161,24 +173,33 @@ const char* DbfConvOutputSize(const DbfConv* conv, int32_t height, int32_t width
   return NULL;
 }
 
+// Lays out an axis of `pixels` pixels.
+static void SetAxis(Axis* axis, bool same_padding, bool sums, size_t pixels) {
+  axis->in = axis->pixels = pixels;
+  AxisOutput(axis, same_padding, pixels, &axis->outputs, &axis->pad);
+  axis->image_pad = axis->pad;
+  axis->out = DbfDivideUp(axis->outputs, axis->square);
+  if (!sums) return;
+  axis->pad = 0;
+  axis->in = axis->outputs == 0 ? 0
+                                : DbfAdd(DbfMul(axis->outputs - 1, axis->stride),
+                                         (axis->taps - 1) * axis->dilation + 1);
+}
+
 // Lays out the images. A 1 x 1 convolution sees one long line of pixels, which is cut into images
 // of one row.
 static void SetImages(DbfConv* conv, size_t batch, size_t height, size_t width) {
   conv->images = batch;
-  conv->y.in = height;
-  conv->x.in = width;
-  const bool pointwise =
-      conv->y.taps == 1 && conv->x.taps == 1 && conv->y.stride == 1 && conv->x.stride == 1;
+  const bool pointwise = !conv->sums && conv->y.taps == 1 && conv->x.taps == 1 &&
+                         conv->y.stride == 1 && conv->x.stride == 1;
   const size_t pixels = DbfMul(DbfMul(batch, height), width);
   if (pointwise && pixels > 0 && pixels < SIZE_MAX) {
-    conv->x.in = DbfDivideUp(pixels, DbfDivideUp(pixels, kTilePixels));
-    conv->y.in = 1;
-    conv->images = DbfDivideUp(pixels, conv->x.in);
+    width = DbfDivideUp(pixels, DbfDivideUp(pixels, kTilePixels));
+    height = 1;
+    conv->images = DbfDivideUp(pixels, width);
   }
-  AxisOutput(&conv->y, conv->same_padding, conv->y.in, &conv->y.outputs, &conv->y.pad);
-  AxisOutput(&conv->x, conv->same_padding, conv->x.in, &conv->x.outputs, &conv->x.pad);
-  conv->y.out = DbfDivideUp(conv->y.outputs, conv->y.square);
-  conv->x.out = DbfDivideUp(conv->x.outputs, conv->x.square);
+  SetAxis(&conv->y, conv->same_padding, conv->sums, height);
+  SetAxis(&conv->x, conv->same_padding, conv->sums, width);
   if (conv->images == 0 || conv->y.out == 0 || conv->x.out == 0) conv->images = 0;
   conv->last_out = pointwise && pixels > 0 ? pixels - (conv->images - 1) * conv->x.in : conv->x.out;
 }
@@ -284,6 +305,9 @@ static void SetScratch(DbfConv* conv) {
   Scratch* scratch = &conv->scratch;
   const Buffer buffers[] = {
       {&scratch->padding, 1, plan->channels, number},
+      {&scratch->column_sums, conv->sums ? conv->x.pixels : 0, plan->channels, sizeof(float)},
+      {&scratch->sums, conv->sums ? conv->fill_rows : 0, DbfMul(conv->x.in, plan->channels),
+       sizeof(float)},
       {&scratch->rows, plan->hadamard ? 1 : 0, rows, 1},
       {&scratch->raw_row, row_lines, conv->row_pitch, 4},
       {&scratch->code_row, int8 == NULL ? 0 : plan->partial, conv->row_pitch, conv->code_size},
@@ -477,9 +501,14 @@ static void FillLines(const DbfConv* conv, const char* image, size_t phase, size
                     .out = out,
                     .at = at};
     if (y < axis->in) {
-      rows.input = image + y * conv->x.in * conv->plan->channels * number;
       rows.count =
           DbfMin(DbfMin(end - row, conv->fill_rows), DbfDivideUp(axis->in - y, axis->stride));
+      rows.input = image + y * conv->x.in * conv->plan->channels * number;
+      if (conv->sums) {
+        DbfSumRows(conv, (const float*)image, y, rows.count, scratch);
+        rows.input = scratch + conv->scratch.sums;
+        rows.stride = conv->x.in * conv->plan->channels;
+      }
       FillImageLines(conv, &rows, scratch);
     } else if (int8) {
       DbfFillPaddingInt8(conv, out, scratch, at);
@@ -507,7 +536,7 @@ static void RunPart(void* argument, int index) {
   };
   char* scratch = DbfArenaMemory(conv->arena) + (size_t)index * conv->scratch.bytes;
   SetPadding(conv, scratch);
-  const size_t image_in = conv->y.in * conv->x.in * plan->channels * part->number;
+  const size_t image_in = conv->y.pixels * conv->x.pixels * plan->channels * part->number;
   const size_t image_out = conv->y.outputs * conv->x.outputs * plan->filters;
   size_t base = 0, filled = 0;
   for (size_t tile = tiles * row_part / conv->row_parts, begin = tile; tile < end_tile; ++tile) {

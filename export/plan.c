@@ -63,6 +63,45 @@ static float Alpha(const DbfLayer* layer, size_t filter, size_t column) {
   return (float)DbfLayerInteger(layer, filter, column) * DbfLayerScale(layer, filter);
 }
 
+// The taps of `size` over whose runs all codes are constant whose bits are in `codes`.
+static int32_t RunOf(size_t codes, int32_t size) {
+  const size_t bits = codes | (size_t)size;
+  return (int32_t)(bits & -bits);
+}
+
+// Takes the runs of taps out of `layer`, whose sums are then its taps, and says how long they are.
+// `codes` gets the memory of its codes, to be freed. Returns false if there is none.
+static bool TakeRuns(DbfLayer* layer, int32_t* run_h, int32_t* run_w, uint8_t** codes) {
+  const size_t channels = layer->channels, kw = layer->kernel_w;
+  const size_t grid = layer->kernel_h * kw * channels;
+  size_t vertical = 0, horizontal = 0;
+  for (size_t g = 0; g < grid; ++g) {
+    if (!HasCode(layer, g)) continue;
+    vertical |= g / channels / kw;
+    horizontal |= g / channels % kw;
+  }
+  *run_h = *run_w = 1;
+  *codes = NULL;
+  if (layer->quantized != NULL) return true;
+  *run_h = RunOf(vertical, layer->kernel_h);
+  *run_w = RunOf(horizontal, layer->kernel_w);
+  if (*run_h == 1 && *run_w == 1) return true;
+  DbfLayer left = *layer;
+  left.kernel_h /= *run_h;
+  left.kernel_w /= *run_w;
+  left.codes_bytes = (grid / *run_h / *run_w + 7) / 8;
+  left.codes = *codes = DbfAllocate(left.codes_bytes, 1);
+  if (*codes == NULL) return false;
+  for (size_t g = 0; g < grid; ++g) {
+    if (!HasCode(layer, g)) continue;
+    const size_t u = g / channels / kw / *run_h, v = g / channels % kw / *run_w;
+    const size_t to = (u * left.kernel_w + v) * channels + g % channels;
+    (*codes)[to >> 3] |= 1 << (to & 7);
+  }
+  *layer = left;
+  return true;
+}
+
 // The side of a patch if the layer is computed in Winograd's form, else 0. See plan.h.
 static int32_t PatchOf(const DbfLayer* layer, const uint32_t* count) {
   const uint64_t side = layer->kernel_h;
@@ -364,10 +403,15 @@ static void SetActivation(DbfPlan* plan, DbfActivation activation) {
   plan->high = activation == kDbfRelu6 ? 6.0f : activation == kDbfReluN1To1 ? 1.0f : INFINITY;
 }
 
-DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const char** error) {
-  *error = CheckLayer(layer);
+DbfPlan* DbfPlanCreate(const DbfLayer* whole, const DbfKernels* kernels, const char** error) {
+  *error = CheckLayer(whole);
   if (*error != NULL) return NULL;
   *error = "out of memory";
+  DbfLayer left = *whole;
+  const DbfLayer* layer = &left;
+  int32_t run_h, run_w;
+  uint8_t* codes;
+  if (!TakeRuns(&left, &run_h, &run_w, &codes)) return NULL;
   const size_t channels = layer->channels;
   const size_t grid = (size_t)layer->kernel_h * layer->kernel_w * channels;
   DbfPlan* plan = DbfAllocate(1, sizeof(*plan));
@@ -379,6 +423,8 @@ DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
     plan->kernels = kernels;
     plan->channels = layer->channels;
     plan->filters = layer->filters;
+    plan->run_h = run_h;
+    plan->run_w = run_w;
     plan->kernel_h = layer->kernel_h;
     plan->kernel_w = layer->kernel_w;
     plan->depth = layer->num_codes;
@@ -389,7 +435,7 @@ DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
       ++count[g % channels];
       order[g % channels] |= Order(g / channels % layer->kernel_w);
     }
-    plan->patch = PatchOf(layer, count);
+    plan->patch = codes == NULL ? PatchOf(layer, count) : 0;
     ok = PlanChannels(plan, count, order, columns.channel) && PlanLines(plan, layer, &columns);
     if (ok && layer->quantized != NULL) {
       plan->int8 = DbfPlanInt8Create(plan, layer, &columns, error);
@@ -399,6 +445,7 @@ DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
       ok = (plan->patch > 0 || PlanBlocks(plan)) && Pack(plan, layer, &columns);
     }
   }
+  free(codes);
   free(count);
   free(order);
   free(columns.full);

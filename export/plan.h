@@ -5,6 +5,10 @@
 // b_(u,v,w)[y, x, c] = h_u(y) h_v(x) h_w(c): the codes act on the activations, one axis at a time,
 // and no filter is ever built. THE RULE, in order:
 //
+//  0. Let 2^a x 2^b be the largest powers of two that divide all vertical and all horizontal codes
+//     of the set, and kh and kw. All codes are constant over runs of 2^a x 2^b neighbouring taps,
+//     so the pixels of each run are added up first. What follows is the layer that is left over
+//     these sums: kh / 2^a x kw / 2^b taps, 2^a and 2^b apart. (Float layers only.)
 //  1. Let W be the channel codes that occur in the set and 2^shift the largest power of two that
 //     divides them all. Their codes are constant over runs of 2^shift neighbouring channels, so
 //     each run is added up first.
@@ -22,8 +26,9 @@
 // that plus the left-over codes; any other set is all transforms.
 //
 // WINOGRAD'S FORM. A float layer of 3 x 3 or 4 x 4 taps, k on a side, with strides and dilations of
-// one, is computed by Winograd's minimal filtering F(2 x 2, k x k) (Lavin and Gray,
-// arXiv:1509.09308) on the |W| projected channels, codes that are not kept being zero, if that
+// one and without runs of taps, is computed by Winograd's minimal filtering F(2 x 2, k x k) (Lavin
+// and Gray, arXiv:1509.09308) on the |W| projected channels, codes that are not kept being zero, if
+// that
 //  - takes no more multiplications than the kept codes: (k + 1)^2 |W| for each 4 outputs, where the
 //    rule above takes 4 times their number;
 //  - packs no more numbers than the filters have: (k + 1)^2 |W| <= k^2 C;
@@ -118,8 +123,9 @@ typedef struct DbfSegment {
 typedef struct DbfPlan {
   const DbfKernels* kernels;
   int32_t channels, filters;
-  int32_t kernel_h, kernel_w;
-  int32_t patch;  // side of a patch of Winograd's form: k + 1; 0 in the usual form
+  int32_t run_h, run_w;        // taps that are added up first; 1 for none
+  int32_t kernel_h, kernel_w;  // of the layer that is left over their sums
+  int32_t patch;               // side of a patch of Winograd's form: k + 1; 0 in the usual form
   // Channel stage.
   int shift;
   bool hadamard;

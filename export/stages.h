@@ -11,6 +11,9 @@
 // One axis of the convolution. Output i, tap t reads padded input i * stride + t * dilation, which
 // is entry i + step[t] of phase phase[t].
 //
+// If runs of taps are added up first (plan.h), a padded input is such a sum, and the image's
+// padding is in the sums.
+//
 // In Winograd's form, an output of the axis is a patch with `square` = 2 outputs of the layer, and
 // its taps are the patch's numbers.
 typedef struct Axis {
@@ -23,6 +26,10 @@ typedef struct Axis {
   size_t* phase;      // [taps]
   size_t* step;       // [taps]
   size_t reach;       // largest step
+  size_t run, apart;  // taps of the layer that are added up, and pixels from one to the next
+  size_t sum_step;    // pixels from a sum to the next; 1 if none are added up
+  size_t pixels;      // of the image: `in`, if none are added up
+  size_t image_pad;   // and before it: `pad`, if none are added up
 } Axis;
 
 enum { kDbfCacheLine = 16 };  // floats
@@ -30,23 +37,26 @@ enum { kDbfCacheLine = 16 };  // floats
 // Addresses inside the scratch memory of a thread, in bytes. Raw numbers are floats, or 32-bit
 // elements of int8 features; code numbers are floats or int16.
 typedef struct Scratch {
-  size_t padding;     // [channels] a pixel of padding
-  size_t rows;        // the transform's buffer
-  size_t raw_row;     // projected rows: [raw_lines / x.taps, row_pitch]
-  size_t code_row;    // and of partial channels: [partial, row_pitch]; for floats, right behind
-  size_t raw_lines;   // [raw_lines, line_pitch]
-  size_t code_lines;  // [code_lines, line_pitch]
-  size_t packed;      // int8 layers: partial features [elements, packed_pitch]
-  size_t tiles;       // float layers: what a block of the product reads, see DbfGemm
-  size_t products;    // Winograd's form: [patch^2, tile_pixels, 2 vectors]
-  size_t slices;      // [int8->num_slices] DbfSlice
-  size_t bytes;       // all of it
+  size_t padding;      // [channels] a pixel of padding
+  size_t column_sums;  // [x.pixels, channels] of a row: sums of runs along y
+  size_t sums;         // [fill_rows, x.in, channels] of runs
+  size_t rows;         // the transform's buffer
+  size_t raw_row;      // projected rows: [raw_lines / x.taps, row_pitch]
+  size_t code_row;     // and of partial channels: [partial, row_pitch]; for floats, right behind
+  size_t raw_lines;    // [raw_lines, line_pitch]
+  size_t code_lines;   // [code_lines, line_pitch]
+  size_t packed;       // int8 layers: partial features [elements, packed_pitch]
+  size_t tiles;        // float layers: what a block of the product reads, see DbfGemm
+  size_t products;     // Winograd's form: [patch^2, tile_pixels, 2 vectors]
+  size_t slices;       // [int8->num_slices] DbfSlice
+  size_t bytes;        // all of it
 } Scratch;
 
 struct DbfConv {
   DbfPlan* plan;
   bool same_padding;
   Axis y, x;
+  bool sums;         // runs of taps are added up first
   bool direct;       // one horizontal tap and no partial codes: rows are projected into their lines
   size_t code_size;  // bytes of a code number
   // Set by resizing.
@@ -87,6 +97,9 @@ typedef struct DbfRows {
   size_t out;
   size_t at;
 } DbfRows;
+
+// Adds up the runs of taps of `count` rows of sums, y.stride apart, from row `y` on.
+void DbfSumRows(const DbfConv* conv, const float* image, size_t y, size_t count, char* scratch);
 
 // Projects the channels of these rows, at most conv->fill_rows, to lines at `dst`, `pitch` apart:
 // numbers or elements of raw features, and the numbers of partial channels to the row of codes.

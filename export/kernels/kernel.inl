@@ -83,6 +83,12 @@ INLINE V Splat(float x) { return (V){LANES(SAME, x)}; }
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (M){__VA_ARGS__})
 #endif
 
+static void Add(const float* a, const float* b, float* sum, size_t count) {
+  size_t i = 0;
+  for (; i + VL <= count; i += VL) Store(sum + i, Load(a + i) + Load(b + i));
+  for (; i < count; ++i) sum[i] = a[i] + b[i];
+}
+
 // Exchange of bit `h` of the row index with bit `h` of the lane index, for rows a (bit clear) and b
 // (bit set).
 #define LOWER(h, lane) (((lane) & (h)) ? VL + ((lane) ^ (h)) : (lane))
@@ -351,6 +357,7 @@ const DbfKernels DBF_KERNELS = {
     .vector = VL,
     .rows = DBF_ROWS,
     .depth = DBF_DEPTH,
+    .add = Add,
     .transpose = TransposeAny,
     .hadamard = Hadamard,
     .gather = Gather,

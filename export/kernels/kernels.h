@@ -173,6 +173,8 @@ typedef struct DbfKernels {
   int rows;      // pixels of a tile of the product, at most
   size_t depth;  // features of a float product at once: so that a panel of B and a tile of A stay
                  // in the first cache
+  // sum[i] = a[i] + b[i] for i < count; `sum` may be `a` or `b`.
+  void (*add)(const float* a, const float* b, float* sum, size_t count);
   // Transposes `vector` pixels of `channels` channels each: pixels[i][c] to dst[(c >> shift) *
   // pitch + i], adding up the 2^shift neighbouring channels of a group. Writes groups = ((channels
   // - 1) >> shift) + 1 rows of one vector. If `hadamard`, does the butterflies of the group index

@@ -66,6 +66,7 @@ bool* RandomCodes(const DbfLayer* layer, CodeSet kind) {
   bool* kept = calloc((size_t)spatial * channels, sizeof(*kept));
   bool* channel = calloc(channels, sizeof(*channel));
   const int step = 1 << RandomIn(0, 7), share = RandomIn(1, 8);
+  const int run_h = 1 << RandomIn(0, 2), run_w = 1 << RandomIn(0, 2);
   for (int w = 0; w < channels; ++w) {
     channel[w] = kind == kAllCodes ||
                  (kind == kMultiplesCodes ? w % step == 0
@@ -74,8 +75,11 @@ bool* RandomCodes(const DbfLayer* layer, CodeSet kind) {
   }
   for (int g = 0; g < spatial * channels; ++g) {
     kept[g] = channel[g % channels] || (kind == kSomeCodes && RandomIn(1, 8) <= share);
+    const int u = g / channels / layer->kernel_w, v = g / channels % layer->kernel_w;
+    const bool constant = u % run_h == 0 && v % run_w == 0;
+    if (kind == kRunsCodes && constant) kept[g] = share > 5 || RandomIn(1, 8) <= share;
   }
-  kept[RandomIn(0, spatial * channels - 1)] = true;  // never an empty set
+  kept[kind == kRunsCodes ? 0 : RandomIn(0, spatial * channels - 1)] = true;  // never an empty set
   free(channel);
   return kept;
 }

@@ -56,6 +56,7 @@ typedef enum CodeSet {
   kChannelsCodes,   // all spatial codes x any channel codes
   kLeftOverCodes,   // such a set and a few codes more
   kOneCodes,
+  kRunsCodes,  // some of those that are constant over runs of taps
   kNumCodeSets,
 } CodeSet;
 
