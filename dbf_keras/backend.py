@@ -56,7 +56,18 @@ else:
 
     WITHOUT_AUTOCAST = {"autocast": False}
 
-__all__ = ["LEGACY", "WITHOUT_AUTOCAST", "convolution", "keras", "on_accelerator", "ops"]
+__all__ = ["LEGACY", "WITHOUT_AUTOCAST", "compiled", "convolution", "keras", "on_accelerator", "ops"]
+
+
+def compiled(function, *tensors):
+    """What a function of tensors gives where it is compiled, as training is."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)(*tensors)
+    import tensorflow as tf
+
+    return tf.function(function)(*tensors)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from dbf_keras import codes as dbf_codes
-from dbf_keras.backend import WITHOUT_AUTOCAST, convolution, keras, on_accelerator, ops
+from dbf_keras.backend import WITHOUT_AUTOCAST, compiled, convolution, keras, on_accelerator, ops
 
 _ARGUMENTS = """
         ratio: ρ, the share of the grid's codes that is kept, 0 < ratio <= 1. The layer stores ρ times the numbers of
@@ -229,6 +229,16 @@ class _DBFMixin:
         """α as the layer computes with it [n, filters], float32: rounded to `alpha_bits` if they are given."""
         alpha = ops.convert_to_tensor(self.coefficients)
         return alpha if self.alpha_bits is None else _rounded(alpha, self.alpha_bits)
+
+    def fix_rounding(self) -> None:
+        """Sets α to what training rounds it to, so that it is rounded to that everywhere.
+
+        Training to few bits drives filters to where two scales serve equally well. Which one is chosen is then up to
+        the last bit of a sum, and compiled code adds up in another order. What is rounded rounds to itself.
+        """
+        if self.alpha_bits is not None:
+            alpha = ops.convert_to_tensor(self.coefficients)
+            self.coefficients.assign(compiled(lambda alpha: _rounded(alpha, self.alpha_bits), alpha))
 
     @property
     def kernel(self):

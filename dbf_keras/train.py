@@ -193,6 +193,9 @@ def train(
                 )
     trained = model_fn()
     trained.set_weights(model.get_weights())
+    for layer in trained.layers:
+        if isinstance(layer, DBFConv2D):
+            layer.fix_rounding()
     if distributed.is_first():
         _write_history(output, run, history)
         command.write_atomically(output.with_suffix(".png"), lambda path: plot_history(history, path))

@@ -185,6 +185,18 @@ def test_alpha_of_few_bits_has_the_scale_of_least_error(bits, most_error):
     assert np.square(rounded - alpha).mean() < most_error
 
 
+def test_fixed_alpha_of_few_bits_rounds_to_itself():
+    layer = DBFConv2D(64, 4, ratio=0.5, alpha_bits=4)
+    layer.build((1, 8, 8, 16))
+    rounded = ops.convert_to_numpy(layer.rounded_coefficients)
+    layer.fix_rounding()
+    fixed = ops.convert_to_numpy(layer.coefficients)
+    np.testing.assert_allclose(fixed, rounded, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.rounded_coefficients), fixed, rtol=0, atol=1e-6)
+    layer.coefficients.assign(fixed.astype(np.float16).astype(np.float32))  # As the zoo stores them.
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.rounded_coefficients), fixed, rtol=1e-3, atol=1e-6)
+
+
 def test_alpha_of_few_bits_is_rounded_in_float32_under_mixed_precision():
     arguments = {"filters": 64, "kernel_size": 4, "ratio": 0.5, "dtype": "mixed_bfloat16"}
     inputs = keras.Input((8, 8, 16))
