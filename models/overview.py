@@ -35,7 +35,7 @@ Test accuracy and bytes of the file, of DBF models the on-the-fly one, of plain 
 one: a plain network is the same architecture with ordinary convolutions, a narrow one has about as many bytes as the
 DBF model that it is named after. Speed-up: the median latency of the explicit file over that of the on-the-fly one,
 float32 and int8. Paper: what Tseng et al., IJCAI 2018, report at this ρ, where we know it. Models called int4 went on,
-for these epochs, from the weights of the same model without; those called taught learnt from `resnet18_wide_cifar10`,
+for these epochs, from the weights of a model without; those called taught learnt from `resnet18_wide_cifar10`,
 too (distillation). Rows are of one training each. All by `models/publish.py`, which also wrote the cards with more
 figures, and the machine, from the weights in these folders, but for the plain networks whose cards say that they are
 too large to be kept here; this page by `models/overview.py`.

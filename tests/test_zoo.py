@@ -298,18 +298,19 @@ def test_mnist_accuracy_is_the_paper_s_and_int8_weights_change_nothing():
 
 @pytest.mark.skipif(not DATA_DIR, reason="DBF_DATA_DIR is not set: no CIFAR-10 here")
 @pytest.mark.parametrize(
-    "name, role, most_bytes",
+    "name, role, most_bytes, most_ratio, least",
     [
-        ("resnet18_k4_cifar10", "onthefly_int8_weights", 110_000),
-        ("resnet18_k4_taught_cifar10", "onthefly_int8_weights", 100_000),
-        ("resnet18_k4_int4_cifar10", "onthefly_int4_weights", 66_000),
+        ("resnet18_k4_cifar10", "onthefly_int8_weights", 110_000, 0.25, 0.8802),
+        ("resnet18_k4_taught_cifar10", "onthefly_int8_weights", 100_000, 0.25, 0.8802),
+        ("resnet18_k4_int4_cifar10", "onthefly_int4_weights", 66_000, 0.25, 0.8802),
+        ("resnet18_k4_taught_int4_cifar10", "onthefly_int4_weights", 100_000, 0.5, 0.9),
     ],
 )
-def test_cifar10_accuracy_passes_the_paper_s(name, role, most_bytes):
-    """The paper's 88.02 % of ResNet-18 at ρ = ¼, recomputed on the whole test set from the shipped file."""
+def test_cifar10_accuracy_passes_the_paper_s(name, role, most_bytes, most_ratio, least):
+    """The paper's 88.02 % of ResNet-18 at ρ = ¼, and 90 %, recomputed on the whole test set from shipped files."""
     entry, cifar10 = zoo.entry(name), data.load("cifar10", DATA_DIR)
-    assert entry["overall_ratio"] <= 0.25 and zoo.path(name, role).stat().st_size <= most_bytes
+    assert entry["overall_ratio"] <= most_ratio and zoo.path(name, role).stat().st_size <= most_bytes
     outputs = run_in_batches(Interpreter(str(zoo.path(name, role))), cifar10.x_test.astype(np.float32))
     accuracy = (outputs.argmax(axis=1) == cifar10.y_test).mean()
-    assert accuracy >= 0.8802
+    assert accuracy >= least
     assert accuracy == pytest.approx(entry["accuracy"][role], abs=1.5e-4)  # Another processor may turn an image.
