@@ -82,7 +82,7 @@ def main(_: list[str]) -> None:
         raise ValueError(f"--keep takes {', '.join(sorted(roles))}; got {', '.join(_FLAGS.keep)}.")
     if _FLAGS.again:
         if _FLAGS.name:
-            zoo.entry(_FLAGS.name)  # Raises if there is none.
+            zoo.path(_FLAGS.name)  # Raises if there is none.
         for group in zoo.GROUPS:
             for name, entry in zoo.index()[group].items():
                 if _FLAGS.name in (None, name) and "weights" in entry["files"]:
