@@ -190,6 +190,37 @@ static void TestWinogradRule(void) {
   }
 }
 
+// Runs of taps are as long as rule 0 of plan.h says.
+static void TestRunsRule(void) {
+  const struct {
+    int kernel_h, kernel_w, step_u, step_v;
+    int run_h, run_w;
+  } cases[] = {
+      {4, 4, 1, 1, 1, 1}, {4, 4, 2, 1, 2, 1}, {4, 4, 2, 2, 2, 2},
+      {4, 4, 4, 2, 4, 2}, {3, 4, 2, 2, 1, 2},  // runs of two do not fill three taps
+      {6, 1, 2, 1, 2, 1}, {6, 2, 4, 2, 2, 2},
+  };
+  for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
+    const int kh = cases[i].kernel_h, kw = cases[i].kernel_w, channels = 5;
+    TestLayer test = {.layer = {kh, kw, 1, 1, 1, 1, channels, 8, true, kDbfNone, .bias = NULL}};
+    bool* kept = calloc(kh * kw * channels, sizeof(*kept));
+    for (int g = 0; g < kh * kw * channels; ++g) {
+      const int u = g / channels / kw, v = g / channels % kw;
+      kept[g] = u % cases[i].step_u == 0 && v % cases[i].step_v == 0;
+    }
+    FillLayer(&test, kept, false, false, false);
+    const char* error;
+    DbfPlan* plan = DbfPlanCreate(&test.layer, DbfKernelsBest(), &error);
+    CHECK(plan != NULL, "%s", error);
+    CHECK(plan->run_h == cases[i].run_h && plan->run_w == cases[i].run_w, "case %zu: %d x %d", i,
+          plan->run_h, plan->run_w);
+    CHECK(plan->kernel_h == kh / plan->run_h && plan->kernel_w == kw / plan->run_w, "case %zu", i);
+    DbfPlanFree(plan);
+    free(kept);
+    FreeLayer(&test);
+  }
+}
+
 // Sizes of zero compute nothing; sizes that do not fit are errors.
 static void TestSizes(void) {
   TestLayer test = {.layer = {3, 3, 1, 1, 1, 1, 4, 4, false, kDbfNone, .bias = NULL}};
@@ -254,6 +285,7 @@ int main(int argc, char** argv) {
   TestSizes();
   TestPackedBytes();
   TestWinogradRule();
+  TestRunsRule();
   TestThreads();
   TestRandomLayers(argc > 1 ? atoi(argv[1]) : 200);
   printf("conv_test: %ld checks\n", num_checks);
