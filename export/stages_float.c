@@ -25,7 +25,7 @@ static void SumRow(const DbfConv* conv, const float* row, float* sums) {
   const size_t channels = conv->plan->channels, step = axis->sum_step;
   memset(sums, 0, axis->in * channels * sizeof(*sums));
   for (size_t i = 0; i < axis->run && row != NULL; ++i) {
-    // Sum x takes pixel x * step + first; these are the sums whose pixel is one of the image.
+    // Sum x takes pixel x * step + offset - pad; in [begin, end) that is one of the image.
     const size_t offset = i * axis->apart, pad = axis->image_pad;
     const size_t begin = offset < pad ? DbfDivideUp(pad - offset, step) : 0;
     const size_t behind = axis->pixels + pad;  // pixels of the padded image

@@ -36,17 +36,17 @@ one: a plain network is the same architecture with ordinary convolutions, a narr
 DBF model that it is named after. Speed-up: the median latency of the explicit file over that of the on-the-fly one,
 float32 and int8. Paper: what Tseng et al., IJCAI 2018, report at this ρ, where we know it. Models called int4 went on,
 for these epochs, from the weights of a model without; those called taught learnt from `resnet18_wide_cifar10`,
-too (distillation). Rows are of one training each. All by `models/publish.py`, which also wrote the cards with more
-figures, and the machine, from the weights in these folders, but for the plain networks whose cards say that they are
-too large to be kept here; this page by `models/overview.py`.
+too, the one in int4 from `resnet18_k4_taught_large_cifar10` (distillation). Rows are of one training each. All by
+`models/publish.py`, which also wrote the cards with more figures, and the machine, from the weights in these folders,
+or from weights that the card says are too large to be kept here; this page by `models/overview.py`.
 
 {tables}
 ![accuracy against bytes](frontier.png)
 
 Lines join the files of one network; int4 coefficients that a model was not trained for are mostly off the panel, and in
-the table. What has no line is what others report: Tseng et al., IJCAI 2018, the bytes being ρ times
-those of their ρ = 1 network; MLPerf Tiny's image classification (a ResNet-8, its quality target and file size); a
-ResNet-20 in int8. We did not measure them.
+the table. What has no line is what others report: Tseng et al., IJCAI 2018, the bytes being ρ times those of their
+ρ = 1 network; MLPerf Tiny's image classification (a ResNet-8, its quality target and file size); a ResNet-20 in int8.
+We did not measure them.
 """
 
 
