@@ -51,7 +51,7 @@ def main() -> None:
     print(
         "Widths that the paper does not state are our reading: ResNet stages of 16, 32, 64 channels with (3, 3, 2)\n"
         "and (5, 6, 5) blocks; DBFNet cascades of 3, 2, 3 modules with 32, 64, 128 channels (ImageNet: 64, 128, 256);\n"
-        "SqueezeNet 1.0 as published, its expand filters 4×4 or 3×3. We know one size for DBFNet."
+        "SqueezeNet 1.0 with BatchNorm, its expand filters 4×4 or 3×3. We know one size for DBFNet."
     )
 
 

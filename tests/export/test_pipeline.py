@@ -1,3 +1,4 @@
+import collections
 import io
 import warnings
 
@@ -10,7 +11,7 @@ from dbf_keras.backend import keras
 from dbf_keras.export import rewrite
 from dbf_keras.layers import DBFConv2D
 
-from .tools import TOLERANCE, layers, needs_library, ops
+from .tools import TOLERANCE, layers, needs_library, ops, randomize
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,16 @@ def test_a_network_computes_what_keras_does(mode):
     # Without softmax, which would hide differences behind probabilities of 0 and 1.
     model = networks.build("dbfnet_micro", ratio=0.25, classifier_activation=None)
     assert dbf_keras.export.convert(model, mode).relative_difference < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "mode, convolutions", [("explicit", {"CONV_2D": 26}), ("onthefly", {"DBFConv2D": 24, "CONV_2D": 2})]
+)
+def test_batch_normalization_is_part_of_the_convolutions(mode, convolutions):
+    model = randomize(networks.build("squeezenet", ratio=0.25))
+    scaling = {"SUB": 1, "MUL": 1}  # Of raw pixels.
+    rest = {"CONCATENATION": 8, "MAX_POOL_2D": 2, "MEAN": 1, "SOFTMAX": 1}
+    assert collections.Counter(ops(dbf_keras.export.to_tflite(model, mode))) == convolutions | scaling | rest
 
 
 @needs_library
