@@ -103,6 +103,7 @@ def train(
     seed: int = 0,
     teacher: Teacher | None = None,
     precision: str = "float32",
+    start: str | None = None,
     verbose: bool = True,
 ) -> list[dict[str, float]]:
     """Trains a model, or goes on from the checkpoint that a killed run left beside the output.
@@ -121,6 +122,8 @@ def train(
         teacher: a model to learn from besides the labels.
         precision: the dtype policy to train under: ``"float32"``, ``"mixed_bfloat16"`` or ``"mixed_float16"``. The
             file written is float32.
+        start: the path of the model that `model_fn` starts from, if it does: a checkpoint of a run from another is
+            not continued.
         verbose: whether to print a line an epoch and to show a bar.
 
     Returns:
@@ -158,6 +161,7 @@ def train(
         "architecture_sha256": architecture,
         "train_images": len(dataset.y_train),
         "precision": precision,
+        "start": start,
         "teacher": teacher and dataclasses.asdict(teacher),
         "backend": keras.backend.backend(),
     }
@@ -241,8 +245,8 @@ def _restore(path: pathlib.Path, run: dict, variables: list) -> list[dict[str, f
         return []
     with np.load(io.BytesIO(content)) as arrays:
         state = json.loads(str(arrays["state"]))
-        if state["run"] != run:
-            differing = sorted(key for key in run if state["run"].get(key) != run[key])
+        differing = sorted(key for key in run if state["run"].get(key) != run[key])
+        if differing:
             raise ValueError(
                 f"{path} belongs to a run with another {', '.join(differing)}. Delete it, or train with the settings "
                 "it was made with."
@@ -440,6 +444,7 @@ class Settings:
             self.seed,
             Teacher(self.teacher, self.temperature, self.teacher_weight) if self.teacher else None,
             f"mixed_{self.mixed_precision}" if self.mixed_precision else "float32",
+            self.start,
             verbose,
         )
 

@@ -117,8 +117,9 @@ def _begin_folder(output: pathlib.Path) -> None:
     folder = zoo.folder() / _FLAGS.name
     history = json.loads(output.with_suffix(".history.json").read_text())
     run = history["run"]
+    run["start"] = _FLAGS.start  # These may have been elsewhere.
     if run["teacher"]:
-        run["teacher"]["path"] = _FLAGS.teacher  # It may have been trained elsewhere.
+        run["teacher"]["path"] = _FLAGS.teacher
     recipe = {"command": _train_command(run["backend"]), **run, "history": history["history"]}
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import os
@@ -68,19 +69,25 @@ class Killed(Exception):
     pass
 
 
+@contextlib.contextmanager
+def killed_in_the_second_epoch():
+    """What trains inside ends with an exception in its second epoch."""
+    evaluate, calls = engine.Engine.evaluate, iter(range(9))
+
+    def evaluate_once(*arguments):
+        if next(calls):
+            raise Killed
+        return evaluate(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(engine.Engine, "evaluate", evaluate_once)
+        yield
+
+
 def run_cut(folder):
     """As `run`, but "killed" ends with an exception in the second epoch and goes on from there."""
-    with pytest.MonkeyPatch.context() as patch:
-        evaluate, calls = engine.Engine.evaluate, iter(range(9))
-
-        def evaluate_once(*arguments):
-            if next(calls):
-                raise Killed
-            return evaluate(*arguments)
-
-        patch.setattr(engine.Engine, "evaluate", evaluate_once)
-        with pytest.raises(Killed):
-            run(folder, ["killed"])
+    with killed_in_the_second_epoch():
+        run(folder, ["killed"])
     assert (folder / "killed.checkpoint.npz").exists()
     run(folder, ["killed", "straight"])
 
@@ -125,6 +132,18 @@ def test_a_checkpoint_of_another_run_is_not_continued(tmp_path):
     np.savez(tmp_path / "x.checkpoint.npz", state=state)
     with pytest.raises(ValueError, match="belongs to a run with another .*recipe, seed"):
         train.train(network, small_digits(), RECIPE, output)
+
+
+def test_a_checkpoint_of_a_run_from_other_weights_is_not_continued(tmp_path):
+    settings = train.Settings(network="dbfnet_micro", epochs=2, train_images=32, start=str(tmp_path / "a.keras"))
+    digits, output = settings.load_data(), tmp_path / "x.keras"
+    for name in "ab":
+        networks.DBFNetMicro(plain=True).save(tmp_path / f"{name}.keras")
+    with killed_in_the_second_epoch():
+        settings.train(digits, output, verbose=False)
+    with pytest.raises(ValueError, match="belongs to a run with another start"):
+        dataclasses.replace(settings, start=str(tmp_path / "b.keras")).train(digits, output, verbose=False)
+    assert len(settings.train(digits, output, verbose=False)) == 2
 
 
 def test_training_learns_and_writes_its_history(tmp_path):
