@@ -5,10 +5,11 @@ python models/overview.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from matplotlib import colormaps, ticker
+import numpy as np
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from dbf_keras import command, zoo
@@ -43,10 +44,10 @@ or from weights that the card says are too large to be kept here; this page by `
 {tables}
 ![accuracy against bytes](frontier.png)
 
-Lines join the files of one network; int4 coefficients that a model was not trained for are mostly off the panel, and in
-the table. What has no line is what others report: Tseng et al., IJCAI 2018, the bytes being ρ times those of their
-ρ = 1 network; MLPerf Tiny's image classification (a ResNet-8, its quality target and file size); a ResNet-20 in int8.
-We did not measure them.
+A mark is a file of the table, but for int4 coefficients that a model was not trained for, mostly off the panel. The
+dotted line joins the files that none of fewer bytes surpasses, with the names of their models. In black, what others
+report: Tseng et al., IJCAI 2018, the bytes being ρ times those of their ρ = 1 network; MLPerf Tiny's image
+classification (a ResNet-8, its quality target and file size); a ResNet-20 in int8. We did not measure them.
 """
 
 
@@ -100,31 +101,56 @@ def text(index: Mapping[str, Any]) -> str:
     return _TEXT.format(tables="\n".join(tables))
 
 
+def frontier(found: Iterable[tuple[int, float, str]]) -> list[tuple[int, float, str]]:
+    """Of (bytes, accuracy, name) those that are more accurate than all of fewer bytes, by rising bytes."""
+    best, kept = 0.0, []
+    for size, right, name in sorted(found, key=lambda point: (point[0], -point[1])):
+        if right > best:
+            best = right
+            kept.append((size, right, name))
+    return kept
+
+
 def draw(index: Mapping[str, Any], path: str) -> None:
-    """Draws accuracy against bytes, a panel a data set, as far down as files with int8 weights reach."""
+    """Draws accuracy against bytes of all files, a panel a data set, as far down as files with int8 weights reach."""
     by_dataset = rows(index)
-    heights = [2 + 0.22 * len(entries) for entries in by_dataset.values()]
-    figure = Figure(figsize=(9.5, sum(heights)), layout="constrained")
-    panels = figure.subplots(len(by_dataset), squeeze=False, height_ratios=heights)[:, 0]
+    figure = Figure(figsize=(9.5, 5 * len(by_dataset)), layout="constrained")
+    panels = figure.subplots(len(by_dataset), squeeze=False)[:, 0]
     for axes, (dataset, entries) in zip(panels, by_dataset.items(), strict=True):
-        axes.set_prop_cycle(color=colormaps["tab20"].colors)
-        for name, entry in entries.items():
-            found = sorted(points(entry).values())
-            style = "o-" if "ratio" in entry else "s--"
-            axes.plot([size / 1000 for size, _ in found], [100 * right for _, right in found], style, label=name)
         references = [reference for reference in _REFERENCES if reference[0] == dataset]
-        for marker, (_, label, size, right) in zip("*PX", references, strict=False):
-            axes.plot(size / 1000, 100 * right, f"k{marker}", markersize=9, label=label)
-        shown = [100 * points(entry)["int8 weights"][1] for entry in entries.values()]
-        shown += [100 * right for *_, right in references]
+        shown = [points(entry)["int8 weights"][1] for entry in entries.values()] + [right for *_, right in references]
         margin = 0.1 * (max(shown) - min(shown))
+        limits = min(shown) - margin, max(shown) + margin
+        files = [(*point, name) for name, entry in entries.items() for point in points(entry).values()]
+        files = [file for file in files if file[1] > limits[0]]
+
+        for color, network in enumerate(dict.fromkeys(entry["network"] for entry in entries.values())):
+            for label, marker, face in (("DBF", "o", None), ("plain", "s", "none")):
+                own = [
+                    (size / 1000, 100 * right)
+                    for size, right, name in files
+                    if entries[name]["network"] == network and ("ratio" in entries[name]) == (label == "DBF")
+                ]
+                if own:
+                    axes.plot(*np.transpose(own), marker, c=f"C{color}", mfc=face, ms=5, label=f"{network}, {label}")
+        best = frontier(files)
+        axes.step([size / 1000 for size, *_ in best], [100 * right for _, right, _ in best], "k:", where="post", lw=0.8)
+        top = 0.0
+        for size, right, name in best:
+            if right > top:  # Else there is no room for the name.
+                place, options = (size / 1000, 100 * right), {"textcoords": "offset points", "fontsize": "x-small"}
+                axes.annotate(name.removesuffix(f"_{dataset}"), place, (-4, 4), ha="right", **options)
+                top = right + margin / 3
+        for marker, (_, label, size, right) in zip("*PX", references, strict=False):
+            axes.plot(size / 1000, 100 * right, f"k{marker}", ms=9, label=label)
         axes.set(title=dataset, xlabel="file, kB", ylabel="test accuracy, %", xscale="log")
-        axes.set_ylim(min(shown) - margin, max(shown) + margin)
+        axes.set_ylim(*(100 * limit for limit in limits))
+        axes.margins(x=0.15)
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.01, 0.5))
+        axes.legend(fontsize="x-small", loc="lower right")
     figure.savefig(path, format="png", dpi=110)
 
 

@@ -26,7 +26,7 @@ CHECKED, TRAINED = ([name for name in NAMES if role in zoo.entry(name)["files"]]
 
 def test_the_weights_of_all_but_the_large_are_kept():
     without = set(NAMES) - set(TRAINED)
-    assert all(zoo.entry(name)["bytes"]["explicit"] > 10_000_000 for name in without)
+    assert all(zoo.entry(name)["bytes"]["explicit"] > 3_000_000 for name in without)
     assert set(CHECKED) - set(TRAINED) == {"dbfnet_mnist_half"}
 
 
@@ -87,6 +87,14 @@ def test_the_overview_is_that_of_the_index(monkeypatch):
         for name, entry in zoo.index()[group].items():
             role = f"{mode}_int8_weights"
             assert overview.points(entry)["int8 weights"] == (entry["bytes"][role], entry["accuracy"][role]), name
+
+
+def test_the_frontier_is_what_no_smaller_file_surpasses(monkeypatch):
+    monkeypatch.syspath_prepend(zoo.folder())
+    import overview
+
+    files = [(3, 0.5, "c"), (1, 0.5, "a"), (2, 0.7, "b"), (2, 0.6, "d"), (4, 0.8, "e"), (5, 0.7, "f")]
+    assert overview.frontier(files) == [(1, 0.5, "a"), (2, 0.7, "b"), (4, 0.8, "e")]
 
 
 def test_cards_quote_the_training_command(monkeypatch):
