@@ -124,7 +124,7 @@ DbfConv* DbfConvCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
     conv->same_padding = layer->same_padding;
     conv->sums = plan->run_h > 1 || plan->run_w > 1;
     conv->direct = plan->kernel_w == 1 && plan->partial == 0;
-    conv->code_size = plan->int8 != NULL ? sizeof(int16_t) : sizeof(float);
+    conv->code_size = conv->sum_size = plan->int8 != NULL ? sizeof(int16_t) : sizeof(float);
     conv->x_offset = DbfAllocate(DbfMax(plan->kernel_w, plan->patch), sizeof(size_t));
     if (conv->x_offset != NULL &&
         AxisCreate(&conv->y, plan->kernel_h, plan->run_h, conv->sums, layer->stride_h,
@@ -301,13 +301,16 @@ static void SetScratch(DbfConv* conv) {
                            : int8 == NULL ? plan->full + plan->partial
                                           : int8->full_elements;
   const size_t number = int8 == NULL ? sizeof(float) : sizeof(int8_t);
+  const bool wide = conv->sums && int8 != NULL;
   const size_t products = (size_t)plan->patch * plan->patch * 2 * vector;
   Scratch* scratch = &conv->scratch;
   const Buffer buffers[] = {
       {&scratch->padding, 1, plan->channels, number},
-      {&scratch->column_sums, conv->sums ? conv->x.pixels : 0, plan->channels, sizeof(float)},
+      {&scratch->column_sums, conv->sums ? conv->x.pixels : 0, plan->channels, conv->sum_size},
+      {&scratch->wide_row, wide ? conv->x.pixels : 0, plan->channels, sizeof(int16_t)},
+      {&scratch->wide_sums, wide ? conv->x.in : 0, plan->channels, sizeof(int16_t)},
       {&scratch->sums, conv->sums ? conv->fill_rows : 0, DbfMul(conv->x.in, plan->channels),
-       sizeof(float)},
+       number},
       {&scratch->rows, plan->hadamard ? 1 : 0, rows, 1},
       {&scratch->raw_row, row_lines, conv->row_pitch, 4},
       {&scratch->code_row, int8 == NULL ? 0 : plan->partial, conv->row_pitch, conv->code_size},
@@ -505,7 +508,7 @@ static void FillLines(const DbfConv* conv, const char* image, size_t phase, size
           DbfMin(DbfMin(end - row, conv->fill_rows), DbfDivideUp(axis->in - y, axis->stride));
       rows.input = image + y * conv->x.in * conv->plan->channels * number;
       if (conv->sums) {
-        DbfSumRows(conv, (const float*)image, y, rows.count, scratch);
+        DbfSumRows(conv, image, y, rows.count, scratch);
         rows.input = scratch + conv->scratch.sums;
         rows.stride = conv->x.in * conv->plan->channels;
       }

@@ -10,15 +10,15 @@
 #include "conv.h"
 #include "flexbuffer.h"
 
+enum { kBlobs = 3 };  // options that are blobs: codes, features and sums
+
 struct DbfOp {
   DbfOpType type;
   const DbfKernels* kernels;
-  const char* error;  // what is wrong with the options, or NULL
-  DbfLayer
-      layer;  // codes point to `codes`; the tensors' part is filled in while the op is prepared
-  uint8_t* codes;
-  DbfQuantized quantized;  // of int8 layers; features point to `features`
-  uint8_t* features;
+  const char* error;       // what is wrong with the options, or NULL
+  DbfLayer layer;          // the tensors' part is filled in while the op is prepared
+  DbfQuantized quantized;  // of int8 layers
+  uint8_t* blobs[kBlobs];  // copies, to which these two point
   bool keep_num_dims;
   DbfConv* conv;
   int input, output;  // tensors
@@ -76,14 +76,16 @@ static const char* ParseOptions(DbfOp* op, const void* data, size_t size) {
       {"keep_num_dims", kDense, &keep_num_dims, 0, 1, false},
   };
   const size_t num_options = sizeof(options) / sizeof(options[0]);
-  const uint8_t *codes = NULL, *features = NULL;
+  DbfQuantized* quantized = &op->quantized;
   const struct {
     const char *key, *error;
     const uint8_t** data;
     size_t* size;
-  } blobs[] = {
-      {"codes", "option codes is not a blob", &codes, &layer->codes_bytes},
-      {"features", "option features is not a blob", &features, &op->quantized.features_bytes},
+  } blobs[kBlobs] = {
+      {"codes", "option codes is not a blob", &layer->codes, &layer->codes_bytes},
+      {"features", "option features is not a blob", &quantized->features,
+       &quantized->features_bytes},
+      {"sums", "option sums is not a blob", &quantized->sums, &quantized->sums_bytes},
   };
   DbfFlexMap map;
   if (!DbfFlexMapOpen(data, size, &map)) return "the options are not a flexbuffer map";
@@ -91,8 +93,8 @@ static const char* ParseOptions(DbfOp* op, const void* data, size_t size) {
     const char* key = DbfFlexMapKey(&map, i);
     if (key == NULL) return "the options are damaged";
     size_t b = 0;
-    while (b < sizeof(blobs) / sizeof(blobs[0]) && strcmp(key, blobs[b].key) != 0) ++b;
-    if (b < sizeof(blobs) / sizeof(blobs[0])) {
+    while (b < kBlobs && strcmp(key, blobs[b].key) != 0) ++b;
+    if (b < kBlobs) {
       if (*blobs[b].data != NULL) return "an option is given twice";
       if (!DbfFlexMapBlob(&map, i, blobs[b].data, blobs[b].size)) return blobs[b].error;
       continue;
@@ -115,22 +117,20 @@ static const char* ParseOptions(DbfOp* op, const void* data, size_t size) {
     *option->value = (int32_t)value;
     option->seen = true;
   }
-  if (codes == NULL) return "option codes is missing";
+  if (layer->codes == NULL) return "option codes is missing";
   for (size_t i = 0; i < num_options; ++i) {
     if (options[i].ops >> op->type & 1 && !options[i].seen) return "an option is missing";
   }
   layer->activation = (DbfActivation)activation;
   layer->same_padding = padding == 0;
   op->keep_num_dims = keep_num_dims;
-  op->codes = DbfAllocate(layer->codes_bytes, 1);
-  if (op->codes == NULL) return "out of memory";
-  memcpy(op->codes, codes, layer->codes_bytes);
-  layer->codes = op->codes;
-  if (features == NULL) return NULL;
-  op->features = DbfAllocate(op->quantized.features_bytes, 1);
-  if (op->features == NULL) return "out of memory";
-  memcpy(op->features, features, op->quantized.features_bytes);
-  op->quantized.features = op->features;
+  for (size_t b = 0; b < kBlobs; ++b) {
+    if (*blobs[b].data == NULL) continue;
+    op->blobs[b] = DbfAllocate(*blobs[b].size, 1);
+    if (op->blobs[b] == NULL) return "out of memory";
+    memcpy(op->blobs[b], *blobs[b].data, *blobs[b].size);
+    *blobs[b].data = op->blobs[b];
+  }
   return NULL;
 }
 
@@ -151,8 +151,7 @@ void DbfOpFree(DbfOp* op) {
   DbfConvFree(op->conv);
   op->conv = NULL;
   CountMemory(op);
-  free(op->codes);
-  free(op->features);
+  for (size_t b = 0; b < kBlobs; ++b) free(op->blobs[b]);
   free(op);
 }
 
@@ -281,8 +280,9 @@ static const char* CreateConv(DbfOp* op, const TfLiteTensor* input, const TfLite
     error = ReadScales(op, alpha);
   }
   if (error == NULL && input->type == kTfLiteInt8) error = ReadQuantized(op, input, output);
-  if (error == NULL && input->type == kTfLiteFloat32 && op->features != NULL) {
-    error = "option features is for int8 inputs only";
+  if (error == NULL && input->type == kTfLiteFloat32 &&
+      (op->quantized.features != NULL || op->quantized.sums != NULL)) {
+    error = "options features and sums are for int8 inputs only";
   }
   if (error == NULL && bias != NULL) error = ReadBias(op, bias);
   if (error == NULL) op->conv = DbfConvCreate(layer, op->kernels, &error);

@@ -7,8 +7,11 @@
 #include "checked.h"
 #include "plan_int8.h"
 
-// Longest side of a kernel: bounds the tables of signs.
-enum { kMaxSide = 1024 };
+enum {
+  kMaxSide = 1024,  // of a kernel: bounds the tables of signs
+  kMaxSumsShift = 8,
+  kMaxSumsTaps = 128,  // of a run of an int8 layer, whose sums are to fit int16
+};
 
 static bool HasCode(const DbfLayer* layer, size_t g) { return layer->codes[g >> 3] >> (g & 7) & 1; }
 
@@ -69,11 +72,26 @@ static int32_t RunOf(size_t codes, int32_t size) {
   return (int32_t)(bits & -bits);
 }
 
+// Checks what an int8 layer says of its sums of runs of so many taps. Returns a message, or NULL.
+static const char* CheckSums(const DbfQuantized* quantized, size_t taps) {
+  if (taps == 1) return "sums without runs of taps";
+  if (taps > kMaxSumsTaps) return "sums of too many taps";
+  if (quantized->sums_bytes != 2) return "sums has the wrong length";
+  if (quantized->sums[0] > kMaxSumsShift) return "sums is out of range";
+  if (quantized->input_zero < -128 || quantized->input_zero > 127) {
+    return "a zero point is out of range";
+  }
+  return NULL;
+}
+
 // Takes the runs of taps out of `layer`, whose sums are then its taps, and says how long they are.
-// `codes` gets the memory of its codes, to be freed. Returns false if there is none.
-static bool TakeRuns(DbfLayer* layer, int32_t* run_h, int32_t* run_w, uint8_t** codes) {
+// `codes` gets the memory of its codes, to be freed, and `summed` is what an int8 layer has besides
+// over its sums. Returns a message, or NULL.
+static const char* TakeRuns(DbfLayer* layer, int32_t* run_h, int32_t* run_w, uint8_t** codes,
+                            DbfQuantized* summed) {
   const size_t channels = layer->channels, kw = layer->kernel_w;
   const size_t grid = layer->kernel_h * kw * channels;
+  const DbfQuantized* quantized = layer->quantized;
   size_t vertical = 0, horizontal = 0;
   for (size_t g = 0; g < grid; ++g) {
     if (!HasCode(layer, g)) continue;
@@ -82,16 +100,24 @@ static bool TakeRuns(DbfLayer* layer, int32_t* run_h, int32_t* run_w, uint8_t** 
   }
   *run_h = *run_w = 1;
   *codes = NULL;
-  if (layer->quantized != NULL) return true;
+  if (quantized != NULL && quantized->sums == NULL) return NULL;
   *run_h = RunOf(vertical, layer->kernel_h);
   *run_w = RunOf(horizontal, layer->kernel_w);
-  if (*run_h == 1 && *run_w == 1) return true;
+  if (quantized != NULL) {
+    const char* error = CheckSums(quantized, (size_t)*run_h * *run_w);
+    if (error != NULL) return error;
+    *summed = *quantized;
+    summed->input_scale = ldexpf(quantized->input_scale, quantized->sums[0]);
+    summed->input_zero = (int8_t)quantized->sums[1];
+    layer->quantized = summed;
+  }
+  if (*run_h == 1 && *run_w == 1) return NULL;
   DbfLayer left = *layer;
   left.kernel_h /= *run_h;
   left.kernel_w /= *run_w;
   left.codes_bytes = (grid / *run_h / *run_w + 7) / 8;
   left.codes = *codes = DbfAllocate(left.codes_bytes, 1);
-  if (*codes == NULL) return false;
+  if (*codes == NULL) return "out of memory";
   for (size_t g = 0; g < grid; ++g) {
     if (!HasCode(layer, g)) continue;
     const size_t u = g / channels / kw / *run_h, v = g / channels % kw / *run_w;
@@ -99,7 +125,7 @@ static bool TakeRuns(DbfLayer* layer, int32_t* run_h, int32_t* run_w, uint8_t** 
     (*codes)[to >> 3] |= 1 << (to & 7);
   }
   *layer = left;
-  return true;
+  return NULL;
 }
 
 // The side of a patch if the layer is computed in Winograd's form, else 0. See plan.h.
@@ -406,12 +432,14 @@ static void SetActivation(DbfPlan* plan, DbfActivation activation) {
 DbfPlan* DbfPlanCreate(const DbfLayer* whole, const DbfKernels* kernels, const char** error) {
   *error = CheckLayer(whole);
   if (*error != NULL) return NULL;
-  *error = "out of memory";
   DbfLayer left = *whole;
   const DbfLayer* layer = &left;
   int32_t run_h, run_w;
   uint8_t* codes;
-  if (!TakeRuns(&left, &run_h, &run_w, &codes)) return NULL;
+  DbfQuantized summed;
+  *error = TakeRuns(&left, &run_h, &run_w, &codes, &summed);
+  if (*error != NULL) return NULL;
+  *error = "out of memory";
   const size_t channels = layer->channels;
   const size_t grid = (size_t)layer->kernel_h * layer->kernel_w * channels;
   DbfPlan* plan = DbfAllocate(1, sizeof(*plan));
@@ -440,6 +468,10 @@ DbfPlan* DbfPlanCreate(const DbfLayer* whole, const DbfKernels* kernels, const c
     if (ok && layer->quantized != NULL) {
       plan->int8 = DbfPlanInt8Create(plan, layer, &columns, error);
       ok = plan->int8 != NULL;
+      if (ok && codes != NULL) {
+        plan->int8->image_zero = whole->quantized->input_zero;
+        plan->int8->sums_right = whole->quantized->sums[0];
+      }
     } else if (ok) {
       if (plan->patch > 0) plan->depth = (size_t)plan->patch * plan->patch * plan->full;
       ok = (plan->patch > 0 || PlanBlocks(plan)) && Pack(plan, layer, &columns);

@@ -8,7 +8,8 @@
 //  0. Let 2^a x 2^b be the largest powers of two that divide all vertical and all horizontal codes
 //     of the set, and kh and kw. All codes are constant over runs of 2^a x 2^b neighbouring taps,
 //     so the pixels of each run are added up first. What follows is the layer that is left over
-//     these sums: kh / 2^a x kw / 2^b taps, 2^a and 2^b apart. (Float layers only.)
+//     these sums: kh / 2^a x kw / 2^b taps, 2^a and 2^b apart. (Int8 layers: if their options say
+//     how to round the sums.)
 //  1. Let W be the channel codes that occur in the set and 2^shift the largest power of two that
 //     divides them all. Their codes are constant over runs of 2^shift neighbouring channels, so
 //     each run is added up first.
@@ -63,6 +64,8 @@ typedef struct DbfQuantized {
   int32_t input_zero, output_zero;
   const uint8_t* features;  // triples of bytes
   size_t features_bytes;
+  const uint8_t* sums;  // two bytes, or NULL
+  size_t sums_bytes;
   const int32_t* bias;  // [filters], or NULL
 } DbfQuantized;
 

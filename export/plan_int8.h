@@ -20,9 +20,12 @@ typedef struct DbfPlanSlice {
 } DbfPlanSlice;
 
 typedef struct DbfPlanInt8 {
+  // Sums of runs of taps, if there are any.
+  int32_t image_zero;
+  int sums_right;
   // Channel stage.
-  int32_t input_zero;
-  int32_t runs_add;  // runs form
+  int32_t input_zero;  // of the sums or, without, of the image
+  int32_t runs_add;    // runs form
   int runs_right;
   int low;               // channels are transposed to rows c >> low
   size_t rows;           // of the transform's buffer

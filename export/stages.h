@@ -39,6 +39,8 @@ enum { kDbfCacheLine = 16 };  // floats
 typedef struct Scratch {
   size_t padding;      // [channels] a pixel of padding
   size_t column_sums;  // [x.pixels, channels] of a row: sums of runs along y
+  size_t wide_row;     // int8 layers: [x.pixels, channels] of a row, as int16
+  size_t wide_sums;    // int8 layers: [x.in, channels] of runs, before they are rounded
   size_t sums;         // [fill_rows, x.in, channels] of runs
   size_t rows;         // the transform's buffer
   size_t raw_row;      // projected rows: [raw_lines / x.taps, row_pitch]
@@ -59,6 +61,7 @@ struct DbfConv {
   bool sums;         // runs of taps are added up first
   bool direct;       // one horizontal tap and no partial codes: rows are projected into their lines
   size_t code_size;  // bytes of a code number
+  size_t sum_size;   // bytes of a sum of pixels, before it is rounded
   // Set by resizing.
   size_t tile_pixels;       // pixels, or patches, of a product at most
   size_t images, last_out;  // the last image may be narrower: 1 x 1 convolutions are cut into
@@ -99,7 +102,7 @@ typedef struct DbfRows {
 } DbfRows;
 
 // Adds up the runs of taps of `count` rows of sums, y.stride apart, from row `y` on.
-void DbfSumRows(const DbfConv* conv, const float* image, size_t y, size_t count, char* scratch);
+void DbfSumRows(const DbfConv* conv, const char* image, size_t y, size_t count, char* scratch);
 
 // Projects the channels of these rows, at most conv->fill_rows, to lines at `dst`, `pitch` apart:
 // numbers or elements of raw features, and the numbers of partial channels to the row of codes.

@@ -2,53 +2,6 @@
 
 #include "stages.h"
 
-// Adds rows of `image`, the taps of the run that begins at row `top` of the padded image, up.
-// Returns their sum, in `sums` or where it is; NULL if all are padding.
-static const float* SumColumns(const DbfConv* conv, const float* image, size_t top, float* sums) {
-  const Axis* axis = &conv->y;
-  const size_t width = conv->x.pixels * conv->plan->channels;
-  const float* sum = NULL;
-  for (size_t i = 0; i < axis->run; ++i) {
-    // Rows above the image wrap around to large numbers.
-    const size_t y = top + i * axis->apart - axis->image_pad;
-    if (y >= axis->pixels) continue;
-    const float* row = image + y * width;
-    if (sum != NULL) conv->plan->kernels->add(sum, row, sums, width);
-    sum = sum == NULL ? row : sums;
-  }
-  return sum;
-}
-
-// Adds up the runs along x of a row of the image, [x.pixels, channels], to [x.in, channels].
-static void SumRow(const DbfConv* conv, const float* row, float* sums) {
-  const Axis* axis = &conv->x;
-  const size_t channels = conv->plan->channels, step = axis->sum_step;
-  memset(sums, 0, axis->in * channels * sizeof(*sums));
-  for (size_t i = 0; i < axis->run && row != NULL; ++i) {
-    // Sum x takes pixel x * step + offset - pad; in [begin, end) that is one of the image.
-    const size_t offset = i * axis->apart, pad = axis->image_pad;
-    const size_t begin = offset < pad ? DbfDivideUp(pad - offset, step) : 0;
-    const size_t behind = axis->pixels + pad;  // pixels of the padded image
-    const size_t end = offset < behind ? DbfMin(DbfDivideUp(behind - offset, step), axis->in) : 0;
-    const size_t together = step == 1 && begin < end ? end - begin : 1;
-    for (size_t x = begin; x < end; x += together) {
-      const float* pixel = row + (x * step + offset - pad) * channels;
-      float* sum = sums + x * channels;
-      conv->plan->kernels->add(sum, pixel, sum, together * channels);
-    }
-  }
-}
-
-void DbfSumRows(const DbfConv* conv, const float* image, size_t y, size_t count, char* scratch) {
-  float* column_sums = (float*)(scratch + conv->scratch.column_sums);
-  float* sums = (float*)(scratch + conv->scratch.sums);
-  for (size_t i = 0; i < count; ++i) {
-    const size_t top = (y + i * conv->y.stride) * conv->y.sum_step;
-    const float* row = SumColumns(conv, image, top, column_sums);
-    SumRow(conv, row, sums + i * conv->x.in * conv->plan->channels);
-  }
-}
-
 // Projects the channels of rows to lines at `dst`, `pitch` apart; partial ones follow the full
 // ones. Padding before the first row and after the last stays zero: vectors that run over the end
 // write zeros.

@@ -14,6 +14,7 @@ from dbf_keras import codes as dbf_codes
 from dbf_keras.export.filters import Filters
 
 _MOST_SHIFT, _MOST_SHIFT_RUNS, _MOST_EXPONENT = 8, 24, 15
+_MOST_SUMMED = 128  # Taps of a run.
 _BITS = 8  # Of the channels whose butterflies do not halve.
 
 # Exponents cost time; they are used if they lower the noise power of the output to this share.
@@ -40,13 +41,15 @@ class Integers:
         coefficients: int8 [K, n].
         scales: s_c, float32 [K].
         bias: int32 [K].
-        features: the option of that name.
+        bias_scales: what its units are, [K].
+        options: the options features and, if there are runs of taps to add up, sums.
     """
 
     coefficients: np.ndarray
     scales: np.ndarray
     bias: np.ndarray
-    features: bytes
+    bias_scales: np.ndarray
+    options: dict[str, bytes]
 
 
 class _Form:
@@ -129,6 +132,9 @@ def quantize(
     Raises:
         CannotQuantize: a limit of the format is exceeded.
     """
+    options = {}
+    if 1 < np.prod(layer.runs) <= _MOST_SUMMED:
+        layer, bias, source, windows, options["sums"] = _add_up(layer, bias, source, windows)
     form = _Form(layer)
     values, staged = _stage(form, windows, source.zero_point)
     if form.run == 1:  # The input itself.
@@ -151,7 +157,7 @@ def quantize(
     exponent = _exponents(coefficients, numbers.var(0), group, other)
 
     coefficients /= 2.0 ** exponent[group]
-    bias = bias / source.scale
+    unit, bias = source.scale, bias / source.scale
     # Scales of filters of zeros, or near it, follow from the bias and the least multiplier there is.
     scales = np.maximum(np.abs(coefficients).max(1) / 127, np.maximum(np.abs(bias), ratio) / 2**30).astype(np.float32)
     held = np.clip(np.rint(coefficients / scales[:, None]), -127, 127)
@@ -164,8 +170,25 @@ def quantize(
     largest = np.abs(bias) + np.abs(held) @ (255 * 2.0 ** exponent[group])
     if exponent.max() > _MOST_EXPONENT or largest.max() >= 2**31:
         raise CannotQuantize("its integer sums could pass 2³¹")
-    triples = np.stack([shift, zero, exponent], 1)
-    return Integers(held.astype(np.int8), scales, bias.astype(np.int32), form.blob(triples, staged))
+    options["features"] = form.blob(np.stack([shift, zero, exponent], 1), staged)
+    return Integers(held.astype(np.int8), scales, bias.astype(np.int32), unit * scales, options)
+
+
+def _add_up(
+    layer: Filters, bias: np.ndarray, source: Quantization, windows: np.ndarray
+) -> tuple[Filters, np.ndarray, Quantization, np.ndarray, bytes]:
+    """Adds up the runs of taps: what `quantize` takes for what is left over their sums, and the option sums."""
+    (kh, kw, channels), (vertical, horizontal) = layer.shape, layer.runs
+    grid = windows.astype(np.int32).reshape(-1, kh // vertical, vertical, kw // horizontal, horizontal, channels)
+    sums = (grid - source.zero_point).sum((2, 4)).reshape(len(windows), -1, channels)
+    [shift], [zero] = _fit(sums.reshape(-1, 1), _MOST_SHIFT)
+    rounded = _rounded(sums, shift, zero)
+    left, scale = layer.over_sums(), source.scale * 2.0**shift
+    # The bias takes the mean of what rounding adds.
+    lost = sums.mean(0) / 2.0**shift - (rounded.mean(0) - zero)
+    bias = bias + scale * (left.explicit.reshape(len(bias), -1) @ lost.ravel())
+    option = np.array([shift, zero], np.int8).tobytes()
+    return left, bias, Quantization(scale, int(zero)), rounded.astype(np.int8), option
 
 
 def _stage(form: _Form, windows: np.ndarray, zero_point: int) -> tuple[np.ndarray, np.ndarray]:

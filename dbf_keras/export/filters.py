@@ -72,6 +72,23 @@ class Filters:
             return dbf_codes.sp_ovsf_synthesize(self.alpha, self.shape)
         return dbf_codes.synthesize(self.alpha, self.codes, self.shape)
 
+    @property
+    def runs(self) -> tuple[int, int]:
+        """The (vertical, horizontal) length of the runs of neighbouring taps over which all codes are constant."""
+        kh, kw, channels = self.shape
+        every = (np.bitwise_or.reduce(index) for index in np.divmod(self.codes // channels, kw))
+        bits = (int(index) | side for index, side in zip(every, (kh, kw), strict=True))
+        return tuple(number & -number for number in bits)
+
+    def over_sums(self) -> Filters:
+        """The layer that is left over the sums of these runs; its taps are a run apart."""
+        kh, kw, channels = self.shape
+        vertical, horizontal = self.runs
+        spatial, w = np.divmod(self.codes, channels)
+        u, v = np.divmod(spatial, kw)
+        codes = (u // vertical * (kw // horizontal) + v // horizontal) * channels + w
+        return dataclasses.replace(self, shape=(kh // vertical, kw // horizontal, channels), codes=codes)
+
     def product(self) -> dbf_codes.Product | None:
         """The factors of the code set, if it is one."""
         return None if self.codes is None else dbf_codes.product(self.codes, self.shape)

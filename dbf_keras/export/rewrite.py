@@ -135,9 +135,9 @@ def _replace_int8(model: Any, graph: Any, operator: Any, layer: Filters, windows
     inputs = [
         operator.inputs[0],
         add(f"{layer.name}/alpha", integers.coefficients, integers.scales),
-        add(f"{layer.name}/bias", integers.bias, source.scale * integers.scales),
+        add(f"{layer.name}/bias", integers.bias, integers.bias_scales),
     ]
-    _replace(model, operator, inputs, layer, features=integers.features)
+    _replace(model, operator, inputs, layer, **integers.options)
 
 
 def _weights(model: Any, subgraph: Any, operator: Any, dtype: type = np.float32) -> np.ndarray | None:

@@ -411,6 +411,41 @@ static void Narrow(const DbfNarrow* ops, size_t num_ops, int bound, const int16_
   }
 }
 
+// As many int8 as H has int16.
+typedef int8_t HB __attribute__((vector_size(2 * VL)));
+
+static void Widen(const int8_t* src, int32_t less, int16_t* dst, size_t count) {
+  size_t i = 0;
+  for (; i + 2 * VL <= count; i += 2 * VL) {
+    HB x;
+    __builtin_memcpy(&x, src + i, sizeof(x));
+    StoreH(dst + i, SubtractH(__builtin_convertvector(x, H), SplatH(less)));
+  }
+  for (; i < count; ++i) dst[i] = (int16_t)(src[i] - less);
+}
+
+static void AddInt16(const int16_t* a, const int16_t* b, int16_t* sum, size_t count) {
+  size_t i = 0;
+  for (; i + 2 * VL <= count; i += 2 * VL) StoreH(sum + i, AddH(LoadH(a + i), LoadH(b + i)));
+  for (; i < count; ++i) sum[i] = (int16_t)(a[i] + b[i]);
+}
+
+static void NarrowSums(const int16_t* sums, int shift, int32_t zero, int8_t* dst, size_t count) {
+  const int round = shift > 0, floor = shift - round;
+  const int32_t low = -128 - zero, high = 127 - zero;
+  size_t i = 0;
+  for (; i + 2 * VL <= count; i += 2 * VL) {
+    const H x = AddH(LoadH(sums + i) >> floor, SplatH(round)) >> round;
+    const H clamped = AddH(DBF_CLAMP16(x, SplatH(low), SplatH(high)), SplatH(zero));
+    const HB bytes = __builtin_convertvector(clamped, HB);
+    __builtin_memcpy(dst + i, &bytes, sizeof(bytes));
+  }
+  for (; i < count; ++i) {
+    const int32_t x = ((sums[i] >> floor) + round) >> round;
+    dst[i] = (int8_t)((x < low ? low : x > high ? high : x) + zero);
+  }
+}
+
 // The lanes of two vectors alternating: of their first halves, and of their second halves.
 #define ZIP_FIRST(h, lane) ((lane) / 2 + (lane) % 2 * VL)
 #define ZIP_SECOND(h, lane) (VL / 2 + (lane) / 2 + (lane) % 2 * VL)

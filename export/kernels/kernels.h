@@ -203,6 +203,12 @@ typedef struct DbfKernels {
   // features clamp8((sum + add) >> right), to elements dst[e * pitch + i].
   void (*runs)(const int8_t* const* pixels, size_t channels, int shift, int32_t input_zero,
                int32_t add, int right, uint32_t* dst, size_t pitch);
+  // Sums of pixels: src[i] - less; a[i] + b[i], `sum` may be `a` or `b`; and clamp8(zero +
+  // ((sums[i]
+  // + round(shift)) >> shift), of sums of at most 32640 in size.
+  void (*widen)(const int8_t* src, int32_t less, int16_t* dst, size_t count);
+  void (*add_int16)(const int16_t* a, const int16_t* b, int16_t* sum, size_t count);
+  void (*narrow_sums)(const int16_t* sums, int shift, int32_t zero, int8_t* dst, size_t count);
   // Transposes 2 * vector pixels to int16 rows of as many numbers, with the butterflies of bits 0
   // and 1 of the channel; only sums of the lowest `shift` (0, 1 or 2) of them. Row c >> shift; all
   // rows of whole blocks of 4 * vector channels are written (of 16, if no more are left), channels

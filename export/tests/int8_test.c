@@ -60,6 +60,63 @@ static Set SetOf(const DbfLayer* layer) {
   return set;
 }
 
+// What is left of a layer over the sums of its runs of taps, if it has sums; else the layer.
+typedef struct Left {
+  DbfLayer layer;
+  DbfQuantized quantized;
+  uint8_t* codes;
+  int run_h, run_w;
+} Left;
+
+// The largest power of two that divides a number, here all of those in `bits`.
+static int Divisor(int bits) { return bits & -bits; }
+
+static Left LeftOf(const DbfLayer* layer) {
+  const int kh = layer->kernel_h, kw = layer->kernel_w, channels = layer->channels;
+  Left left = {*layer, *layer->quantized, NULL, 1, 1};
+  int vertical = kh, horizontal = kw;
+  for (int g = 0; g < kh * kw * channels; ++g) {
+    if (!Kept(layer, g)) continue;
+    vertical |= g / channels / kw;
+    horizontal |= g / channels % kw;
+  }
+  if (layer->quantized->sums != NULL) {
+    left.run_h = Divisor(vertical);
+    left.run_w = Divisor(horizontal);
+    left.quantized.input_zero = (int8_t)layer->quantized->sums[1];
+    left.quantized.input_scale *= (float)(1 << layer->quantized->sums[0]);
+  }
+  left.layer.kernel_h = kh / left.run_h;
+  left.layer.kernel_w = kw / left.run_w;
+  left.codes = calloc(layer->codes_bytes, 1);
+  for (int g = 0; g < kh * kw * channels; ++g) {
+    if (!Kept(layer, g)) continue;
+    const int u = g / channels / kw / left.run_h, v = g / channels % kw / left.run_w;
+    const int to = (u * left.layer.kernel_w + v) * channels + g % channels;
+    left.codes[to >> 3] |= 1 << (to & 7);
+  }
+  left.layer.codes = left.codes;
+  return left;
+}
+
+// The pixel of a tap that is left, which begins at (top, x) of the image.
+static void TapPixel(const DbfLayer* whole, const Left* left, const int8_t* image, int height,
+                     int width, int top, int x, int8_t* pixel) {
+  const DbfQuantized* q = whole->quantized;
+  for (int c = 0; c < whole->channels; ++c) {
+    int32_t sum = 0;
+    for (int i = 0; i < left->run_h * left->run_w; ++i) {
+      const int row = top + i / left->run_w * whole->dilation_h;
+      const int column = x + i % left->run_w * whole->dilation_w;
+      if (row < 0 || row >= height || column < 0 || column >= width) continue;
+      sum += image[(row * width + column) * whole->channels + c] - q->input_zero;
+    }
+    const int shift = q->sums != NULL ? q->sums[0] : 0;
+    pixel[c] =
+        (int8_t)Clamp(left->quantized.input_zero + ((sum + Round(shift)) >> shift), -128, 127);
+  }
+}
+
 // p_w of a pixel.
 static void Project(const DbfLayer* layer, const Set* set, const int8_t* pixel, int32_t* p) {
   const int channels = layer->channels;
@@ -86,26 +143,26 @@ static void Project(const DbfLayer* layer, const Set* set, const int8_t* pixel, 
 
 // The output of an int8 layer; the caller frees it. Every feature of every pixel is computed anew.
 __attribute__((no_sanitize("address", "thread"))) static int8_t* ReferenceInt8(
-    const DbfLayer* layer, const int8_t* input, int batch, int height, int width, int out_h,
+    const DbfLayer* whole, const int8_t* input, int batch, int height, int width, int out_h,
     int out_w) {
+  const Left left = LeftOf(whole);
+  const DbfLayer* layer = &left.layer;
   const int kh = layer->kernel_h, kw = layer->kernel_w, channels = layer->channels;
   const int filters = layer->filters, grid = kh * kw * channels;
-  const DbfQuantized* q = layer->quantized;
+  const DbfQuantized* q = &left.quantized;
   const Set set = SetOf(layer);
-  const int extent_h = (kh - 1) * layer->dilation_h, extent_w = (kw - 1) * layer->dilation_w;
+  const int extent_h = (whole->kernel_h - 1) * layer->dilation_h;
+  const int extent_w = (whole->kernel_w - 1) * layer->dilation_w;
   const int need_h = (out_h - 1) * layer->stride_h + extent_h + 1 - height;
   const int need_w = (out_w - 1) * layer->stride_w + extent_w + 1 - width;
   const int top = layer->same_padding && need_h > 0 ? need_h / 2 : 0;
-  const int left = layer->same_padding && need_w > 0 ? need_w / 2 : 0;
+  const int before = layer->same_padding && need_w > 0 ? need_w / 2 : 0;
 
-  int32_t* p = malloc(sizeof(*p) * channels * ((size_t)batch * height * width + 1));
-  int8_t* zero = malloc(channels);
-  memset(zero, q->input_zero, channels);
-  int32_t* p0 = p + (size_t)batch * height * width * channels;
-  Project(layer, &set, zero, p0);
-  for (int i = 0; i < batch * height * width; ++i) {
-    Project(layer, &set, input + (size_t)i * channels, p + (size_t)i * channels);
-  }
+  int32_t* p = malloc(sizeof(*p) * channels * (kh * kw + 1));  // of each tap, then p0
+  int32_t* p0 = p + kh * kw * channels;
+  int8_t* pixel = malloc(channels);
+  memset(pixel, q->input_zero, channels);
+  Project(layer, &set, pixel, p0);
   // Triples: of channel codes (one in all in runs form), then of partial codes.
   const uint8_t** channel = calloc(channels, sizeof(*channel));
   const uint8_t** code = calloc(grid, sizeof(*code));
@@ -126,6 +183,13 @@ __attribute__((no_sanitize("address", "thread"))) static int8_t* ReferenceInt8(
   int8_t* out = output;
   for (int i = 0; i < batch * out_h * out_w; ++i) {
     const int n = i / (out_h * out_w), oy = i / out_w % out_h, ox = i % out_w;
+    const int8_t* image = input + (size_t)n * height * width * channels;
+    for (int t = 0; t < kh * kw; ++t) {
+      const int y = oy * layer->stride_h + t / kw * left.run_h * layer->dilation_h - top;
+      const int x = ox * layer->stride_w + t % kw * left.run_w * layer->dilation_w - before;
+      TapPixel(whole, &left, image, height, width, y, x, pixel);
+      Project(layer, &set, pixel, p + t * channels);
+    }
     size_t column = 0;
     for (int g = 0; g < grid; ++g) {
       if (!Kept(layer, g)) continue;
@@ -134,10 +198,7 @@ __attribute__((no_sanitize("address", "thread"))) static int8_t* ReferenceInt8(
       int32_t sum = 0;
       for (int t = 0; t < kh * kw; ++t) {
         if (set.full[w] && t != u * kw + v) continue;
-        const int y = oy * layer->stride_h + t / kw * layer->dilation_h - top;
-        const int x = ox * layer->stride_w + t % kw * layer->dilation_w - left;
-        if (y < 0 || y >= height || x < 0 || x >= width) continue;
-        const int32_t value = p[(((size_t)n * height + y) * width + x) * channels + w] - p0[w];
+        const int32_t value = p[t * channels + w] - p0[w];
         if (set.full[w]) {
           sum = value;
         } else {
@@ -173,7 +234,8 @@ __attribute__((no_sanitize("address", "thread"))) static int8_t* ReferenceInt8(
     }
   }
   free(p);
-  free(zero);
+  free(pixel);
+  free(left.codes);
   free(channel);
   free(code);
   free(features);
@@ -184,7 +246,9 @@ __attribute__((no_sanitize("address", "thread"))) static int8_t* ReferenceInt8(
 
 // Features whose shifts fit a random input, so that few saturate, and exponents that stay within
 // the bound of sums.
-static void FillFeatures(const DbfLayer* layer, uint8_t* features, size_t* bytes) {
+static void FillFeatures(const DbfLayer* whole, uint8_t* features, size_t* bytes) {
+  const Left left = LeftOf(whole);
+  const DbfLayer* layer = &left.layer;
   const Set set = SetOf(layer);
   const int spatial = layer->kernel_h * layer->kernel_w;
   const int mean = (int)(log2(layer->channels) / 2), spread = (int)(log2(spatial) / 2);
@@ -201,7 +265,7 @@ static void FillFeatures(const DbfLayer* layer, uint8_t* features, size_t* bytes
     if (!set.occurs[w] && !set.runs) continue;
     if (set.runs && RandomIn(0, 1)) {  // the common case: nothing is lost
       *next++ = (uint8_t)set.m;
-      *next++ = (uint8_t)layer->quantized->input_zero;
+      *next++ = (uint8_t)left.quantized.input_zero;
       *next++ = 0;
     } else if (set.full[w]) {
       PUT(set.runs ? set.m : mean, set.runs ? 16 : 8, RandomIn(-128, 127),
@@ -217,6 +281,7 @@ static void FillFeatures(const DbfLayer* layer, uint8_t* features, size_t* bytes
   }
 #undef PUT
   *bytes = next - features;
+  free(left.codes);
   free(set.occurs);
   free(set.full);
 }
@@ -285,6 +350,12 @@ static void TestRandomLayers(int count) {
         .bias = RandomIn(0, 3) ? bias : NULL,
     };
     layer->quantized = &quantized;
+    const uint8_t rounding[2] = {(uint8_t)RandomIn(0, 4), (uint8_t)RandomIn(-128, 127)};
+    quantized.sums = rounding;
+    quantized.sums_bytes = sizeof(rounding);
+    const Left left = LeftOf(layer);
+    if (left.run_h * left.run_w == 1 || RandomIn(0, 3) == 0) quantized.sums = NULL;
+    free(left.codes);
     uint8_t* features = malloc(3 * (layer->channels + layer->num_codes));
     FillFeatures(layer, features, &quantized.features_bytes);
     quantized.features = features;
@@ -294,8 +365,9 @@ static void TestRandomLayers(int count) {
     for (size_t k = 0; k < layer->num_scales; ++k) {
       largest = fmaxf(largest, layer->alpha_scales[k]);
     }
-    quantized.output_scale =
-        quantized.input_scale * largest * (float)fmax(1.1, sums / 60 * exp(RandomNormal() / 2));
+    quantized.output_scale = quantized.input_scale *
+                             (quantized.sums != NULL ? 1 << rounding[0] : 1) * largest *
+                             (float)fmax(1.1, sums / 60 * exp(RandomNormal() / 2));
     const int least_h = layer->same_padding ? 1 : (layer->kernel_h - 1) * layer->dilation_h + 1;
     const int least_w = layer->same_padding ? 1 : (layer->kernel_w - 1) * layer->dilation_w + 1;
     const int height = least_h + RandomIn(0, 9), width = least_w + RandomIn(0, 20);
@@ -364,8 +436,50 @@ static void TestBadLayers(void) {
   FreeLayer(&test);
 }
 
+// Sums that contradict the layer.
+static void TestBadSums(void) {
+  const uint8_t sums[] = {2, 5, 0}, far[] = {9, 5};
+  uint8_t features[3] = {0, 5, 0};
+  const DbfQuantized good = {.input_scale = 0.5f,
+                             .output_scale = 4.0f,
+                             .features = features,
+                             .features_bytes = sizeof(features),
+                             .sums = sums,
+                             .sums_bytes = 2};
+  const struct {
+    DbfQuantized quantized;
+    int side, kept;
+    const char* error;
+  } cases[] = {
+      {good, 2, 0, NULL},
+      {good, 2, 3, "sums without runs of taps"},
+      {good, 16, 0, "sums of too many taps"},
+      {{.sums = far, .sums_bytes = 2}, 2, 0, "sums is out of range"},
+      {{.sums = sums, .sums_bytes = 3}, 2, 0, "sums has the wrong length"},
+      {{.sums = sums, .sums_bytes = 2, .input_zero = 200}, 2, 0, "a zero point is out of range"},
+      {{.sums = sums, .sums_bytes = 2}, 2, 0, "a scale is not positive"},
+  };
+  for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
+    const int side = cases[i].side;
+    TestLayer test = {.layer = {side, side, 1, 1, 1, 1, 1, 4, true, kDbfNone, .bias = NULL}};
+    bool kept[256] = {false};
+    kept[cases[i].kept] = true;
+    FillLayer(&test, kept, true, true, false);
+    MakeScalesPositive(&test);
+    for (size_t k = 0; k < test.layer.num_scales; ++k) test.scales[k] = fminf(test.scales[k], 1);
+    test.layer.quantized = &cases[i].quantized;
+    const char* error;
+    DbfConvFree(DbfConvCreate(&test.layer, DbfKernelsBest(), &error));
+    const char* wanted = cases[i].error;
+    CHECK(error == wanted || (error != NULL && wanted != NULL && strcmp(error, wanted) == 0),
+          "case %zu: %s", i, error != NULL ? error : "made");
+    FreeLayer(&test);
+  }
+}
+
 int main(int argc, char** argv) {
   TestBadLayers();
+  TestBadSums();
   TestRandomLayers(argc > 1 ? atoi(argv[1]) : 200);
   printf("int8_test: %ld checks\n", num_checks);
   return 0;

@@ -455,11 +455,27 @@ static TfLiteAffineQuantizationParams OneScale(float value, int zero_point) {
 
 // Int8 ops: what they need besides, one thing wrong at a time.
 static void TestInt8(void) {
-  enum { kGood, kNoFeatures, kShortFeatures, kFloatInput, kFloatBias, kNoScale, kCutAlpha, kCases };
+  enum {
+    kGood,
+    kNoFeatures,
+    kShortFeatures,
+    kSumsOfNothing,
+    kFloatInput,
+    kFloatSums,
+    kFloatBias,
+    kNoScale,
+    kCutAlpha,
+    kCases
+  };
+  const uint8_t sums[2] = {0, 0};
   const uint8_t features[3 * (6 + 20)] = {0};  // all channel codes are partial
   for (int i = 0; i < kCases; ++i) {
     Model model = GoodModel(false);
-    if (i != kNoFeatures) {
+    const bool floats = i == kFloatInput || i == kFloatSums;
+    if (i == kSumsOfNothing || i == kFloatSums) {
+      model.entries[model.num_entries++] = (Entry){"sums", 0, sums, sizeof(sums)};
+    }
+    if (i != kNoFeatures && i != kFloatSums) {
       model.entries[model.num_entries++] =
           (Entry){"features", 0, features, sizeof(features) - (i == kShortFeatures ? 3 : 0)};
     }
@@ -469,13 +485,13 @@ static void TestInt8(void) {
     const int tensors[] = {kInput, kAlpha, kOutput};
     for (int t = 0; t < 3; ++t) {
       TfLiteTensor* tensor = &runtime->tensors[tensors[t]];
-      if (i != kFloatInput || t == 1) tensor->type = kTfLiteInt8;
+      if (!floats || t == 1) tensor->type = kTfLiteInt8;
       Allocate(tensor);
       if (i != kNoScale || t > 0) {
         tensor->quantization = (TfLiteQuantization){kTfLiteAffineQuantization, &params[t]};
       }
     }
-    if (i != kFloatBias && i != kFloatInput) runtime->tensors[kBias].type = kTfLiteInt32;
+    if (i != kFloatBias && !floats) runtime->tensors[kBias].type = kTfLiteInt32;
     Allocate(&runtime->tensors[kBias]);
     if (i == kCutAlpha) --runtime->tensors[kAlpha].bytes;
     CHECK((RunNode(runtime) == kTfLiteOk) == (i == kGood), "case %d: %s", i, runtime->message);

@@ -33,7 +33,7 @@ def quantize(layer, windows, bias=0.0, zero_point=0, s_y=S_Y):
 
 
 def triples(integers):
-    return np.frombuffer(integers.features, np.int8).reshape(-1, 3)
+    return np.frombuffer(integers.options["features"], np.int8).reshape(-1, 3)
 
 
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 5)])

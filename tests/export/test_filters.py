@@ -49,6 +49,21 @@ def test_folded_factors_multiply_to_the_explicit_filters(channels, ratio):
     np.testing.assert_allclose(np.einsum("kyxw,cw->kyxc", smaller, projection), filters.explicit, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "kernel_size, spatial, runs",
+    [((4, 4), [0, 2, 8], (2, 2)), ((4, 2), [0, 4], (2, 2)), ((4, 3), [0, 6], (2, 1)), ((4, 4), [5, 8], (1, 1))],
+)
+def test_codes_are_constant_over_runs_of_taps(kernel_size, spatial, runs):
+    """Spatial codes u·kw + v of any kernel; one repeats over its runs what is left over their sums."""
+    codes = np.array([s * 6 + w for s in spatial for w in (1, 4)])
+    alpha = np.random.default_rng(0).standard_normal((5, len(codes)))
+    filters = Filters("layer", (*kernel_size, 6), (1, 1), (1, 1), alpha, codes)
+    assert filters.runs == runs
+    left = filters.over_sums()
+    assert left.shape == (kernel_size[0] // runs[0], kernel_size[1] // runs[1], 6)
+    np.testing.assert_array_equal(left.explicit.repeat(runs[0], axis=1).repeat(runs[1], axis=2), filters.explicit)
+
+
 @pytest.mark.parametrize("ratio, runs", [(0.5, (2, 1)), (0.25, (2, 2)), (0.125, (2, 2))])
 def test_filters_constant_over_runs_fold_to_one_tap_a_run(ratio, runs):
     _, filters = built(DBFConv2D(32, 4, ratio=ratio, selection="spatial_tree"), 16)

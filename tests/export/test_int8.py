@@ -13,7 +13,16 @@ from dbf_keras.export.pipeline import convert, to_tflite
 from dbf_keras.layers import DBFConv2D, DBFDense
 
 from .test_trace import MODELS
-from .tools import int8_reference, layers, load, multiply_by_quantized_multiplier, needs_library, ops, randomize
+from .tools import (
+    int8_reference,
+    layers,
+    load,
+    multiply_by_quantized_multiplier,
+    needs_library,
+    ops,
+    options,
+    randomize,
+)
 
 
 def separable(taps, channels, kept):
@@ -60,6 +69,7 @@ def int8_input(data, values):
 def test_the_format_approximates_the_layer(name):
     model, values, data = one_layer(name)
     assert ops(data) in (["DBFConv2D"], ["DBFDense"])
+    assert ("sums" in options(load(data).subgraphs[0].operators[0])) == ("runs of taps" in name)
     outputs = int8_reference(data, int8_input(data, values)).astype(np.float64)
     graph = load(data).subgraphs[0]
     quantization = graph.tensors[graph.outputs[0]].quantization

@@ -197,6 +197,26 @@ def _windows(p, outside, given):
     return result
 
 
+def _sums(windows, kept, zero_point, scale, rounding):
+    """Windows of the sums of runs of taps, and codes, size, zero point and scale of what is left over them."""
+    *rest, kh, kw, channels = windows.shape
+    taps = [divmod(g // channels, kw) for g in kept]
+    vertical, horizontal = (
+        math.gcd(side, *numbers, 1 << 10) for side, numbers in zip((kh, kw), zip(*taps, strict=True), strict=True)
+    )
+    assert 1 < vertical * horizontal <= 128
+    shift, zero = rounding
+    assert 0 <= shift <= 8
+    grid = windows.reshape(*rest, kh // vertical, vertical, kw // horizontal, horizontal, channels)
+    sums = (grid - zero_point).sum((-4, -2))
+    kh, kw = kh // vertical, kw // horizontal
+    left = [
+        (u // vertical * kw + v // horizontal) * channels + g % channels for (u, v), g in zip(taps, kept, strict=True)
+    ]
+    numbers = np.clip(zero + ((sums + ((1 << shift) >> 1)) >> shift), -128, 127)
+    return numbers, left, kh, kw, zero, float(scale) * 2**shift
+
+
 def _int8_op(model, graph, operator, x):
     given, dense = options(operator), model.operatorCodes[operator.opcodeIndex].customCode == b"DBFDense"
     source, target = (graph.tensors[indices[0]].quantization for indices in (operator.inputs, operator.outputs))
@@ -208,6 +228,9 @@ def _int8_op(model, graph, operator, x):
         given["padding"] = 0
     kh, kw = given["kernel_h"], given["kernel_w"]
     kept = [g for g in range(kh * kw * channels) if given["codes"][g >> 3] >> (g & 7) & 1]
+    x = _windows(x.astype(np.int64), z_x, given)
+    if "sums" in given:
+        x, kept, kh, kw, z_x, s_x = _sums(x, kept, z_x, s_x, np.frombuffer(given["sums"], np.int8).tolist())
     wanted = sorted({g % channels for g in kept})
     full = {w: sum(g % channels == w for g in kept) == kh * kw for w in wanted}
     run = 1
@@ -227,7 +250,7 @@ def _int8_op(model, graph, operator, x):
     assert run or not triples
 
     outside = _code_numbers(np.full(channels, z_x, np.int64), wanted, run)
-    p = _windows(_code_numbers(x.astype(np.int64), wanted, run), outside, given) - outside
+    p = _code_numbers(x, wanted, run) - outside
     bound = 32767 // (kh * kw)
     features = []
     for g in kept:
