@@ -14,7 +14,7 @@ def SqueezeNet(name: str = "squeezenet", dropout: float = 0.5, **options):  # no
 
     Two things are not as published: each convolution but the classifier has a BatchNorm, which is gone in exported
     files, and the classifier has no ReLU, behind which a class that is negative on all images never learns again. As
-    published, it stops learning in the first epoch at learning rates of 0.05 and more, and our recipes have these.
+    published, it stops learning within some hundred steps at learning rates of 0.05 and more, as our recipes have.
 
     With 4×4 expand filters and 10 classes it has the paper's 4.41 MB (MiB) at ρ = 1. Images under 64 pixels enter
     through a 3×3 convolution of stride 1 without the first pooling (our reading); larger ones through 7×7 of stride 2.
