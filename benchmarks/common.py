@@ -15,8 +15,8 @@ import native
 from dbf_keras import command
 from dbf_keras.benchmark import prepare, time_interleaved
 from dbf_keras.benchmark.memory import count_op_memory
-from dbf_keras.benchmark.progress import progress
 from dbf_keras.benchmark.report import describe_machine, print_table
+from dbf_keras.progress import progress
 from dbf_keras.runtime import RUNTIMES, Interpreter, resolve_runtime
 
 if TYPE_CHECKING:  # TensorFlow comes late: quiet, and after the instruction set is chosen

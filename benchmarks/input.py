@@ -15,7 +15,7 @@ from absl import flags
 from PIL import Image
 
 from dbf_keras import augment, command, data, engine, networks, recipes
-from dbf_keras.benchmark.progress import progress
+from dbf_keras.progress import progress
 
 _FLAGS = flags.FLAGS
 flags.DEFINE_string("data_dir", None, "Where tinyimagenet20.npz is.", required=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+from typing import TYPE_CHECKING
 
 LEGACY = os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true")
 
@@ -56,7 +57,20 @@ else:
 
     WITHOUT_AUTOCAST = {"autocast": False}
 
-__all__ = ["LEGACY", "WITHOUT_AUTOCAST", "compiled", "convolution", "keras", "on_accelerator", "ops"]
+# Mixins of layers come before the layer itself: to a type checker they have its methods, else no base of their own.
+MixinBase = keras.layers.Layer if TYPE_CHECKING else object
+
+__all__ = [
+    "LEGACY",
+    "WITHOUT_AUTOCAST",
+    "MixinBase",
+    "compiled",
+    "convolution",
+    "keras",
+    "on_accelerator",
+    "ops",
+    "own_variables",
+]
 
 
 def compiled(function, *tensors):
@@ -68,6 +82,11 @@ def compiled(function, *tensors):
     import tensorflow as tf
 
     return tf.function(function)(*tensors)
+
+
+def own_variables(layer) -> list:
+    """The trainable variables of a layer itself, without those of layers inside it."""
+    return list(layer._trainable_weights if LEGACY else layer._trainable_variables)
 
 
 @functools.cache

@@ -190,7 +190,7 @@ _ORDERS: dict[str, Callable[[KernelShape, int], np.ndarray]] = {
 }
 _SEEDED = ("random", "separable_random")
 
-# By docs/selections.md: of the sets that do best there, the one that is a product for 4×4 filters.
+# The default is, of the sets that do best in docs/selections.md, the one that is separable for 4×4 filters.
 DEFAULT_SELECTION = "spatial_tree"
 
 
@@ -298,22 +298,41 @@ def select(kernel_shape: KernelShape, ratio: float, selection: Selection = DEFAU
     return ranked[:kept]
 
 
-class Product(NamedTuple):
-    """A code set U × V × W whose spatial codes U and V are all those that are constant over runs of taps.
+def pool_size(codes: np.ndarray, kernel_shape: KernelShape) -> tuple[int, int]:
+    """The largest pool, a window of (vertical, horizontal) neighbouring taps, over which all given codes are constant.
+
+    Args:
+        codes: [n] grid indices, any order.
+        kernel_shape: (kh, kw, C).
+
+    Returns:
+        Powers of two that divide kh and kw; (1, 1) if no two neighbouring taps are always alike.
+    """
+    kh, kw, channels = kernel_shape
+    # A vertical code u is constant over 2^m taps if 2^m divides it.
+    vertical, horizontal = (
+        int(np.bitwise_or.reduce(index)) | size
+        for index, size in zip(np.divmod(np.asarray(codes) // channels, kw), (kh, kw), strict=True)
+    )
+    return vertical & -vertical, horizontal & -horizontal
+
+
+class SeparableSet(NamedTuple):
+    """A code set U × V × W whose spatial codes U × V are all those that are constant over a pool.
 
     Attributes:
-        runs: (vertical, horizontal) number of taps in a run; 1 if all spatial codes of that axis are kept.
+        pool_size: (vertical, horizontal) taps of the pool; 1 if all spatial codes of that axis are kept.
         channels: W, int64 [|W|], ascending.
     """
 
-    runs: tuple[int, int]
+    pool_size: tuple[int, int]
     channels: np.ndarray
 
 
-def product(codes: np.ndarray, kernel_shape: KernelShape) -> Product | None:
-    """The factors of a code set, if it is such a product.
+def separable(codes: np.ndarray, kernel_shape: KernelShape) -> SeparableSet | None:
+    """The factors of a code set, if it is separable.
 
-    Filters of such a set are sums over runs of taps and a ±1 projection of the channels, followed by a smaller filter
+    Filters of such a set are sums over pools of taps and a ±1 projection of the channels, followed by a smaller filter
     of any values.
 
     Args:
@@ -323,20 +342,13 @@ def product(codes: np.ndarray, kernel_shape: KernelShape) -> Product | None:
     Returns:
         The factors, or None.
     """
-    grid = np.zeros(kernel_shape, bool)
-    grid.reshape(-1)[np.asarray(codes)] = True
-    factors = [np.flatnonzero(grid.any(others)) for others in ((1, 2), (0, 2), (0, 1))]
-    if grid.sum() != np.prod([len(factor) for factor in factors]):
+    kh, kw, channels = kernel_shape
+    vertical, horizontal = pool_size(codes, kernel_shape)
+    kept = np.unique(np.asarray(codes) % channels)
+    # The codes are part of the set that these factors span, so that as many are all of it.
+    if len(codes) != kh // vertical * (kw // horizontal) * len(kept):
         return None
-    runs = tuple(_run(factor, size) for factor, size in zip(factors, kernel_shape[:2], strict=False))
-    return Product(runs, factors[2]) if all(runs) else None
-
-
-def _run(kept: np.ndarray, size: int) -> int:
-    """The power of two r of which ``kept`` are all multiples below ``size``, itself a multiple of r; 0 without."""
-    run = size // len(kept)
-    fits = run * len(kept) == size and not run & (run - 1) and np.array_equal(kept, np.arange(0, size, run))
-    return run if fits else 0
+    return SeparableSet((vertical, horizontal), kept)
 
 
 # ---- Transforms -----------------------------------------------------------------------------------------------------

@@ -1,20 +1,44 @@
-"""What the command lines share: short errors, and files that are written whole or not at all."""
+"""What the command lines share: flags, short errors, quiet libraries, files that are written whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable
-
-from absl import app
+from collections.abc import Callable, Iterator, Sequence
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
-    """Runs ``main`` under absl; what the user can mend (ValueError, OSError) is one line on stderr, status 2."""
+def run(
+    main: Callable[[list[str]], int | None], module: str | None = None, arguments: Sequence[str] | None = None
+) -> None:
+    """Runs ``main`` under absl, and ends the process.
 
-    def guarded(arguments):
+    What the user can mend (ValueError, OSError) is one line on stderr, and the exit status 2.
+
+    Args:
+        main: takes what of the command line is no flag, the program's name first. Unless it has an attribute
+            ``takes_arguments``, there may be nothing but the name.
+        module: the module that defines the flags, and whose docstring --help prints; by default the main module.
+        arguments: the command line without the program's name; by default this process's.
+    """
+    from absl import app, flags, logging
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported, which tells every step.
+    logging.set_verbosity(logging.WARNING)
+
+    def parse(argv: list[str]) -> list[str]:
+        if module is not None and {"--help", "-h", "-help", "--helpshort"}.intersection(argv):
+            print(f"{sys.modules[module].__doc__}\nflags:{flags.FLAGS.module_help(module)}")
+            sys.exit(0)
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            sys.exit(f"error: {error}; see --help")
+
+    def guarded(arguments: list[str]) -> int | None:
         if len(arguments) > 1 and not getattr(main, "takes_arguments", False):
             sys.exit(f"error: unexpected argument {arguments[1]!r}; see --help")
         try:
@@ -23,7 +47,41 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             return 2
 
-    app.run(guarded)
+    argv = sys.argv if arguments is None else [sys.argv[0], *arguments]
+    app.run(guarded, argv=argv, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Holds back what native code writes to stderr, past Python's ``sys.stderr``; shows it if the block fails."""
+    try:
+        terminal = os.dup(2)
+    except OSError:  # There is no stderr to keep clean.
+        yield
+        return
+    python_stderr = sys.stderr
+    with tempfile.TemporaryFile() as held, os.fdopen(terminal, "w", buffering=1) as shown:
+        sys.stderr.flush()
+        os.dup2(held.fileno(), 2)
+        if _writes_to(python_stderr, 2):
+            sys.stderr = shown
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            sys.stderr = python_stderr
+            os.dup2(shown.fileno(), 2)
+            if failed:
+                held.seek(0)
+                os.write(2, held.read())
+
+
+def _writes_to(stream: io.TextIOBase, descriptor: int) -> bool:
+    try:
+        return stream.fileno() == descriptor
+    except (OSError, AttributeError, ValueError):
+        return False
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[pathlib.Path], object]) -> None:

@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from dbf_keras.benchmark.progress import progress
+from dbf_keras.progress import progress
 
 # Of an image's shorter side, the centre that is shown of a test image: 224 of 256 pixels.
 _CENTRE = 0.875

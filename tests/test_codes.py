@@ -182,14 +182,14 @@ def test_ovsf_sets_of_whole_channels_are_separable(shape):
     for kept_channels in range(1, channels + 1):
         kept = codes.select(shape, kept_channels / channels, "ovsf")
         expected = np.sort(codes.order((1, 1, channels), "ovsf")[:kept_channels])
-        factors = codes.product(kept, shape)
-        assert factors.runs == (1, 1)
+        factors = codes.separable(kept, shape)
+        assert factors.pool_size == (1, 1)
         np.testing.assert_array_equal(factors.channels, expected)
-    assert codes.product(codes.order(shape, "ovsf")[: kh * kw + 1], shape) is None
+    assert codes.separable(codes.order(shape, "ovsf")[: kh * kw + 1], shape) is None
 
 
 @pytest.mark.parametrize(
-    "shape, ratio, runs, channels",
+    "shape, ratio, pool, channels",
     [
         ((4, 4, 8), 1, (1, 1), 8),
         ((4, 4, 8), 0.5, (2, 1), 8),
@@ -201,29 +201,29 @@ def test_ovsf_sets_of_whole_channels_are_separable(shape):
         ((1, 1, 8), 0.5, (1, 1), 4),
     ],
 )
-def test_spatial_tree_sets_are_constant_over_runs_of_taps(shape, ratio, runs, channels):
+def test_spatial_tree_sets_are_constant_over_pools_of_taps(shape, ratio, pool, channels):
     kept = codes.select(shape, ratio, "spatial_tree")
-    found = codes.product(np.random.default_rng(0).permutation(kept), shape)
-    assert found.runs == runs and len(found.channels) == channels
+    found = codes.separable(np.random.default_rng(0).permutation(kept), shape)
+    assert found.pool_size == pool and len(found.channels) == channels
     kh, kw, _ = shape
-    blocks = dense(shape, kept).reshape(len(kept), kh // runs[0], runs[0], kw // runs[1], runs[1], -1)
+    blocks = dense(shape, kept).reshape(len(kept), kh // pool[0], pool[0], kw // pool[1], pool[1], -1)
     np.testing.assert_array_equal(blocks, np.broadcast_to(blocks[:, :, :1, :, :1], blocks.shape))
 
 
 @pytest.mark.parametrize(
     "kept",
     [
-        [(0, 0, 0), (0, 1, 0), (1, 0, 0)],  # No product.
+        [(0, 0, 0), (0, 1, 0), (1, 0, 0)],  # Not separable.
         [(0, 0, 0), (0, 1, 0)],  # Codes 0 and 1 alternate from tap to tap.
         [(2, 0, 0), (2, 2, 0)],  # Vertically without the constant.
     ],
 )
 def test_other_sets_have_no_factors(kept):
     shape = (4, 4, 8)
-    assert codes.product(np.ravel_multi_index(np.transpose(kept), shape), shape) is None
+    assert codes.separable(np.ravel_multi_index(np.transpose(kept), shape), shape) is None
 
 
-def test_a_sixteenth_of_ovsf_codes_is_constant_over_runs_of_channels():
+def test_a_sixteenth_of_ovsf_codes_is_constant_over_groups_of_channels():
     shape = (3, 3, 64)
     alpha = np.random.default_rng(0).standard_normal(36)
     filters = codes.synthesize(alpha, codes.select(shape, 1 / 16, "ovsf"), shape).reshape(3, 3, 4, 16)
@@ -307,7 +307,8 @@ def test_orders_of_the_axes(kernel_shape):
     assert sorted(counts)[-whole:] == [channels] * whole and counts[0] == channels
     assert counts.sum() == sorted(counts)[-whole - 1] + whole * channels
     kept = [
-        codes.product(codes.select(kernel_shape, 0.25, f"separable_random:{s}"), kernel_shape).channels for s in (0, 1)
+        codes.separable(codes.select(kernel_shape, 0.25, f"separable_random:{s}"), kernel_shape).channels
+        for s in (0, 1)
     ]
     assert len(kept[0]) == len(kept[1]) == channels // 4 and set(kept[0]) != set(kept[1])
     for name in ("hyperbolic", "channel_first", "spatial_first", "spatial_tree", "separable_random"):

@@ -49,7 +49,7 @@ def built(layer_class, arguments, shape):
     if layer.bias is not None:
         layer.bias.assign(RNG.standard_normal(layer.bias.shape))
     plain = {key: value for key, value in arguments.items() if key not in ("ratio", "selection", "alpha_bits")}
-    twin = layer_class.__mro__[2](**plain)
+    twin = layer_class.__bases__[-1](**plain)
     twin.build(shape)
     weights = [ops.convert_to_numpy(layer.kernel)]
     twin.set_weights(weights + ([ops.convert_to_numpy(layer.bias)] if layer.bias is not None else []))
@@ -81,10 +81,10 @@ def value_and_gradients(layer, x, target):
 
 def alpha_gradient(layer, kernel_gradient):
     """∂L/∂α from ∂L/∂kernel by the chain rule: the adjoint of the kernel's generation, in NumPy."""
-    filters = np.moveaxis(kernel_gradient.reshape(*layer._taps, -1), -1, 0)
+    filters = np.moveaxis(kernel_gradient.reshape(*layer.filter_shape, -1), -1, 0)
     if layer.codes is not None:
-        return codes.analyze(filters, layer.codes, layer._taps).T
-    taps = int(np.prod(layer._taps))
+        return codes.analyze(filters, layer.codes, layer.filter_shape).T
+    taps = int(np.prod(layer.filter_shape))
     matrix = codes.ovsf_tree(codes.padded(taps))[: layer.coefficients.shape[0], :taps]
     return matrix @ filters.reshape(len(filters), -1).T
 
@@ -110,9 +110,9 @@ def test_the_kernel_is_the_sum_of_codes(layer_class, arguments, shape):
     layer, _ = built(layer_class, arguments, shape)
     alpha = ops.convert_to_numpy(layer.rounded_coefficients).T.astype(np.float64)
     if layer.codes is None:
-        filters = codes.sp_ovsf_synthesize(alpha, layer._taps)
+        filters = codes.sp_ovsf_synthesize(alpha, layer.filter_shape)
     else:
-        filters = codes.synthesize(alpha, layer.codes, layer._taps)
+        filters = codes.synthesize(alpha, layer.codes, layer.filter_shape)
     expected = np.moveaxis(filters, 0, -1)
     kernel = ops.convert_to_numpy(layer.kernel)
     np.testing.assert_allclose(kernel.reshape(expected.shape), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -130,19 +130,19 @@ def test_the_kernel_is_the_sum_of_codes(layer_class, arguments, shape):
         (16, 16, 4, 1, 0.25, "spatial_tree", False),  # Pooling costs more than it saves.
         (64, 64, 4, 1, 0.5, "spatial_tree", True),
         (64, 64, 4, 1, 0.125, "spatial_tree", True),
-        (64, 64, 4, 1, 0.75, "spatial_tree", False),  # Three quarters of the spatial codes are no product.
-        (64, 64, 3, 1, 4 / 9, "spatial_tree", False),  # Runs of two do not fill three taps.
+        (64, 64, 4, 1, 0.75, "spatial_tree", False),  # Three quarters of the spatial codes are not separable.
+        (64, 64, 3, 1, 4 / 9, "spatial_tree", False),  # Pools of two do not fill three taps.
         (64, 64, 4, 2, 0.25, "spatial_tree", True),  # Sums two apart, and a convolution with strides of one.
         (64, 64, 4, 2, 0.5, "spatial_tree", False),  # Sums of pairs in one direction would be dilated and strided.
         (64, 64, 4, 3, 0.25, "spatial_tree", False),
     ],
 )
-def test_products_of_codes_compute_in_folded_form_where_that_is_less_work(
+def test_separable_sets_compute_in_folded_form_where_that_is_less_work(
     channels, filters, kernel_size, strides, ratio, selection, folded
 ):
     layer = DBFConv2D(filters, kernel_size, strides, ratio=ratio, selection=selection)
     layer.build((1, 8, 8, channels))
-    assert (layer._folded is not None) == folded
+    assert (layer._folding is not None) == folded
 
 
 @pytest.mark.parametrize("size", [(9, 6), (None, None)])
@@ -162,7 +162,7 @@ def test_the_folded_form_is_for_cpus(monkeypatch):
     layer, _ = built(DBFConv2D, {"filters": 64, "kernel_size": 4, "ratio": 0.25}, x.shape)
     outputs = []
     for accelerator in (False, True):
-        monkeypatch.setattr("dbf_keras.layers.on_accelerator", lambda value=accelerator: value)
+        monkeypatch.setattr("dbf_keras.mixins.folded.on_accelerator", lambda value=accelerator: value)
         assert layer._folds(x) != accelerator
         outputs.append(layer(x))
     np.testing.assert_allclose(*map(ops.convert_to_numpy, outputs), rtol=0, atol=1e-5)
@@ -274,7 +274,7 @@ def test_regularizers_act_on_the_filters_and_on_alpha():
 @pytest.mark.parametrize("layer_class", [DBFConv2D, DBFDense])
 def test_the_signature_is_the_twin_s_and_more(layer_class):
     ours = inspect.signature(layer_class.__init__).parameters
-    theirs = inspect.signature(layer_class.__mro__[2].__init__).parameters
+    theirs = inspect.signature(layer_class.__bases__[-1].__init__).parameters
     added = {"ratio", "selection", "alpha_initializer", "alpha_regularizer", "alpha_constraint", "alpha_bits"}
     keras_3_only = {"lora_rank", "lora_alpha", "quantization_config"}
     assert set(ours) - added == set(theirs) - keras_3_only

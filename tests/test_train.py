@@ -9,12 +9,12 @@ import sys
 
 import numpy as np
 import pytest
+from dbf_keras.optimizers import CodeSGD
+from dbf_keras.recipes import RECIPES
 
 from dbf_keras import codes, data, engine, networks, train
 from dbf_keras.backend import keras, ops
 from dbf_keras.layers import DBFConv2D
-from dbf_keras.optimizers import CodeSGD
-from dbf_keras.recipes import RECIPES
 
 RECIPE = dataclasses.replace(RECIPES["digits"], epochs=4, batch_size=128)
 

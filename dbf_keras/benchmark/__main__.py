@@ -23,9 +23,9 @@ from dbf_keras import runtime as runtime_lib
 from dbf_keras.benchmark.accuracy import accuracy
 from dbf_keras.benchmark.memory import count_op_memory, peak_memory
 from dbf_keras.benchmark.page import to_html
-from dbf_keras.benchmark.progress import progress
 from dbf_keras.benchmark.report import Report, Result, describe_machine, from_json, print_table, to_json, to_rows
 from dbf_keras.benchmark.timing import prepare, time_interleaved
+from dbf_keras.progress import progress
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("dataset", None, "Data set to measure accuracy on: digits, mnist, cifar10, folder or tfrecords.")

@@ -5,8 +5,8 @@
 or, with a check against the Keras model and a table, `python -m dbf_keras.export`. The modes are
 
 - ``explicit``: filters baked into standard ops; runs on every TFLite runtime;
-- ``folded``: sets that are products as sums over runs of taps, a ±1 channel projection and a smaller convolution;
-  standard ops too;
+- ``folded``: separable sets in folded form, pooling, a ±1 channel projection and a smaller convolution; standard ops
+  too;
 - ``onthefly``: the ops of `export/FORMAT.md`, which hold the coefficients α only and need our C library.
 """
 
@@ -15,9 +15,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES = {"convert": "pipeline", "to_tflite": "pipeline", "ExportResult": "report", "LayerReport": "report"}
+_MODULES = {"convert": "conversion", "to_tflite": "conversion", "ExportResult": "report", "LayerReport": "report"}
 
 __all__ = sorted(_MODULES)
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

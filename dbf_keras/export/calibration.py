@@ -10,7 +10,7 @@ import numpy as np
 
 from dbf_keras import runtime
 from dbf_keras.backend import keras
-from dbf_keras.export import flatfile, trace, verify
+from dbf_keras.export import converter, flatfile, verify
 
 # Bounds on what is drawn for one layer: examples, pixels and numbers.
 _SAMPLES = 256
@@ -31,7 +31,7 @@ def to_samples(model: keras.Model, batches: Iterable[Any]) -> list[list[np.ndarr
     Raises:
         ValueError: there is no batch, or one that the model does not take.
     """
-    trace.require_inputs(model)
+    converter.require_inputs(model)
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
     dtypes = [np.dtype(getattr(tensor.dtype, "name", tensor.dtype)) for tensor in model.inputs]
     samples = []
@@ -147,7 +147,7 @@ def draw_windows(
     )
     random = np.random.default_rng(seed)
     samples = samples[:: -(-len(samples) // _SAMPLES)]
-    names, drawn = trace.input_names(model), [[] for _ in sites]
+    names, drawn = converter.input_names(model), [[] for _ in sites]
     for sample in samples:
         verify.run_signature(interpreter, dict(zip(names, sample, strict=True)))
         for site, windows in zip(sites, drawn, strict=True):

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from dbf_keras.export import calibration, features, flatfile
+from dbf_keras.export import calibration, flatfile, int8_op
 from dbf_keras.export.filters import Filters
 
-VERSION = 1  # Of the format.
-_ACTIVATIONS = 4  # NONE, RELU, RELU_N1_TO_1 and RELU6: what the ops know.
+VERSION = 1  # The version of the format.
+_ACTIVATIONS = 4  # The ops know the first activations: NONE, RELU, RELU_N1_TO_1 and RELU6.
 
 # The converter multiplies float32 filters by the scale of a BatchNorm: a rounding or two for each tap.
 _TOLERANCE = 1e-6
@@ -22,7 +22,7 @@ _TOLERANCE = 1e-6
 _HALF_STEP = 0.501
 
 
-def to_ops(model: Any, layers: Iterable[Filters]) -> set[int]:
+def to_ops(model: Any, layers: Iterable[Filters]) -> dict[int, str]:
     """Replaces every op whose filters are those of a given layer, each scaled by any number (a folded BatchNorm).
 
     Ops are found by their numbers and not by their names, so a match cannot be wrong: whatever matches computes what
@@ -33,12 +33,12 @@ def to_ops(model: Any, layers: Iterable[Filters]) -> set[int]:
         layers: layers on the code grid (``codes`` is not None).
 
     Returns:
-        The positions in ``layers`` of those that were found.
+        By position in ``layers``, for those that were found, why an op was not replaced: empty, as all were.
     """
     layers = list(layers)
     # Weights of one layer used in several places stay one tensor.
     candidates = [(index, layer, layer.explicit.astype(np.float32)) for index, layer in enumerate(layers)]
-    found = set()
+    found = {}
     for subgraph in model.subgraphs:
         written = {}
         for operator in subgraph.operators:
@@ -55,7 +55,7 @@ def to_ops(model: Any, layers: Iterable[Filters]) -> set[int]:
                 written[source] = index, flatfile.add_constant(model, subgraph, f"{layers[index].name}/alpha", alpha)
             index, alpha_index = written[source]
             _replace(model, operator, [operator.inputs[0], alpha_index, *operator.inputs[2:]], layers[index])
-            found.add(index)
+            found[index] = ""
     return found
 
 
@@ -92,7 +92,7 @@ def to_int8_ops(
         try:
             _replace_int8(model, graph, operator, layer, windows)
             reasons.setdefault(index, "")
-        except features.CannotQuantize as error:
+        except int8_op.CannotQuantize as error:
             reasons[index] = str(error)
     return reasons
 
@@ -129,8 +129,8 @@ def _replace_int8(model: Any, graph: Any, operator: Any, layer: Filters, windows
     if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
         tensor = graph.tensors[operator.inputs[2]]
         bias = flatfile.constant(model, tensor, np.int32) * np.float64(tensor.quantization.scale)
-    source, target = (features.Quantization(float(held.scale[0]), int(held.zeroPoint[0])) for held in (source, target))
-    integers = features.quantize(layer, bias, source, target, windows)
+    source, target = (int8_op.Quantization(float(held.scale[0]), int(held.zeroPoint[0])) for held in (source, target))
+    integers = int8_op.quantize(layer, bias, source, target, windows)
     add = functools.partial(flatfile.add_constant, model, graph)
     inputs = [
         operator.inputs[0],
@@ -179,7 +179,7 @@ def _replace(model: Any, operator: Any, inputs: list[int], layer: Filters, **mor
         "version": VERSION,
         "channels": layer.shape[2],
         "activation": int(operator.builtinOptions.fusedActivationFunction),
-        "codes": bitmap(layer.codes, layer.taps),
+        "codes": bitmap(layer.grid_codes, layer.taps),
         **more,
     }
     old = operator.builtinOptions

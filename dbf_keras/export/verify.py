@@ -8,13 +8,13 @@ import numpy as np
 
 from dbf_keras import runtime
 from dbf_keras.backend import keras
-from dbf_keras.export import trace
+from dbf_keras.export import converter
 
 
 def takes_pixels(model: keras.Model) -> bool:
     """Whether a model does its own preprocessing, so that its inputs are raw pixels 0…255."""
     kinds = (keras.layers.Rescaling, keras.layers.Normalization)
-    return any(isinstance(layer, kinds) for layer in trace.all_layers(model))
+    return any(isinstance(layer, kinds) for layer in converter.all_layers(model))
 
 
 def random_inputs(model: keras.Model, batch: int = 2, seed: int = 0, pixels: bool | None = None) -> list[np.ndarray]:
@@ -45,7 +45,7 @@ def random_inputs(model: keras.Model, batch: int = 2, seed: int = 0, pixels: boo
 
 
 def run_file(model: keras.Model, data: bytes, inputs: list[np.ndarray], **interpreter: object) -> list[np.ndarray]:
-    """The outputs of a file that `trace.to_flatbuffer` made of a model, in the order of the model's.
+    """The outputs of a file that `converter.to_flatbuffer` made of a model, in the order of the model's.
 
     Real numbers go in and come out, also where the file's inputs or outputs are int8.
 
@@ -60,12 +60,12 @@ def run_file(model: keras.Model, data: bytes, inputs: list[np.ndarray], **interp
     """
     loaded = runtime.Interpreter(model_content=data, **interpreter)
     loaded.allocate_tensors()  # The runner would do so too, but says less if the C library is missing.
-    return run_signature(loaded, dict(zip(trace.input_names(model), inputs, strict=True)))
+    return run_signature(loaded, dict(zip(converter.input_names(model), inputs, strict=True)))
 
 
 def run_signature(interpreter: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Runs the signature of a file with real numbers by name, and returns its outputs as real numbers."""
-    runner = interpreter.get_signature_runner(trace.SIGNATURE)
+    runner = interpreter.get_signature_runner(converter.SIGNATURE)
     sources, targets = runner.get_input_details(), runner.get_output_details()
     outputs = runner(**{name: _quantize(values, sources[name]) for name, values in inputs.items()})
     names = [f"output_{index}" for index in range(len(outputs))]

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 
-from dbf_keras.networks.blocks import Blocks
+from dbf_keras.networks.builder import NetworkBuilder
 from dbf_keras.networks.dbfnet import DBFNet, DBFNetMicro
 from dbf_keras.networks.resnet import ResNet8, ResNet18, ResNet34
 from dbf_keras.networks.squeezenet import SqueezeNet
@@ -34,7 +34,7 @@ def build(name: str, **arguments):
     if name not in NETWORKS:
         raise ValueError(f"Unknown network {name!r}. Known networks: {', '.join(sorted(NETWORKS))}.")
     own = [parameter.name for parameter in inspect.signature(NETWORKS[name]).parameters.values()]
-    known = {*own, *(field.name for field in dataclasses.fields(Blocks))} - {"options"}
+    known = {*own, *(field.name for field in dataclasses.fields(NetworkBuilder))} - {"options"}
     unknown = sorted(set(arguments) - known)
     if unknown:
         raise ValueError(f"{name} has no option {', '.join(unknown)}. Its options: {', '.join(sorted(known))}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dbf_keras.backend import keras
-from dbf_keras.networks.blocks import Blocks, plain_convolution_bn
+from dbf_keras.networks.builder import NetworkBuilder, plain_convolution_bn
 
 
 def DBFNet(stem_strides: int | None = None, name: str = "dbfnet", **options):  # noqa: N802 - as in keras.applications
@@ -16,12 +16,12 @@ def DBFNet(stem_strides: int | None = None, name: str = "dbfnet", **options):  #
     Args:
         stem_strides: strides of the first convolution; by default 1, and 4 for images of 64 pixels or more.
         name: of the model.
-        **options: the attributes of `dbf_keras.networks.blocks.Blocks`.
+        **options: the attributes of `dbf_keras.networks.builder.NetworkBuilder`.
 
     Returns:
         A Keras model, images [batch, height, width, channels] to [batch, classes].
     """
-    build = Blocks(**options)
+    build = NetworkBuilder(**options)
     cascades = ((3, 64), (2, 128), (3, 256)) if build.large else ((3, 32), (2, 64), (3, 128))
     return _cascades(build, cascades, stem_strides or (4 if build.large else 1), name)
 
@@ -32,15 +32,15 @@ def DBFNetMicro(name: str = "dbfnet_micro", input_shape=(8, 8, 1), **options):  
     Args:
         name: of the model.
         input_shape: (height, width, channels); by default that of scikit-learn's digits.
-        **options: the other attributes of `dbf_keras.networks.blocks.Blocks`.
+        **options: the other attributes of `dbf_keras.networks.builder.NetworkBuilder`.
 
     Returns:
         A Keras model, images [batch, height, width, channels] to [batch, classes].
     """
-    return _cascades(Blocks(input_shape=input_shape, **options), ((1, 16), (1, 32)), 1, name)
+    return _cascades(NetworkBuilder(input_shape=input_shape, **options), ((1, 16), (1, 32)), 1, name)
 
 
-def _cascades(build: Blocks, cascades: tuple[tuple[int, int], ...], stem_strides: int, name: str):
+def _cascades(build: NetworkBuilder, cascades: tuple[tuple[int, int], ...], stem_strides: int, name: str):
     """A first convolution and cascades of (modules, channels), separated by max-pooling."""
     inputs, x = build.image()
     x = plain_convolution_bn(x, build.channels(cascades[0][1]), build.kernel_size, "stem", stem_strides)
@@ -52,7 +52,7 @@ def _cascades(build: Blocks, cascades: tuple[tuple[int, int], ...], stem_strides
     return build.model(inputs, build.classifier(x), name)
 
 
-def _module(build: Blocks, x, channels: int, name: str):
+def _module(build: NetworkBuilder, x, channels: int, name: str):
     """Three DBF layers with a bypass; a 1×1 convolution on the bypass where the channel count changes."""
     bypass = x
     if x.shape[-1] != channels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dbf_keras.backend import keras
-from dbf_keras.networks.blocks import Blocks, plain_convolution_bn
+from dbf_keras.networks.builder import NetworkBuilder, plain_convolution_bn
 
 
 def ResNet8(stem_strides: int = 1, name: str = "resnet8", **options):  # noqa: N802 - named as in keras.applications
@@ -14,12 +14,12 @@ def ResNet8(stem_strides: int = 1, name: str = "resnet8", **options):  # noqa: N
     Args:
         stem_strides: strides of the first convolution for images under 64 pixels; 2 makes all four times cheaper.
         name: of the model.
-        **options: the attributes of `dbf_keras.networks.blocks.Blocks`.
+        **options: the attributes of `dbf_keras.networks.builder.NetworkBuilder`.
 
     Returns:
         A Keras model, images [batch, height, width, channels] to [batch, classes].
     """
-    return _resnet(Blocks(**options), (1, 1, 1), (1, 1, 1, 1), name, stem_strides)
+    return _resnet(NetworkBuilder(**options), (1, 1, 1), (1, 1, 1, 1), name, stem_strides)
 
 
 def ResNet18(name: str = "resnet18", **options):  # noqa: N802 - named as in keras.applications
@@ -31,12 +31,12 @@ def ResNet18(name: str = "resnet18", **options):  # noqa: N802 - named as in ker
 
     Args:
         name: of the model.
-        **options: the attributes of `dbf_keras.networks.blocks.Blocks`.
+        **options: the attributes of `dbf_keras.networks.builder.NetworkBuilder`.
 
     Returns:
         A Keras model, images [batch, height, width, channels] to [batch, classes].
     """
-    return _resnet(Blocks(**options), (3, 3, 2), (2, 2, 2, 2), name)
+    return _resnet(NetworkBuilder(**options), (3, 3, 2), (2, 2, 2, 2), name)
 
 
 def ResNet34(name: str = "resnet34", **options):  # noqa: N802
@@ -44,15 +44,15 @@ def ResNet34(name: str = "resnet34", **options):  # noqa: N802
 
     Args:
         name: of the model.
-        **options: the attributes of `dbf_keras.networks.blocks.Blocks`.
+        **options: the attributes of `dbf_keras.networks.builder.NetworkBuilder`.
 
     Returns:
         A Keras model, images [batch, height, width, channels] to [batch, classes].
     """
-    return _resnet(Blocks(**options), (5, 6, 5), (3, 4, 6, 3), name)
+    return _resnet(NetworkBuilder(**options), (5, 6, 5), (3, 4, 6, 3), name)
 
 
-def _resnet(build: Blocks, thin: tuple[int, ...], full: tuple[int, ...], name: str, stem_strides: int = 1):
+def _resnet(build: NetworkBuilder, thin: tuple[int, ...], full: tuple[int, ...], name: str, stem_strides: int = 1):
     inputs, x = build.image()
     first = build.channels(64 if build.large else 16)
     if build.large:
@@ -68,7 +68,7 @@ def _resnet(build: Blocks, thin: tuple[int, ...], full: tuple[int, ...], name: s
     return build.model(inputs, build.classifier(x), name)
 
 
-def _block(build: Blocks, x, channels: int, strides: int, name: str):
+def _block(build: NetworkBuilder, x, channels: int, strides: int, name: str):
     """Two DBF layers with a shortcut; a plain 1×1 convolution on it where the shape changes."""
     shortcut = x
     if strides > 1 or x.shape[-1] != channels:

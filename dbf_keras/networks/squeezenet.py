@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dbf_keras.backend import keras
-from dbf_keras.networks.blocks import Blocks, plain_convolution_bn
+from dbf_keras.networks.builder import NetworkBuilder, plain_convolution_bn
 
 # Squeeze and expand channels of the fire modules; None is a max-pooling.
 _FIRES = ((16, 64), (16, 64), (32, 128), None, (32, 128), (48, 192), (48, 192), (64, 256), None, (64, 256))
@@ -22,12 +22,12 @@ def SqueezeNet(name: str = "squeezenet", dropout: float = 0.5, **options):  # no
     Args:
         name: of the model.
         dropout: rate before the classifier.
-        **options: the attributes of `dbf_keras.networks.blocks.Blocks`.
+        **options: the attributes of `dbf_keras.networks.builder.NetworkBuilder`.
 
     Returns:
         A Keras model, images [batch, height, width, channels] to [batch, classes].
     """
-    build = Blocks(**options)
+    build = NetworkBuilder(**options)
     inputs, x = build.image()
     size, strides = (7, 2) if build.large else (3, 1)
     x = plain_convolution_bn(x, build.channels(96), size, "stem", strides=strides)
@@ -47,7 +47,7 @@ def SqueezeNet(name: str = "squeezenet", dropout: float = 0.5, **options):  # no
     return build.model(inputs, outputs, name)
 
 
-def _fire(build: Blocks, x, squeeze: int, expand: int, name: str):
+def _fire(build: NetworkBuilder, x, squeeze: int, expand: int, name: str):
     """A 1×1 squeeze layer, then 1×1 and k×k expand layers side by side."""
     x = build.convolution_bn(x, squeeze, f"{name}_squeeze", kernel_size=1)
     narrow = build.convolution_bn(x, expand, f"{name}_expand1", kernel_size=1)

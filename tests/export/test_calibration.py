@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dbf_keras.backend import keras
-from dbf_keras.export import calibration, flatfile, trace, verify
+from dbf_keras.export import calibration, converter, flatfile, verify
 
 from .tools import layers, ops
 
@@ -61,7 +61,7 @@ def test_windows_are_what_a_convolution_sees(padding, strides, dilation):
     images = np.random.default_rng(0).integers(-127, 128, (3, 7, 8, 2)).astype(np.float32)
     images[0, 0, 0, 0], images[0, 0, 0, 1] = 127, -128
     samples = calibration.to_samples(model, [images])
-    data = trace.to_flatbuffer(model, {}, samples)
+    data = converter.to_flatbuffer(model, [], samples)
     assert ops(data) == ["QUANTIZE", "CONV_2D", "DEQUANTIZE"]
     graph = flatfile.load(data).subgraphs[0]
     site = calibration.Site.of(graph, graph.operators[1])
@@ -77,7 +77,7 @@ def test_the_draw_is_bounded_and_always_the_same(monkeypatch):
     inputs = keras.Input((8, 8, 2))
     model = keras.Model(inputs, layers.Conv2D(4, 3)(inputs))
     samples = calibration.to_samples(model, [verify.random_inputs(model, batch=35)])
-    data = trace.to_flatbuffer(model, {}, samples)
+    data = converter.to_flatbuffer(model, [], samples)
     graph = flatfile.load(data).subgraphs[0]
     site = calibration.Site.of(graph, graph.operators[1])
     first, second = (calibration.draw_windows(model, data, [site], samples)[0] for _ in range(2))

@@ -37,7 +37,7 @@ def test_it_writes_the_file_and_prints_the_table(model, tmp_path):
         "separable",
         "36/144",
         "flat",
-        "explicit: sp_ovsf",
+        "1 as explicit: sp_ovsf",
         "largest difference",
         "net_folded_int8_weights.tflite",
     ):
@@ -77,7 +77,7 @@ def test_strict_fails_and_writes_nothing(model, tmp_path):
         (["--model=missing.keras"], "There is no model file 'missing.keras'. Give a .keras file or the name of a zoo"),
         (["--model=text.h5"], "'text.h5' is not a .keras file. Save the model with model.save('NAME.keras')."),
         (["--model=broken.keras"], "Keras cannot load 'broken.keras'"),
-        (["--mode=fast"], "<explicit|onthefly|folded>"),
+        (["--mode=fast"], "<explicit|folded|onthefly>"),
         (["--quantize=all"], "<none|weights|int4|int8>"),
         (["--quantize=int4", "--mode=folded"], "--quantize=int4 is for --mode=onthefly only; with --mode=folded use"),
         (["--quantize=weights", "--io=int8"], "--io is for --quantize=int8 only; got --quantize=weights."),
@@ -86,6 +86,7 @@ def test_strict_fails_and_writes_nothing(model, tmp_path):
         (["--quantize=int8", "--dataset=mnist", "--data_dir=."], "mnist.npz does not exist"),
         (["--output=nowhere/a.tflite"], "There is no folder 'nowhere' to write 'a.tflite' into."),
         (["--output=."], "'.' is a folder"),
+        (["--output=net.h5"], "--output must end in .tflite; got 'net.h5'"),
         (["model.keras"], "unexpected argument 'model.keras'"),
     ],
 )

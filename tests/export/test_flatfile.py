@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dbf_keras.backend import keras
-from dbf_keras.export import flatfile, trace
+from dbf_keras.export import converter, flatfile
 
 from .tools import layers, load, ops, randomize
 
@@ -11,7 +11,7 @@ from .tools import layers, load, ops, randomize
 def data():
     inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(5, 3, activation="relu")(inputs)
-    return trace.to_flatbuffer(randomize(keras.Model(inputs, layers.Dense(7)(layers.Flatten()(x)))), {})
+    return converter.to_flatbuffer(randomize(keras.Model(inputs, layers.Dense(7)(layers.Flatten()(x)))), [])
 
 
 def test_a_file_that_is_not_changed_stays_the_same(data):

@@ -8,11 +8,11 @@ import pytest
 from dbf_keras import data, runtime, zoo
 from dbf_keras.backend import keras
 from dbf_keras.export import rewrite, verify
-from dbf_keras.export.features import CannotQuantize
-from dbf_keras.export.pipeline import convert, to_tflite
+from dbf_keras.export.conversion import convert, to_tflite
+from dbf_keras.export.int8_op import CannotQuantize
 from dbf_keras.layers import DBFConv2D, DBFDense
 
-from .test_trace import MODELS
+from .test_converter import MODELS
 from .tools import (
     int8_reference,
     layers,
@@ -151,14 +151,14 @@ def test_every_kind_of_model_is_quantised(make):
 
 
 def test_a_layer_without_an_int8_form_stays_explicit(model, batches, monkeypatch):
-    quantize = rewrite.features.quantize
+    quantize = rewrite.int8_op.quantize
 
     def refuse(layer, *arguments):
         if layer.name == "curved":
             raise CannotQuantize("of a reason")
         return quantize(layer, *arguments)
 
-    monkeypatch.setattr(rewrite.features, "quantize", refuse)
+    monkeypatch.setattr(rewrite.int8_op, "quantize", refuse)
     result = convert(model, "onthefly", "int8", representative_data=batches, check=False)
     assert {layer.name: layer.reason for layer in result.layers if layer.failed}["curved"] == "of a reason"
     assert ops(result.data).count("DBFConv2D") == 3 and ops(result.data).count("CONV_2D") == 2

@@ -10,8 +10,8 @@ import pytest
 
 from dbf_keras import codes, runtime
 from dbf_keras.backend import keras
-from dbf_keras.export import trace, verify
-from dbf_keras.export.pipeline import convert, to_tflite
+from dbf_keras.export import converter, verify
+from dbf_keras.export.conversion import convert, to_tflite
 from dbf_keras.layers import DBFConv2D, DBFDense
 
 from .tools import TOLERANCE, expand, layers, ops, randomize
@@ -90,7 +90,7 @@ def test_all_modes_compute_what_keras_does(seed):
     inputs, outputs = zip(*(random_layer(random) for _ in range(LAYERS)), strict=True)
     model = randomize(keras.Model(list(inputs), list(outputs)), seed)
     values = verify.random_inputs(model, batch=int(random.integers(1, 5)), seed=seed)
-    reference = [np.asarray(output) for output in trace.run(model, values)]
+    reference = [np.asarray(output) for output in converter.run(model, values)]
 
     onthefly = to_tflite(model, "onthefly")
     files = {

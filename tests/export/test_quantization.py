@@ -4,7 +4,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from dbf_keras.backend import keras
 from dbf_keras.export import flatfile, quantization, verify
-from dbf_keras.export.pipeline import convert, to_tflite
+from dbf_keras.export.conversion import convert, to_tflite
 from dbf_keras.layers import DBFConv2D, DBFDense
 
 from .tools import TOLERANCE, expand, integers, layers, load, needs_library, ops, randomize, values

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from dbf_keras.backend import keras
-from dbf_keras.export import flatfile, rewrite, trace, verify
+from dbf_keras.export import converter, flatfile, rewrite, verify
+from dbf_keras.export.conversion import to_tflite
 from dbf_keras.export.filters import Filters
-from dbf_keras.export.pipeline import to_tflite
 from dbf_keras.layers import DBFConv2D, DBFDense
 
 from .tools import TOLERANCE, expand, filters, layers, load, needs_library, ops, options, randomize
@@ -81,7 +81,7 @@ def test_options_say_what_the_format_demands(data):
 
 def test_the_decoded_file_computes_what_keras_does(model, data):
     inputs = verify.random_inputs(model)
-    reference = [np.asarray(output) for output in trace.run(model, inputs)]
+    reference = [np.asarray(output) for output in converter.run(model, inputs)]
     _, relative = verify.difference(reference, verify.run_file(model, expand(data), inputs))
     assert relative < TOLERANCE
 
@@ -89,7 +89,7 @@ def test_the_decoded_file_computes_what_keras_does(model, data):
 @needs_library
 def test_the_library_computes_what_keras_does(model, data):
     inputs = verify.random_inputs(model)
-    reference = [np.asarray(output) for output in trace.run(model, inputs)]
+    reference = [np.asarray(output) for output in converter.run(model, inputs)]
     _, relative = verify.difference(reference, verify.run_file(model, data, inputs))
     assert relative < TOLERANCE
 
@@ -136,21 +136,21 @@ def _file_and_layer():
     model = keras.Model(inputs, layer(inputs))
     held = Filters.of(layer)
     kernel = np.moveaxis(held.explicit, 0, -1).astype(np.float32)
-    return flatfile.load(trace.to_flatbuffer(model, {id(layer): trace.plain_call(layer, kernel)})), held
+    return flatfile.load(converter.to_flatbuffer(model, [converter.plain_call(layer, kernel)])), held
 
 
 def test_filters_that_are_no_multiple_are_not_replaced():
     file, held = _file_and_layer()
     alpha = held.alpha.copy()
     alpha[2, 5] += 1e-4 * np.abs(alpha).max()
-    assert rewrite.to_ops(file, [dataclasses.replace(held, alpha=alpha)]) == set()
+    assert rewrite.to_ops(file, [dataclasses.replace(held, alpha=alpha)]) == {}
     assert ops(flatfile.dump(file)) == ["CONV_2D"]
 
 
 def test_scales_go_into_the_coefficients():
     file, held = _file_and_layer()
     scales = np.array([2.0, -0.5, 1e-3, -8.0])
-    assert rewrite.to_ops(file, [dataclasses.replace(held, alpha=held.alpha / scales[:, None])]) == {0}
+    assert rewrite.to_ops(file, [dataclasses.replace(held, alpha=held.alpha / scales[:, None])]) == {0: ""}
     [(_, tensors)] = custom_ops(data := flatfile.dump(file))
     written = flatfile.constant(load(data), tensors[1])
     np.testing.assert_allclose(written, held.alpha, rtol=1e-6, atol=1e-7)

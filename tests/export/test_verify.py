@@ -4,7 +4,7 @@ import pytest
 from dbf_keras import runtime
 from dbf_keras.backend import keras
 from dbf_keras.export import verify
-from dbf_keras.export.pipeline import to_tflite
+from dbf_keras.export.conversion import to_tflite
 from dbf_keras.layers import DBFConv2D
 
 from .tools import layers

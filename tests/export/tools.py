@@ -135,11 +135,11 @@ def _sign(index, position):
     return 1 - 2 * (np.bitwise_count(index & position).astype(np.int64) & 1)
 
 
-def _code_numbers(q, wanted, run):
-    """p_w of pixels [..., C] for the wanted channel codes, in runs of ``run`` channels if that is not 0."""
+def _code_numbers(q, wanted, group):
+    """p_w of pixels [..., C] for the wanted channel codes, in groups of ``group`` channels if that is not 0."""
     channels = q.shape[-1]
-    if run:
-        return np.stack([q[..., first : first + run].sum(-1) for first in wanted], -1)
+    if group:
+        return np.stack([q[..., first : first + group].sum(-1) for first in wanted], -1)
     if channels <= 256:
         return np.stack([(q * _sign(w, np.arange(channels))).sum(-1) for w in wanted], -1)
     length = 1 << (channels - 1).bit_length()
@@ -197,8 +197,8 @@ def _windows(p, outside, given):
     return result
 
 
-def _sums(windows, kept, zero_point, scale, rounding):
-    """Windows of the sums of runs of taps, and codes, size, zero point and scale of what is left over them."""
+def _pool(windows, kept, zero_point, scale, rounding):
+    """Windows of the pooled sums, and codes, size, zero point and scale of what is left over them."""
     *rest, kh, kw, channels = windows.shape
     taps = [divmod(g // channels, kw) for g in kept]
     vertical, horizontal = (
@@ -230,36 +230,36 @@ def _int8_op(model, graph, operator, x):
     kept = [g for g in range(kh * kw * channels) if given["codes"][g >> 3] >> (g & 7) & 1]
     x = _windows(x.astype(np.int64), z_x, given)
     if "sums" in given:
-        x, kept, kh, kw, z_x, s_x = _sums(x, kept, z_x, s_x, np.frombuffer(given["sums"], np.int8).tolist())
+        x, kept, kh, kw, z_x, s_x = _pool(x, kept, z_x, s_x, np.frombuffer(given["sums"], np.int8).tolist())
     wanted = sorted({g % channels for g in kept})
     full = {w: sum(g % channels == w for g in kept) == kh * kw for w in wanted}
-    run = 1
-    while all(w % (2 * run) == 0 for w in wanted) and run < channels:
-        run *= 2
-    if not all(full.values()) or wanted != list(range(0, channels, run)):
-        run = 0
+    group = 1
+    while all(w % (2 * group) == 0 for w in wanted) and group < channels:
+        group *= 2
+    if not all(full.values()) or wanted != list(range(0, channels, group)):
+        group = 0
 
-    # The option's triples: by channel code or, of partial ones, by code.
-    triples = np.frombuffer(given["features"], np.int8).astype(np.int64).reshape(-1, 3).tolist()
-    if run:
-        [triple] = triples
-        by_channel = dict.fromkeys(wanted, triple)
+    # The option's roundings: by channel code or, for partial ones, by code.
+    roundings = np.frombuffer(given["features"], np.int8).astype(np.int64).reshape(-1, 3).tolist()
+    if group:
+        [one] = roundings
+        by_channel = dict.fromkeys(wanted, one)
     else:
-        by_channel = {w: triples.pop(0) for w in wanted}
-    by_code = {g: by_channel[g % channels] if full[g % channels] else triples.pop(0) for g in kept}
-    assert run or not triples
+        by_channel = {w: roundings.pop(0) for w in wanted}
+    by_code = {g: by_channel[g % channels] if full[g % channels] else roundings.pop(0) for g in kept}
+    assert group or not roundings
 
-    outside = _code_numbers(np.full(channels, z_x, np.int64), wanted, run)
-    p = _code_numbers(x, wanted, run) - outside
+    outside = _code_numbers(np.full(channels, z_x, np.int64), wanted, group)
+    p = _code_numbers(x, wanted, group) - outside
     bound = 32767 // (kh * kw)
     features = []
     for g in kept:
         u, v, w = g // channels // kw, g // channels % kw, g % channels
         column, (shift, zero_point, exponent) = p[..., wanted.index(w)], by_code[g]
-        assert 0 <= shift <= (24 if run else 8) and 0 <= exponent <= 15
-        if run:
-            rounding = (1 << shift) >> 1
-            f = np.clip((column[..., u, v] + rounding + zero_point * 2**shift) >> shift, -128, 127)
+        assert 0 <= shift <= (16 if group else 8) and 0 <= exponent <= 15
+        if group:
+            half = (1 << shift) >> 1
+            f = np.clip((column[..., u, v] + half + zero_point * 2**shift) >> shift, -128, 127)
         elif full[w]:
             f = _feature(column[..., u, v], shift, zero_point)
         else:

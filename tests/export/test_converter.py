@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from dbf_keras.backend import LEGACY, keras
-from dbf_keras.export import trace, verify
-from dbf_keras.export.pipeline import convert, to_tflite
+from dbf_keras.export import converter, verify
+from dbf_keras.export.conversion import convert, to_tflite
 from dbf_keras.layers import DBFConv2D, DBFDense
 
 from .tools import TOLERANCE, layers, load, ops, randomize
@@ -114,7 +114,7 @@ MODELS = [
 def test_every_kind_of_model_converts(make):
     model = randomize(make())
     inputs = verify.random_inputs(model)
-    reference = [np.asarray(output) for output in trace.run(model, inputs)]
+    reference = [np.asarray(output) for output in converter.run(model, inputs)]
     for mode in ("explicit", "folded"):
         outputs = verify.run_file(model, to_tflite(model, mode), inputs)
         _, relative = verify.difference(reference, outputs)
@@ -174,7 +174,7 @@ def test_folded_filters_of_runs_are_sums_and_a_smaller_convolution(strides, padd
     shapes = [graph.tensors[op.inputs[1]].shape.tolist() for op in graph.operators][-2:]
     assert shapes == ([[1, 2, 2, 16], [32, 2, 2, 16]] if len(computed) > 1 else [[32, 4, 4, 16]])
     reference = verify.random_inputs(model)
-    expected = [np.asarray(output) for output in trace.run(model, reference)]
+    expected = [np.asarray(output) for output in converter.run(model, reference)]
     _, relative = verify.difference(expected, verify.run_file(model, data, reference))
     assert relative < TOLERANCE
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from dbf_keras.recipes import DEFAULT_RECIPES, RECIPES, Recipe
 
 from dbf_keras import augment, codes, command, data, distributed, engine, networks
 from dbf_keras.backend import keras
-from dbf_keras.benchmark.progress import progress
 from dbf_keras.layers import DBFConv2D, custom_objects
-from dbf_keras.recipes import DEFAULT_RECIPES, RECIPES, Recipe
+from dbf_keras.progress import progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +285,7 @@ def parse_ratio(text: str) -> float | dict[str, float]:
 
 
 def parse_selection(selection: Any) -> Any:
-    """A selection of `dbf_keras.networks.blocks.Blocks`: text as for the flag; all else as it is.
+    """A selection of `dbf_keras.networks.builder.NetworkBuilder`: text as for the flag; all else as it is.
 
     ``pattern=selection,pattern=selection`` is a mapping, and ``energy:FILE`` the ranked codes of each layer of that
     trained model.

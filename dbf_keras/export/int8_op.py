@@ -1,4 +1,4 @@
-"""Coefficients of the int8 ops of ``export/FORMAT.md``, and the features that they belong to.
+"""Int8 ops of ``export/FORMAT.md``: their coefficients, and how the features that these belong to are rounded.
 
 The names are those of the format: p_w of a channel code, its shift and zero point, and so on. What the op rounds away
 is measured on windows of the layer's input, drawn from representative data.
@@ -13,9 +13,15 @@ import numpy as np
 from dbf_keras import codes as dbf_codes
 from dbf_keras.export.filters import Filters
 
-_MOST_SHIFT, _MOST_SHIFT_RUNS, _MOST_EXPONENT = 8, 24, 15
-_MOST_SUMMED = 128  # Taps of a run.
-_BITS = 8  # Of the channels whose butterflies do not halve.
+# Limits of the format: on shifts of pooled sums and of features, on those of features in group form, on exponents, and
+# on the taps of a pool.
+_MOST_SHIFT = 8
+_MOST_GROUP_SHIFT = 16
+_MOST_EXPONENT = 15
+_MOST_POOLED = 128
+
+# The channel transform adds up exactly over so many bits of the channel's number; beyond, it halves first.
+_EXACT_BITS = 8
 
 # Exponents cost time; they are used if they lower the noise power of the output to this share.
 _WORTHWHILE = 0.8
@@ -42,7 +48,7 @@ class Integers:
         scales: s_c, float32 [K].
         bias: int32 [K].
         bias_scales: what its units are, [K].
-        options: the options features and, if there are runs of taps to add up, sums.
+        options: the options ``features`` and, if pixels are pooled, ``sums``.
     """
 
     coefficients: np.ndarray
@@ -52,36 +58,49 @@ class Integers:
     options: dict[str, bytes]
 
 
-class _Form:
-    """Which features a set of codes has, and the channel transform that they are made of."""
+class _Features:
+    """The features of a set of codes, and the channel transform that they are made of.
+
+    Attributes:
+        channels: C.
+        spatial: the spatial codes [kh·kw, kh·kw], float32.
+        codes: W, the channel codes that occur, ascending.
+        full: whether each of W is kept with all spatial codes, bool [|W|].
+        group: channels of a group, in group form; None in general form.
+        halvings: bits over which the transform halves.
+        tap: of each column, its tap (full) or spatial code (partial).
+        position: of each column, the place of its channel code in W.
+        absorbed: of each column, whether its channel code is full.
+        rounding: of each column, the number of the rounding (s, z, x) that it shares.
+    """
 
     def __init__(self, layer: Filters):
         kh, kw, self.channels = layer.shape
         taps = kh * kw
         self.spatial = np.kron(dbf_codes.short_codes(kh), dbf_codes.short_codes(kw)).astype(np.float32)
         kept = np.zeros(taps * self.channels, bool)
-        kept[layer.codes] = True
+        kept[layer.grid_codes] = True
         kept = kept.reshape(taps, self.channels)
-        self.codes = np.flatnonzero(kept.any(0))  # W
+        self.codes = np.flatnonzero(kept.any(0))
         self.full = kept[:, self.codes].all(0)
         divisor = int(np.bitwise_or.reduce(self.codes))
-        run = divisor & -divisor if divisor else dbf_codes.padded(self.channels)
-        every = np.arange(0, self.channels, run)
-        self.run = run if self.full.all() and np.array_equal(self.codes, every) else None
+        group = divisor & -divisor if divisor else dbf_codes.padded(self.channels)
+        every = np.arange(0, self.channels, group)
+        self.group = group if self.full.all() and np.array_equal(self.codes, every) else None
         bits = dbf_codes.padded(self.channels).bit_length() - 1
-        self.halvings = 0 if self.run else max(0, bits - _BITS)
-        # Of each column: tap or spatial code, position in W, and group of features that share shift and exponent.
-        self.tap, channel = np.divmod(layer.codes, self.channels)
+        self.halvings = 0 if self.group else max(0, bits - _EXACT_BITS)
+        self.tap, channel = np.divmod(layer.grid_codes, self.channels)
         self.position = np.searchsorted(self.codes, channel)
         self.absorbed = self.full[self.position]
         partial = np.count_nonzero(self.full) - 1 + np.cumsum(~self.absorbed)
-        self.group = np.where(self.absorbed, 0 if self.run else (np.cumsum(self.full) - 1)[self.position], partial)
+        whole = (np.cumsum(self.full) - 1)[self.position]
+        self.rounding = np.where(self.absorbed, 0 if self.group else whole, partial)
 
     def transform(self, pixels: np.ndarray) -> np.ndarray:
         """p_w of pixels [..., C]: int32 [..., |W|]."""
-        if self.run:
-            return np.add.reduceat(pixels.astype(np.int32), np.arange(0, self.channels, self.run), -1)
-        block = min(dbf_codes.padded(self.channels), 1 << _BITS)
+        if self.group:
+            return np.add.reduceat(pixels.astype(np.int32), np.arange(0, self.channels, self.group), -1)
+        block = min(dbf_codes.padded(self.channels), 1 << _EXACT_BITS)
         blocks = np.pad(pixels, [(0, 0)] * (pixels.ndim - 1) + [(0, -self.channels % (block << self.halvings))])
         # Exact in float32: sums are below 2^24.
         blocks = blocks.reshape(*pixels.shape[:-1], -1, block).astype(np.float32) @ dbf_codes.short_codes(block)
@@ -95,26 +114,26 @@ class _Form:
     def coefficients(self, layer: Filters) -> np.ndarray:
         """The real coefficients [K, n] of features before any shift."""
         grid = np.zeros((len(layer.alpha), *self.spatial.shape[:1], self.channels))
-        grid.reshape(len(grid), -1)[:, layer.codes] = layer.alpha
+        grid.reshape(len(grid), -1)[:, layer.grid_codes] = layer.alpha
         whole = self.codes[self.full]
         grid[..., whole] = np.einsum("uy,kuw->kyw", self.spatial, grid[..., whole])
-        if self.run:
+        if self.group:
             grid[..., whole] = grid[..., whole] @ dbf_codes.short_codes(len(whole))
-        return grid.reshape(len(grid), -1)[:, layer.codes]
+        return grid.reshape(len(grid), -1)[:, layer.grid_codes]
 
-    def grouped(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def by_rounding(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features [N, n] as [taps · N, full codes] and [N, columns of partial codes]."""
         absorbed = values[:, self.absorbed]  # Grid order: all codes W of a tap, then those of the next.
         return absorbed.reshape(len(values) * len(self.spatial), -1 if absorbed.size else 0), values[:, ~self.absorbed]
 
-    def blob(self, triples: np.ndarray, staged: np.ndarray) -> bytes:
-        """The option ``features`` from (s, z, x) of each group and a of each channel code."""
-        if not self.run:
+    def blob(self, roundings: np.ndarray, staged: np.ndarray) -> bytes:
+        """The option ``features`` from the roundings (s, z, x) and the shift a of each channel code."""
+        if not self.group:
             full = np.count_nonzero(self.full)
             channels = np.stack([staged, 0 * staged, 0 * staged], 1)
-            channels[self.full] = triples[:full]
-            triples = np.concatenate([channels, triples[full:]])
-        return triples.astype(np.int8).tobytes()
+            channels[self.full] = roundings[:full]
+            roundings = np.concatenate([channels, roundings[full:]])
+        return roundings.astype(np.int8).tobytes()
 
 
 def quantize(
@@ -133,32 +152,32 @@ def quantize(
         CannotQuantize: a limit of the format is exceeded.
     """
     options = {}
-    if 1 < np.prod(layer.runs) <= _MOST_SUMMED:
-        layer, bias, source, windows, options["sums"] = _add_up(layer, bias, source, windows)
-    form = _Form(layer)
-    values, staged = _stage(form, windows, source.zero_point)
-    if form.run == 1:  # The input itself.
+    if 1 < np.prod(layer.pool_size) <= _MOST_POOLED:
+        layer, bias, source, windows, options["sums"] = _pool(layer, bias, source, windows)
+    features = _Features(layer)
+    values, staged = _stage(features, windows, source.zero_point)
+    if features.group == 1:  # The input itself.
         shift, zero = np.zeros(1, np.int64), np.full(1, source.zero_point)
-    elif form.run:
-        shift, zero = _fit(values.reshape(-1, 1), _MOST_SHIFT_RUNS)
+    elif features.group:
+        shift, zero = _fit(values.reshape(-1, 1), _MOST_GROUP_SHIFT)
     else:
-        fits = [_fit(array, _MOST_SHIFT) for array in form.grouped(values)]
+        fits = [_fit(array, _MOST_SHIFT) for array in features.by_rounding(values)]
         shift, zero = (np.concatenate(pair) for pair in zip(*fits, strict=True))
-    group = form.group
-    numbers = _rounded(values, shift[group], zero[group]) - zero[group].astype(np.float32)  # f − z
-    total = shift[group] + staged[form.position] + form.halvings
-    coefficients = form.coefficients(layer) * 2.0**total
+    rounding = features.rounding
+    numbers = _rounded(values, shift[rounding], zero[rounding]) - zero[rounding].astype(np.float32)  # f − z
+    total = shift[rounding] + staged[features.position] + features.halvings
+    coefficients = features.coefficients(layer) * 2.0**total
 
     # Powers of noise in the output, in units of the input's scale: of features, input and output. Then coefficients.
     ratio = target.scale / source.scale
-    rounding = np.square(numbers - values / np.float32(2) ** shift[group]).mean(0)
-    other = np.square(coefficients).sum(0) @ rounding
+    lost = np.square(numbers - values / np.float32(2) ** shift[rounding]).mean(0)
+    other = np.square(coefficients).sum(0) @ lost
     other += (np.square(layer.explicit).sum() + len(bias) * ratio**2) / 12
-    exponent = _exponents(coefficients, numbers.var(0), group, other)
+    exponent = _exponents(coefficients, numbers.var(0), rounding, other)
 
-    coefficients /= 2.0 ** exponent[group]
+    coefficients /= 2.0 ** exponent[rounding]
     unit, bias = source.scale, bias / source.scale
-    # Scales of filters of zeros, or near it, follow from the bias and the least multiplier there is.
+    # The scale of a filter of zeros, or near it, follows from the bias and the least multiplier there is.
     scales = np.maximum(np.abs(coefficients).max(1) / 127, np.maximum(np.abs(bias), ratio) / 2**30).astype(np.float32)
     held = np.clip(np.rint(coefficients / scales[:, None]), -127, 127)
     lift = max(0, int(np.floor(np.log2(scales.max() / ratio))) + 1)  # Makes every multiplier less than 1.
@@ -166,19 +185,19 @@ def quantize(
 
     # The bias takes the mean of what rounding adds.
     wanted = layer.explicit.reshape(len(bias), -1) @ (windows.reshape(len(windows), -1).mean(0) - source.zero_point)
-    bias = np.rint((bias + wanted) / scales - held * 2.0 ** exponent[group] @ numbers.mean(0))
-    largest = np.abs(bias) + np.abs(held) @ (255 * 2.0 ** exponent[group])
+    bias = np.rint((bias + wanted) / scales - held * 2.0 ** exponent[rounding] @ numbers.mean(0))
+    largest = np.abs(bias) + np.abs(held) @ (255 * 2.0 ** exponent[rounding])
     if exponent.max() > _MOST_EXPONENT or largest.max() >= 2**31:
         raise CannotQuantize("its integer sums could pass 2³¹")
-    options["features"] = form.blob(np.stack([shift, zero, exponent], 1), staged)
+    options["features"] = features.blob(np.stack([shift, zero, exponent], 1), staged)
     return Integers(held.astype(np.int8), scales, bias.astype(np.int32), unit * scales, options)
 
 
-def _add_up(
+def _pool(
     layer: Filters, bias: np.ndarray, source: Quantization, windows: np.ndarray
 ) -> tuple[Filters, np.ndarray, Quantization, np.ndarray, bytes]:
-    """Adds up the runs of taps: what `quantize` takes for what is left over their sums, and the option sums."""
-    (kh, kw, channels), (vertical, horizontal) = layer.shape, layer.runs
+    """Pools pixels: what `quantize` takes for what is left over the pooled sums, and the option ``sums``."""
+    (kh, kw, channels), (vertical, horizontal) = layer.shape, layer.pool_size
     grid = windows.astype(np.int32).reshape(-1, kh // vertical, vertical, kw // horizontal, horizontal, channels)
     sums = (grid - source.zero_point).sum((2, 4)).reshape(len(windows), -1, channels)
 
@@ -188,7 +207,7 @@ def _add_up(
     # Clipping rare sums for the sake of a finer shift gains a tenth of a point of accuracy in ResNet-18 on CIFAR-10.
     shift, zero = min((_fit(sums.reshape(-1, 1), _MOST_SHIFT, less) for less in (0, 1)), key=noise)
     rounded, shift, zero = _rounded(sums, shift, zero), int(shift[0]), int(zero[0])
-    left, scale = layer.over_sums(), source.scale * 2.0**shift
+    left, scale = layer.over_pools(), source.scale * 2.0**shift
     # The bias takes the mean of what rounding adds.
     lost = sums.mean(0) / 2.0**shift - (rounded.mean(0) - zero)
     bias = bias + scale * (left.explicit.reshape(len(bias), -1) @ lost.ravel())
@@ -196,15 +215,15 @@ def _add_up(
     return left, bias, Quantization(scale, zero), rounded.astype(np.int8), option
 
 
-def _stage(form: _Form, windows: np.ndarray, zero_point: int) -> tuple[np.ndarray, np.ndarray]:
+def _stage(features: _Features, windows: np.ndarray, zero_point: int) -> tuple[np.ndarray, np.ndarray]:
     """Features before their shift, int32 [N, n], and the shift a of every channel code, 0 for full ones."""
-    p = form.transform(windows) - form.transform(np.full(form.channels, zero_point, np.int8))
-    limit = 32767 // len(form.spatial)
+    p = features.transform(windows) - features.transform(np.full(features.channels, zero_point, np.int8))
+    limit = 32767 // len(features.spatial)
     largest = np.abs(p).max((0, 1)).clip(1)
-    staged = np.where(form.full, 0, np.ceil(np.log2(largest / limit)).clip(0, _MOST_SHIFT)).astype(np.int64)
+    staged = np.where(features.full, 0, np.ceil(np.log2(largest / limit)).clip(0, _MOST_SHIFT)).astype(np.int64)
     t = ((p + _half(staged)).clip(-32768, 32767) >> staged).clip(-limit, limit)
-    sums = (form.spatial @ t.astype(np.float32)).astype(np.int32)  # Exact: below 2^15.
-    return np.where(form.full, p, sums)[:, form.tap, form.position], staged
+    sums = (features.spatial @ t.astype(np.float32)).astype(np.int32)  # Exact: below 2^15.
+    return np.where(features.full, p, sums)[:, features.tap, features.position], staged
 
 
 def _half(shift: np.ndarray) -> np.ndarray:
@@ -220,7 +239,7 @@ def _rounded(values: np.ndarray, shift: np.ndarray, zero: np.ndarray) -> np.ndar
 def _fit(values: np.ndarray, most: int, less: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The least shifts, less so much, and zero points, with which the columns of [N, groups] fit 8 bits.
 
-    Of features, clipping rare values for the sake of a finer shift was tried: it gains nothing and makes the largest
+    Clipping rare values of features for the sake of a finer shift was tried: it gains nothing and makes the largest
     errors larger.
     """
     low, high = np.minimum(values.min(0), 0), np.maximum(values.max(0), 0)  # The zero point has to fit too.
@@ -229,17 +248,17 @@ def _fit(values: np.ndarray, most: int, less: int = 0) -> tuple[np.ndarray, np.n
     return shift, zero
 
 
-def _exponents(coefficients: np.ndarray, variance: np.ndarray, group: np.ndarray, other: float) -> np.ndarray:
-    """Exponents of groups: 0, or one larger number for those whose coefficients are far above the rest.
+def _exponents(coefficients: np.ndarray, variance: np.ndarray, rounding: np.ndarray, other: float) -> np.ndarray:
+    """The exponent of each rounding: 0, or one larger number for those whose coefficients are far above the rest.
 
     Args:
         coefficients: real, [K, n]; the largest of a filter sets the resolution of all.
-        variance: of the features, [n].
-        group: of the features, [n].
-        other: power of what is noise besides the coefficients' rounding.
+        variance: the features' variances, [n].
+        rounding: the number of each feature's rounding, [n].
+        other: power of the noise that is not the coefficients' rounding.
     """
-    order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    order = np.argsort(rounding, kind="stable")
+    starts = np.flatnonzero(np.diff(rounding[order], prepend=-1))
     largest = np.maximum.reduceat(np.abs(coefficients[:, order]), starts, axis=1)
     power = np.add.reduceat(variance[order], starts)
     ranked = np.argsort(-largest.mean(0), kind="stable")

@@ -1,4 +1,4 @@
-"""From a Keras model to a TFLite file by the standard converter, with chosen layers computed in a chosen way."""
+"""The standard converter: from a Keras model to a TFLite file, with chosen layers computed in a chosen way."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import contextlib
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from dbf_keras.backend import keras
-from dbf_keras.layers import same_margins, sum_stride
+from dbf_keras.folding import Folding, Steps
 
 SIGNATURE = "serving_default"
+
+# A layer, and the function that takes the place of its `call` in the file.
+LayerCall = tuple[keras.layers.Layer, Callable]
 
 
 def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
@@ -22,9 +25,7 @@ def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return list({id(layer): layer for layer in model._flatten_layers(include_self=False)}.values())
 
 
-def plain_call(
-    layer: keras.layers.Layer, kernel: Any, projection: np.ndarray | None = None, runs: tuple[int, int] = (1, 1)
-) -> Callable:
+def plain_call(layer: keras.layers.Layer, kernel: Any, folding: Folding | None = None) -> LayerCall:
     """A layer's computation with a given kernel, in the ops that the converter folds and fuses best.
 
     Keras computes a dilated convolution between SPACE_TO_BATCH_ND and BATCH_TO_SPACE_ND, and a dense layer on more than
@@ -32,47 +33,55 @@ def plain_call(
 
     Args:
         layer: a channels-last Conv2D or a Dense layer, or a subclass.
-        kernel: [kh, kw, C, K] or [C, K].
-        projection: [C', C], applied to the channels first.
-        runs: (vertical, horizontal) numbers of pixels that are added up next, for a kernel whose taps are these apart.
+        kernel: [kh, kw, C, K], or [C, K] of a dense layer; of the convolution that is left if it is folded.
+        folding: the folded form to compute in, if any.
 
     Returns:
-        A replacement of ``layer.call``.
+        The layer and a replacement of its ``call``.
     """
     import tensorflow as tf
 
     def call(inputs, **_):  # Keras may pass `training`.
         if isinstance(layer, keras.layers.Dense):
-            if projection is not None:
-                inputs = tf.linalg.matmul(inputs, tf.cast(projection, inputs.dtype))
+            if folding is not None:
+                inputs = tf.linalg.matmul(inputs, tf.cast(folding.projection.astype(np.float32), inputs.dtype))
             outputs = tf.linalg.matmul(inputs, tf.cast(kernel, inputs.dtype))
+        elif folding is not None:
+            outputs = _folded_convolution(layer, inputs, kernel, folding)
         else:
-            if projection is not None:
-                inputs = tf.nn.conv2d(inputs, tf.cast(projection[None, None], inputs.dtype), 1, "SAME")
-            outputs = _convolution(layer, inputs, kernel, runs)
+            outputs = _convolve(inputs, kernel, layer.strides, layer.padding, layer.dilation_rate)
         if layer.use_bias:
             outputs = tf.nn.bias_add(outputs, tf.cast(layer.bias, inputs.dtype))
         return outputs if layer.activation is None else layer.activation(outputs)
 
-    return call
+    return layer, call
 
 
-def _convolution(layer: keras.layers.Layer, inputs: Any, kernel: np.ndarray, runs: tuple[int, int]) -> Any:
+def _convolve(inputs: Any, kernel: Any, strides: Any, padding: str, dilations: Any) -> Any:
     import tensorflow as tf
 
-    strides, padding, dilations = layer.strides, layer.padding.upper(), layer.dilation_rate
-    if runs != (1, 1) and padding == "SAME" and None in inputs.shape[1:3] and max(strides) > 1:
-        # How much to pad depends on the size: filters with all their taps.
-        kernel = np.repeat(np.repeat(kernel, runs[0], 0), runs[1], 1)
-    elif runs != (1, 1):
-        if padding == "SAME":
-            margins = same_margins(inputs.shape[1:3], layer.kernel_size, strides)
-            inputs, padding = tf.pad(inputs, [[0, 0], *margins, [0, 0]]), "VALID"
-        step = sum_stride(runs, strides)
-        ones = tf.ones((*runs, inputs.shape[-1], 1), inputs.dtype)
-        inputs = tf.nn.depthwise_conv2d(inputs, ones, (1, step, step, 1), "VALID")
-        strides, dilations = ([size // step for size in sizes] for sizes in (strides, runs))
-    return tf.nn.conv2d(inputs, tf.cast(kernel, inputs.dtype), strides, padding, dilations=dilations)
+    return tf.nn.conv2d(inputs, tf.cast(kernel, inputs.dtype), strides, padding.upper(), dilations=dilations)
+
+
+def _folded_convolution(layer: keras.layers.Layer, inputs: Any, kernel: np.ndarray, folding: Folding) -> Any:
+    import tensorflow as tf
+
+    def project(inputs, matrix):
+        return tf.nn.conv2d(inputs, tf.cast(matrix[None, None].astype(np.float32), inputs.dtype), 1, "SAME")
+
+    def pool(inputs, size, step):
+        ones = tf.ones((*size, inputs.shape[-1], 1), inputs.dtype)
+        return tf.nn.depthwise_conv2d(inputs, ones, (1, step, step, 1), "VALID")
+
+    if not folding.knows_margins(inputs.shape[1:3], layer.padding):
+        folding, kernel = folding.without_pools(kernel)
+    steps = Steps(
+        project=project,
+        pad=lambda inputs, margins: tf.pad(inputs, [[0, 0], *margins, [0, 0]]),
+        pool=pool,
+        convolve=_convolve,
+    )
+    return folding.apply(inputs, kernel, layer.padding, steps)
 
 
 def _needs_plain_call(layer: keras.layers.Layer) -> bool:
@@ -85,22 +94,19 @@ def _needs_plain_call(layer: keras.layers.Layer) -> bool:
 
 
 @contextlib.contextmanager
-def _calls_replaced(layers: list[keras.layers.Layer], calls: Mapping[int, Callable]) -> Iterator[None]:
-    """Replaces ``call`` of the layers with these ids, and half precision by float32, while the context lasts."""
-    policies = []
+def _calls_replaced(layers: list[keras.layers.Layer], calls: list[LayerCall]) -> Iterator[None]:
+    """Replaces these calls, and half precision of all layers by float32, while the context lasts."""
+    halves = [(layer, layer.dtype_policy) for layer in layers if layer.compute_dtype != layer.variable_dtype]
     try:
-        for layer in layers:
-            if id(layer) in calls:
-                layer.call = calls[id(layer)]
-            if layer.compute_dtype != layer.variable_dtype:
-                policies.append((layer, layer.dtype_policy))
-                _set_policy(layer, "float32")
+        for layer, call in calls:
+            layer.call = call
+        for layer, _ in halves:
+            _set_policy(layer, "float32")
         yield
     finally:
-        for layer in layers:
-            if id(layer) in calls:
-                del layer.call
-        for layer, policy in policies:
+        for layer, _ in calls:
+            del layer.call
+        for layer, policy in halves:
             _set_policy(layer, policy)
 
 
@@ -113,7 +119,7 @@ def _set_policy(layer: keras.layers.Layer, policy: Any) -> None:
 
 def to_flatbuffer(
     model: keras.Model,
-    calls: Mapping[int, Callable],
+    calls: Iterable[LayerCall],
     samples: list[list[np.ndarray]] | None = None,
     io_type: str = "float32",
 ) -> bytes:
@@ -121,7 +127,7 @@ def to_flatbuffer(
 
     Args:
         model: a model whose input shapes are known. A batch size of None stays dynamic.
-        calls: replacements of ``call`` by id of the layer.
+        calls: layers, each with what takes the place of its ``call``; see `plain_call`.
         samples: typical inputs, one array for each of the model's; given these, the file computes in int8.
         io_type: type of that file's floating inputs and outputs, ``"float32"`` or ``"int8"``.
 
@@ -141,7 +147,7 @@ def to_flatbuffer(
             "a .keras file and export that with KERAS_BACKEND=tensorflow."
         )
     layers = all_layers(model)
-    calls = {id(layer): plain_call(layer, layer.kernel) for layer in layers if _needs_plain_call(layer)} | dict(calls)
+    calls = [*calls, *(plain_call(layer, layer.kernel) for layer in layers if _needs_plain_call(layer))]
     names = input_names(model)
     specs = {
         name: tf.TensorSpec(tuple(tensor.shape), tensor.dtype, name)
@@ -172,7 +178,14 @@ def to_flatbuffer(
 
 
 def require_inputs(model: keras.Model) -> None:
-    """Raises an error if the shapes of a model's inputs are not known."""
+    """Checks that something is a Keras model whose input shapes are known.
+
+    Raises:
+        TypeError: it is no Keras model.
+        ValueError: the shapes are not known.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Export takes a Keras model, such as keras.models.load_model(path) gives; got {model!r}.")
     if not getattr(model, "inputs", None):
         raise ValueError(
             f"Model {model.name!r} does not know the shape of its inputs. Build it as a functional or sequential model "

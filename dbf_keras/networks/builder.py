@@ -16,7 +16,7 @@ _PIXEL_STATISTICS = {1: ([33.3], [78.6]), 3: ([123.7, 116.3, 103.5], [58.4, 57.1
 
 
 @dataclasses.dataclass
-class Blocks:
+class NetworkBuilder:
     """The options that all networks take, and the layers built by them.
 
     Attributes:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from dbf_keras.augment import Augmentation
 
 from dbf_keras import distributed
-from dbf_keras.augment import Augmentation
 from dbf_keras.backend import keras, on_accelerator, ops
 
 # A source hands out an epoch: from the images' order, int32 [steps, batch], and seeds, int32 [steps, 2], or None if

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dbf_keras.export import features
+from dbf_keras.export import int8_op
 from dbf_keras.export.filters import Filters
 
 S_X, S_Y = 0.05, 0.1
@@ -29,10 +29,10 @@ def draw(layer, count=300, low=-128, seed=0):
 
 def quantize(layer, windows, bias=0.0, zero_point=0, s_y=S_Y):
     bias = np.full(len(layer.alpha), bias)
-    return features.quantize(layer, bias, features.Quantization(S_X, zero_point), features.Quantization(s_y), windows)
+    return int8_op.quantize(layer, bias, int8_op.Quantization(S_X, zero_point), int8_op.Quantization(s_y), windows)
 
 
-def triples(integers):
+def roundings(integers):
     return np.frombuffer(integers.options["features"], np.int8).reshape(-1, 3)
 
 
@@ -42,29 +42,29 @@ def triples(integers):
 def test_features_before_rounding_times_coefficients_are_the_filters(kernel, channels, selection):
     layer = held(kernel, selection, channels)
     windows = draw(layer) // 16  # So small that nothing is shifted.
-    form = features._Form(layer)
-    values, staged = features._stage(form, windows, 3)
+    features = int8_op._Features(layer)
+    values, staged = int8_op._stage(features, windows, 3)
     assert not staged.any()
     expected = (windows.astype(int) - 3).reshape(len(windows), -1) @ layer.explicit.reshape(len(layer.alpha), -1).T
-    np.testing.assert_allclose(values @ form.coefficients(layer).T, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(values @ features.coefficients(layer).T, expected, rtol=0, atol=1e-6)
 
 
 def test_more_than_256_channels_are_halved():
     layer = held((1, 1), "random", 700)
     windows = draw(layer)
-    form = features._Form(layer)
-    values, _ = features._stage(form, windows, 0)
+    features = int8_op._Features(layer)
+    values, _ = int8_op._stage(features, windows, 0)
     expected = windows.reshape(len(windows), -1) @ layer.explicit.reshape(len(layer.alpha), -1).T
-    assert form.halvings == 2
+    assert features.halvings == 2
     np.testing.assert_allclose(
-        4 * values @ form.coefficients(layer).T, expected, rtol=0, atol=0.01 * expected.std() * 4
+        4 * values @ features.coefficients(layer).T, expected, rtol=0, atol=0.01 * expected.std() * 4
     )
 
 
 def test_a_layer_of_all_codes_reads_its_input_itself():
     layer = held((3, 3), "ovsf", 16, ratio=1)
     integers = quantize(layer, draw(layer, low=-20), zero_point=-20)
-    assert triples(integers).tolist() == [[0, -20, 0]]
+    assert roundings(integers).tolist() == [[0, -20, 0]]
     filters = layer.explicit.reshape(6, -1)
     np.testing.assert_array_equal(integers.coefficients, np.rint(filters / integers.scales[:, None]))
 
@@ -73,8 +73,8 @@ def test_shifts_fit_the_features():
     layer = held((1, 1), "separable", 64, seed=3)
     integers = quantize(layer, draw(layer))
     # Sums of 64 numbers of standard deviation 30: 240, so that ±127·2^3 is four of them.
-    assert triples(integers)[:, 0].tolist() == [3] * 16
-    assert np.all(np.abs(triples(integers)[:, 1]) < 20)
+    assert roundings(integers)[:, 0].tolist() == [3] * 16
+    assert np.all(np.abs(roundings(integers)[:, 1]) < 20)
 
 
 @pytest.mark.parametrize("selection, ratio", [("ovsf", 1 / 16), ("separable", 1)])
@@ -82,7 +82,7 @@ def test_values_far_from_zero_fit_too(selection, ratio):
     layer = held((1, 1), selection, 16, ratio=ratio)
     layer = Filters("layer", layer.shape, (1, 1), (1, 1), layer.alpha[:, :1], np.array([0]))  # The sum of all channels.
     windows = draw(layer) // 4 + 80
-    [[shift, zero, _]] = triples(quantize(layer, windows, zero_point=0))
+    [[shift, zero, _]] = roundings(quantize(layer, windows, zero_point=0))
     largest = windows.astype(int).sum(-1).max()
     assert largest / 2.0**shift + zero < 128 < largest / 2.0 ** (shift - 1) - 128 + 1
 
@@ -101,25 +101,25 @@ def test_multipliers_are_less_than_1():
     layer = held((1, 1), "random", 8, ratio=1)
     windows = draw(layer)
     usual, fine = quantize(layer, windows), quantize(layer, windows, s_y=1e-3)
-    assert S_X * usual.scales.max() / S_Y < 0.5 and not triples(usual)[:, 2].any()
+    assert S_X * usual.scales.max() / S_Y < 0.5 and not roundings(usual)[:, 2].any()
     assert 0.5 <= S_X * fine.scales.max() / 1e-3 < 1
-    [exponent] = set(triples(fine)[:, 2].tolist())
+    [exponent] = set(roundings(fine)[:, 2].tolist())
     np.testing.assert_array_equal(fine.coefficients, usual.coefficients)
     np.testing.assert_array_equal(fine.scales * 2**exponent, usual.scales)
 
 
 def test_sums_that_could_overflow_are_refused():
     layer = held((3, 3), "random", 64)
-    with pytest.raises(features.CannotQuantize, match="sums could pass"):
+    with pytest.raises(int8_op.CannotQuantize, match="sums could pass"):
         quantize(layer, draw(layer), s_y=1e-6)
 
 
 def test_large_coefficients_get_an_exponent_only_if_it_pays():
     layer = held((1, 1), "separable", 64, seed=3)
-    assert not triples(quantize(layer, draw(layer)))[:, 2].any()
+    assert not roundings(quantize(layer, draw(layer)))[:, 2].any()
     layer.alpha[:, 5] *= 50
     integers = quantize(layer, draw(layer))
-    exponents = triples(integers)[:, 2]
+    exponents = roundings(integers)[:, 2]
     assert exponents[5] > 0 and not np.delete(exponents, 5).any()
     # What it is for: the others are more than a few steps.
     assert np.abs(np.delete(integers.coefficients, 5, axis=1)).max(1).min() > 20
@@ -129,10 +129,10 @@ def test_the_bias_takes_the_mean_of_what_rounding_adds():
     layer = held((3, 3), "separable", 32, seed=1)
     windows = draw(layer, low=10, count=500)
     integers = quantize(layer, windows, zero_point=0)
-    form = features._Form(layer)
-    values, _ = features._stage(form, windows, 0)
-    shift, zero, exponent = triples(integers).astype(np.int64)[form.group].T
-    numbers = (features._rounded(values, shift, zero) - zero) * 2.0**exponent
+    features = int8_op._Features(layer)
+    values, _ = int8_op._stage(features, windows, 0)
+    shift, zero, exponent = roundings(integers).astype(np.int64)[features.rounding].T
+    numbers = (int8_op._rounded(values, shift, zero) - zero) * 2.0**exponent
     got = S_X * integers.scales * (numbers @ integers.coefficients.T + integers.bias)
     expected = S_X * windows.reshape(len(windows), -1) @ layer.explicit.reshape(6, -1).T
     error = got - expected

@@ -1,0 +1,134 @@
+"""``dbf export``: writes a model as a TensorFlow Lite file and checks it against Keras.
+
+dbf export --model=model.keras --mode=onthefly --quantize=weights
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from dbf_keras import command, data
+from dbf_keras.forms import IO_TYPES, MODES, ONTHEFLY, QUANTIZATIONS, Form
+
+_FLAGS = flags.FLAGS
+_FILE = ".tflite"
+_FLOAT = "none"  # What --quantize calls float32.
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command on these arguments, by default this process's."""
+    _define_flags()
+    command.run(main, __name__, arguments)
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("model", None, "A model of the zoo or a .keras file. By default the zoo's default model.")
+    flags.DEFINE_enum(
+        "mode",
+        ONTHEFLY,
+        MODES,
+        "explicit: filters in standard ops. folded: separable layers as pooling, a projection of the channels and a "
+        "smaller convolution, in standard ops. onthefly: coefficients only, in ops of our C library.",
+    )
+    flags.DEFINE_enum(
+        "quantize",
+        _FLOAT,
+        [name or _FLOAT for name in QUANTIZATIONS],
+        "weights: int8 weights, one scale a filter. int4: the same with int4 coefficients in our ops (onthefly only). "
+        "int8: compute in int8, calibrated on training images.",
+    )
+    flags.DEFINE_enum("io", "float32", IO_TYPES, "With --quantize=int8, the type of inputs and outputs.")
+    flags.DEFINE_enum(
+        "dataset",
+        None,
+        data.DATASETS,
+        "With --quantize=int8, the data set of the training images. By default that of the zoo model.",
+    )
+    flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or train/ and test/, or the TFRecords are.")
+    flags.DEFINE_string("output", None, "The file to write. By default MODEL_MODE[_QUANTIZE].tflite in this folder.")
+    flags.DEFINE_bool("strict", False, "Fail if a layer cannot be written as asked.")
+
+
+def main(_: list[str]) -> None:
+    """Exports as the flags say and prints the table of layers."""
+    form = Form(_FLAGS.mode, None if _FLAGS.quantize == _FLOAT else _FLAGS.quantize)
+    if _FLAGS.model is not None and _is_path(_FLAGS.model):
+        _check_keras_file(_FLAGS.model)
+    _check_combination(form)
+    if _FLAGS.output is not None:
+        _check_writable(pathlib.Path(_FLAGS.output))
+
+    # After the checks that need no TensorFlow, which takes seconds to import.
+    with command.quiet_libraries():
+        from dbf_keras.export import convert
+
+        name, model = _load(_FLAGS.model)
+        output = pathlib.Path(_FLAGS.output or f"{name}_{form.role}{_FILE}")
+        _check_writable(output)
+        try:
+            images = _training_images(model) if form.quantize == "int8" else None
+            result = convert(model, *form, representative_data=images, io_type=_FLAGS.io, strict=_FLAGS.strict)
+        except (RuntimeError, ImportError) as error:  # No C library or no runtime to check with; says what to do.
+            raise ValueError(error) from error
+    command.write_atomically(output, lambda path: path.write_bytes(result.data))
+    result.print()
+    print(f"written to {output}")
+
+
+def _is_path(model: str) -> bool:
+    return model.endswith(".keras") or os.sep in model or os.path.exists(model)
+
+
+def _check_combination(form: Form) -> None:
+    if form.quantize == "int4" and form.mode != ONTHEFLY:
+        raise ValueError(f"--quantize=int4 is for --mode=onthefly only; with --mode={form.mode} use weights or int8.")
+    if form.quantize != "int8":
+        for name, default in (("io", "float32"), ("dataset", None), ("data_dir", None)):
+            if _FLAGS[name].value != default:
+                raise ValueError(f"--{name} is for --quantize=int8 only; got --quantize={_FLAGS.quantize}.")
+    elif _FLAGS.model is not None and _is_path(_FLAGS.model) and _FLAGS.dataset is None:
+        raise ValueError("--quantize=int8 of a .keras file needs --dataset, whose training images calibrate it.")
+
+
+def _check_keras_file(path: str) -> None:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no model file {path!r}. Give a .keras file or the name of a zoo model.")
+    if not path.endswith(".keras"):
+        raise ValueError(f"{path!r} is not a .keras file. Save the model with model.save('NAME.keras').")
+
+
+def _check_writable(output: pathlib.Path) -> None:
+    if output.is_dir():
+        raise IsADirectoryError(f"--output names the file to write; {str(output)!r} is a folder.")
+    if output.suffix != _FILE:
+        raise ValueError(f"--output must end in {_FILE}; got {str(output)!r}.")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(output.parent)!r} to write {output.name!r} into.")
+    if not os.access(output.parent, os.W_OK):
+        raise PermissionError(f"The folder {str(output.parent)!r} is not writable; choose another --output.")
+
+
+def _load(model: str | None) -> tuple:
+    """The name and the Keras model of a zoo name (None: the default) or a path."""
+    if model is None or not _is_path(model):
+        from dbf_keras import zoo
+
+        return zoo.entry(model)["name"], zoo.load_zoo(model)
+
+    from dbf_keras import keras_file
+
+    return pathlib.Path(model).stem, keras_file.load(model)
+
+
+def _training_images(model: Any) -> list[np.ndarray]:
+    """A batch of raw pixels 0–255 to calibrate with."""
+    from dbf_keras import zoo
+
+    name = _FLAGS.dataset or zoo.entry(_FLAGS.model)["dataset"]
+    return [data.load(name, _FLAGS.data_dir, model.input_shape[1]).calibration_images()]

@@ -1,0 +1,255 @@
+"""Export: choose a form for each layer, convert, rewrite, quantise, verify."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from dbf_keras.backend import keras, own_variables
+from dbf_keras.export import calibration, converter, flatfile, quantization, rewrite, verify
+from dbf_keras.export.filters import Filters
+from dbf_keras.export.records import LayerRecord, choose
+from dbf_keras.export.report import ExportResult, LayerReport
+from dbf_keras.forms import EXPLICIT, FOLDED, ONTHEFLY, Form
+from dbf_keras.layers import DBFDense
+
+_CHECKED = 32  # Representative examples on which an int8 file is held against Keras.
+
+
+def to_tflite(
+    model: keras.Model,
+    mode: str = "onthefly",
+    quantize: str | None = None,
+    *,
+    representative_data: Iterable[Any] | None = None,
+    io_type: str = "float32",
+) -> bytes:
+    """Exports a Keras model as a TFLite file. BatchNorm is folded and ReLU fused in every mode.
+
+    Does not run the file; `convert` does, and says more.
+
+    Args:
+        model: functional or sequential, DBF and ordinary layers mixed as you like. A batch size of None stays dynamic.
+        mode: ``"explicit"``, ``"folded"`` or ``"onthefly"``; see `dbf_keras.forms`.
+        quantize: None for float32; ``"weights"`` for int8 weights with one scale a filter; ``"int4"`` for the same with
+            int4 coefficients in our ops (``mode="onthefly"`` only); ``"int8"`` to compute in int8 throughout.
+        representative_data: for ``"int8"``, some hundred typical inputs, as an iterable of batches that the model
+            takes: arrays, or lists of arrays for a model of several inputs.
+        io_type: for ``"int8"``, the type of the file's inputs and outputs: ``"float32"`` or ``"int8"``.
+
+    Returns:
+        The file. A layer that cannot be written as asked is explicit in it, with a warning that names the reason.
+
+    Raises:
+        ValueError: an argument is not one of those, or the model cannot be converted.
+    """
+    result = convert(model, mode, quantize, representative_data=representative_data, io_type=io_type, check=False)
+    for layer in result.layers:
+        if layer.failed:
+            warnings.warn(f"Layer {layer.name!r} is written as {layer.form}: {layer.reason}.", stacklevel=2)
+    return result.data
+
+
+def convert(
+    model: keras.Model,
+    mode: str = "onthefly",
+    quantize: str | None = None,
+    *,
+    representative_data: Iterable[Any] | None = None,
+    io_type: str = "float32",
+    strict: bool = False,
+    check: bool = True,
+    inputs: list[np.ndarray] | None = None,
+) -> ExportResult:
+    """Exports a Keras model and reports on every DBF layer.
+
+    Args:
+        model: as for `to_tflite`.
+        mode: as for `to_tflite`.
+        quantize: as for `to_tflite`.
+        representative_data: as for `to_tflite`.
+        io_type: as for `to_tflite`.
+        strict: raise if a layer cannot be written as asked, instead of writing it as explicit.
+        check: hold the file against Keras and against the size of the explicit file.
+        inputs: what to run for the check, one array for each input; by default random, or the first of
+            ``representative_data``.
+
+    Returns:
+        The file and its report.
+
+    Raises:
+        ValueError: an argument is not one of those, the model cannot be converted, or ``strict`` and a layer cannot be
+            written as asked.
+        RuntimeError: the file needs our C library for the check, and it is not built.
+    """
+    form = Form(mode, quantize)
+    form.check(representative_data is not None, io_type)
+    converter.require_inputs(model)
+    layers = converter.all_layers(model)
+    records = choose(layers, mode)
+    _raise_if_strict(strict, records, mode)
+    samples = None if representative_data is None else calibration.to_samples(model, representative_data)
+
+    data = converter.to_flatbuffer(model, map(_call, records), samples, io_type)
+    explicit = data
+    if samples is not None or any(record.form == FOLDED for record in records):
+        needed = check or mode == ONTHEFLY
+        explicit = converter.to_flatbuffer(model, map(_explicit_call, records)) if needed else b""
+    if mode == ONTHEFLY or quantize in ("weights", "int4"):
+        file = flatfile.load(data)
+        if mode == ONTHEFLY:
+            found = _write_on_the_fly(file, records, model, data, explicit, samples)
+            _raise_if_strict(strict, found, mode)
+        if quantize in ("weights", "int4"):
+            quantization.quantize_weights(file, int4=quantize == "int4")
+        data = flatfile.dump(file)
+
+    reports = tuple(_report(record, quantize) for record in records)
+    result = ExportResult(data, form, reports, _ordinary(layers, records, quantize))
+    return _checked(result, model, explicit, samples, inputs) if check else result
+
+
+def _checked(
+    result: ExportResult,
+    model: keras.Model,
+    explicit: bytes,
+    samples: list[list[np.ndarray]] | None,
+    inputs: list[np.ndarray] | None,
+) -> ExportResult:
+    """The result with its file held against Keras and against the size of the explicit float32 file."""
+    if inputs is None:
+        inputs = verify.random_inputs(model) if samples is None else _first(model, samples)
+    reference = [np.asarray(output) for output in converter.run(model, inputs)]
+    outputs = verify.run_file(model, result.data, inputs)
+    absolute, relative = verify.difference(reference, outputs)
+    return dataclasses.replace(
+        result,
+        bytes_explicit=len(explicit),
+        difference=absolute,
+        relative_difference=relative,
+        noise=verify.noise(reference, outputs),
+    )
+
+
+def _first(model: keras.Model, samples: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """The first examples, as one batch where the model leaves the batch size open and they are of one shape."""
+    alike = [sample for sample in samples[:_CHECKED] if all(map(_same_shape, sample, samples[0]))]
+    if any(tensor.shape[0] is not None for tensor in model.inputs):
+        return samples[0]
+    return [np.concatenate(arrays) for arrays in zip(*alike, strict=True)]
+
+
+def _same_shape(first: np.ndarray, second: np.ndarray) -> bool:
+    return first.shape == second.shape
+
+
+def _call(record: LayerRecord) -> converter.LayerCall:
+    """A layer's computation in the file of the standard converter."""
+    folding = record.filters.folding
+    if record.form != FOLDED or folding is None:
+        return _explicit_call(record)
+    kernel = _twin_kernel(record, folding.filters(record.filters.alpha))
+    return converter.plain_call(record.layer, kernel, folding if folding.pooled or folding.projected else None)
+
+
+def _explicit_call(record: LayerRecord) -> converter.LayerCall:
+    return converter.plain_call(record.layer, _twin_kernel(record, record.filters.explicit))
+
+
+def _twin_kernel(record: LayerRecord, filters: np.ndarray) -> np.ndarray:
+    """Filters [K, kh, kw, C] as the kernel of the plain twin: [kh, kw, C, K], or [C, K] for a dense layer."""
+    kernel = np.moveaxis(filters, 0, -1).astype(np.float32)
+    return kernel[0, 0] if isinstance(record.layer, DBFDense) else kernel
+
+
+def _write_on_the_fly(
+    file: Any,
+    records: list[LayerRecord],
+    model: keras.Model,
+    data: bytes,
+    explicit: bytes,
+    samples: list[list[np.ndarray]] | None,
+) -> list[LayerRecord]:
+    """Rewrites a file's ops to ours; layers without such an op become explicit. Returns the records.
+
+    Args:
+        file: ``ModelT`` of ``data``; changed in place.
+        records: the DBF layers.
+        model: that the file was made of.
+        data: the explicit file.
+        explicit: the same in float32.
+        samples: of an int8 file, typical inputs.
+    """
+    wanted = [record for record in records if record.form == ONTHEFLY]
+    filters = [record.filters for record in wanted]
+    if samples is None:
+        found = rewrite.to_ops(file, filters)
+    else:
+        draw = functools.partial(calibration.draw_windows, model, data, samples=samples)
+        found = rewrite.to_int8_ops(file, flatfile.load(explicit), filters, draw)
+    for position, record in enumerate(wanted):
+        reason = found.get(position, "no op of the converted file has these filters times a scale")
+        if reason:
+            record.make_explicit(reason, failed=True)
+    return records
+
+
+def _raise_if_strict(strict: bool, records: list[LayerRecord], mode: str) -> None:
+    failed = [f"{record.filters.name}: {record.reason}" for record in records if record.failed]
+    if strict and failed:
+        raise ValueError(
+            f"Not every layer can be written as {mode}:\n  " + "\n  ".join(failed) + "\n"
+            "Without `strict` these layers are written as explicit."
+        )
+
+
+def _report(record: LayerRecord, quantize: str | None) -> LayerReport:
+    filters = record.filters
+    count, kept = filters.alpha.shape
+    return LayerReport(
+        filters.name,
+        record.form,
+        4 * filters.taps * count,
+        _stored_bytes(filters, record.form, quantize),
+        kept,
+        filters.taps,
+        record.reason,
+        record.failed,
+    )
+
+
+def _stored_bytes(filters: Filters, form: str, quantize: str | None) -> int:
+    """Bytes of a layer's weights in a file."""
+    stored = functools.partial(quantization.stored_bytes, quantize=quantize)
+    count, folding = len(filters.alpha), filters.folding
+    if form == ONTHEFLY:
+        return stored(filters.alpha.size, count, direct=True)
+    if form == EXPLICIT or folding is None:
+        return stored(filters.taps * count, count, direct=False)
+    channels = len(folding.channels)
+    size = stored(filters.alpha.size, count, direct=False)
+    if folding.projected:
+        size += stored(filters.shape[2] * channels, channels, direct=False)
+    if folding.pooled:
+        ones = folding.pool_size[0] * folding.pool_size[1] * channels
+        size += stored(ones, channels, direct=False)
+    return size
+
+
+def _ordinary(
+    layers: list[keras.layers.Layer], records: list[LayerRecord], quantize: str | None
+) -> tuple[LayerReport, ...]:
+    """Reports on the layers with weights of two axes or more that are no DBF layers."""
+    reports = []
+    for layer in layers:
+        own = [variable for variable in own_variables(layer) if len(variable.shape) > 1]
+        if own and not any(record.layer is layer for record in records):
+            sizes = [(int(np.prod(variable.shape)), int(variable.shape[-1])) for variable in own]
+            stored = sum(quantization.stored_bytes(*size, quantize, direct=False) for size in sizes)
+            reports.append(LayerReport(layer.name, "ordinary", 4 * sum(size for size, _ in sizes), stored))
+    return tuple(reports)

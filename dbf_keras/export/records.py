@@ -1,0 +1,74 @@
+"""How each DBF layer of a model is written: its form, and why it is not the one that was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+from dbf_keras.backend import keras
+from dbf_keras.export.filters import Filters
+from dbf_keras.forms import EXPLICIT, FOLDED, ONTHEFLY
+from dbf_keras.layers import DBFConv2D, DBFDense
+
+
+@dataclasses.dataclass
+class LayerRecord:
+    """One DBF layer of a model that is exported.
+
+    Attributes:
+        layer: the layer.
+        filters: its filters.
+        form: how it is written: ``"explicit"``, ``"folded"`` or ``"onthefly"``.
+        reason: why the form is not the mode that was asked for; empty if it is.
+        failed: whether what was asked for is impossible, rather than just no gain.
+    """
+
+    layer: keras.layers.Layer
+    filters: Filters
+    form: str
+    reason: str = ""
+    failed: bool = False
+
+    def make_explicit(self, reason: str, failed: bool) -> None:
+        """Writes the layer as explicit, for this reason."""
+        self.form, self.reason, self.failed = EXPLICIT, reason, failed
+
+
+def choose(layers: Iterable[keras.layers.Layer], mode: str) -> list[LayerRecord]:
+    """A record of each DBF layer among some layers, in the form of a mode where the layer has that."""
+    records = [
+        LayerRecord(layer, Filters.of(layer), mode) for layer in layers if isinstance(layer, DBFConv2D | DBFDense)
+    ]
+    for record in records:
+        if mode == FOLDED and (reason := _not_folded(record.filters)):
+            record.make_explicit(*reason)
+        if mode == ONTHEFLY and record.filters.codes is None:
+            record.make_explicit("sp_ovsf keeps flat codes, which the op does not know", failed=True)
+    return records
+
+
+def _not_folded(filters: Filters) -> tuple[str, bool] | None:
+    """Why a layer is not written as folded, and whether that is impossible rather than just no gain; None if it is."""
+    if filters.codes is None:
+        return "sp_ovsf keeps flat codes, which do not separate into spatial and channel codes", True
+    folding = filters.folding
+    if folding is None:
+        return (
+            "its codes are no separable set: of channel codes with all spatial codes, or with all that are constant "
+            "over pools of taps",
+            True,
+        )
+    if not folding.pooled and not folding.projected:
+        return "it keeps every code, so folded is the plain layer", False
+    if folding.pooled and max(filters.dilations) > 1:
+        return "its taps are dilated, and so are the pools over which its codes are constant", True
+    count = len(filters.alpha)
+    pooling = math.prod(folding.pool_size)  # A depthwise convolution takes a multiply-add for each pixel of a pool.
+    if not folding.saves(count, pooling):
+        return (
+            f"folded would take {folding.multiply_adds(count, pooling):.0f} multiply-adds an output pixel, explicit "
+            f"takes {filters.taps * count}",
+            False,
+        )
+    return None

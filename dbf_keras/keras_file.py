@@ -1,0 +1,38 @@
+"""Keras models in .keras files."""
+
+from __future__ import annotations
+
+import os
+
+from dbf_keras.backend import keras
+from dbf_keras.layers import custom_objects
+
+SUFFIX = ".keras"
+
+
+def check_suffix(path: str | os.PathLike, what: str) -> None:
+    """Raises ValueError if a path does not end in .keras; ``what`` says what it is, as in ``"--output"``."""
+    if not os.fspath(path).endswith(SUFFIX):
+        raise ValueError(f"{what} must end in {SUFFIX}; got {os.fspath(path)!r}.")
+
+
+def load(path: str | os.PathLike, what: str = "the model") -> keras.Model:
+    """Loads a model with DBF or ordinary layers, not compiled.
+
+    Args:
+        path: of the .keras file.
+        what: what the file is to the caller, for errors: ``"--teacher"``, for example.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no .keras file, or Keras cannot load it.
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{what}: there is no file {path!r}.")
+    if not path.endswith(SUFFIX):
+        raise ValueError(f"{what}: {path!r} is not a {SUFFIX} file. Save the model with model.save('NAME{SUFFIX}').")
+    try:
+        return keras.models.load_model(path, custom_objects=custom_objects(), compile=False)
+    except Exception as error:  # Keras raises whatever its parts do: zip, json, h5py, a layer's constructor.
+        raise ValueError(f"{what}: Keras cannot load {path!r}: {error}") from error

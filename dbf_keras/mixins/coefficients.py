@@ -1,0 +1,209 @@
+"""The coefficients α of a layer: which codes they belong to, how they start, how they are fitted and rounded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dbf_keras import codes as dbf_codes
+from dbf_keras.backend import WITHOUT_AUTOCAST, MixinBase, compiled, keras, ops
+
+# Scales that are tried for α of few bits, as shares of the one at which nothing is clipped.
+_CLIPPING = np.linspace(0.4, 1, 13, dtype=np.float32)
+
+# The most spatial taps (kh·kw) of a kernel whose Gram matrix is inverted: a block has as many numbers as this squared.
+_MOST_INVERTED_TAPS = 121
+
+
+def take_codes(alpha: Any, places: np.ndarray) -> Any:
+    """The coefficients at these places of α [n, K]; place n stands for zeros, as of a code that is not kept."""
+    return ops.take(ops.pad(alpha, [[0, 1], [0, 0]]), places.astype(np.int32), axis=0)
+
+
+def rounded(alpha: Any, bits: int) -> Any:
+    """α [n, K] at 2^bits − 1 levels, symmetric about 0, with the scale of least squared error for each filter."""
+    held = ops.stop_gradient(alpha)
+    largest = 2 ** (bits - 1) - 1
+    unclipped = ops.maximum(ops.max(ops.abs(held), axis=0), 1e-30) / largest  # Scales at which nothing is clipped.
+
+    def at(scales):
+        return ops.clip(ops.round(held / scales), -largest, largest) * scales
+
+    trials = ops.reshape(unclipped, (1, 1, -1)) * _CLIPPING[:, None, None]
+    errors = ops.sum(ops.square(at(trials) - held), axis=1)
+    best = ops.take(_CLIPPING, ops.argmin(errors, axis=0), axis=0)
+    return alpha + ops.stop_gradient(at(unclipped * best) - held)
+
+
+class CoefficientsMixin(MixinBase):
+    """Creates, fits and rounds the coefficients.
+
+    Attributes:
+        coefficients: α, the variable [n, filters].
+        codes: the kept grid indices [n] in the order of α's first axis; None for ``"sp_ovsf"``, which has no grid form.
+        filter_shape: (kh, kw, C), the taps of a filter; a dense layer's is (1, 1, C).
+    """
+
+    def _init_coefficients(
+        self,
+        ratio: float,
+        selection: dbf_codes.Selection,
+        alpha_initializer: Any,
+        alpha_regularizer: Any,
+        alpha_constraint: Any,
+        alpha_bits: int | None,
+    ) -> None:
+        """Checks and keeps the arguments that DBF layers have besides their twin's."""
+        dbf_codes.count(1, ratio)  # Raises for a ratio outside (0, 1].
+        if alpha_bits is not None and alpha_bits not in range(2, 9):
+            raise ValueError(f"`alpha_bits` must be None or a whole number from 2 to 8; got {alpha_bits!r}.")
+        if self.kernel_constraint is not None:
+            raise ValueError(
+                f"{type(self).__name__} generates its filters, so `kernel_constraint` cannot act on them; use "
+                f"`alpha_constraint`. Got kernel_constraint={self.kernel_constraint}."
+            )
+        if self.kernel_initializer is not None and alpha_initializer is not None:
+            raise ValueError("Give `kernel_initializer` or `alpha_initializer`, not both.")
+        self.ratio = float(ratio)
+        self.selection = selection if isinstance(selection, str) else np.asarray(selection).tolist()
+        self.alpha_initializer = keras.initializers.get(alpha_initializer)
+        self.alpha_regularizer = keras.regularizers.get(alpha_regularizer)
+        self.alpha_constraint = keras.constraints.get(alpha_constraint)
+        self.alpha_bits = alpha_bits
+
+    def _build_coefficients(self, filter_shape: tuple[int, int, int], filters: int) -> None:
+        """Creates α and bias.
+
+        Args:
+            filter_shape: (kh, kw, C); a dense layer's is (1, 1, C).
+            filters: K.
+        """
+        self.filter_shape = filter_shape
+        self._inverse_gram = None
+        count = dbf_codes.count(math.prod(filter_shape), self.ratio)
+        if self.selection == dbf_codes.SP_OVSF:
+            self.codes = None
+        else:
+            self.codes = dbf_codes.select(filter_shape, self.ratio, self.selection)
+            if (
+                any(size & (size - 1) for size in filter_shape[:2])
+                and math.prod(filter_shape[:2]) <= _MOST_INVERTED_TAPS
+            ):
+                self._inverse_gram = dbf_codes.inverse_gram(self.codes, filter_shape)
+        self.coefficients = self.add_weight(
+            name="alpha",
+            shape=(count, filters),
+            initializer=self._initial_coefficients(count),
+            regularizer=self.alpha_regularizer,
+            constraint=self.alpha_constraint,
+            trainable=True,
+            **WITHOUT_AUTOCAST,  # α is rounded to `alpha_bits` in float32.
+        )
+        self.coefficients.projected = self._projected  # `dbf_keras.train.optimizers.CodeSGD` calls it.
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(filters,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                trainable=True,
+            )
+
+    def _initial_coefficients(self, count: int) -> Callable:
+        if self.alpha_initializer is not None:
+            return self.alpha_initializer
+        if self.kernel_initializer is None:
+            return self._white_noise(count)
+
+        def fitted(shape, dtype=None, **kwargs):
+            kernel = self.kernel_initializer((*self.filter_shape, shape[-1]), dtype)
+            return ops.cast(self._fit(ops.convert_to_numpy(kernel)), dtype or "float32")
+
+        return fitted
+
+    def _white_noise(self, count: int) -> Callable:
+        """An initialiser of α with which the filters are white noise of He variance in the space of the kept codes."""
+        inverse_gram = self._inverse_gram
+        if inverse_gram is None:
+            return keras.initializers.RandomNormal(stddev=math.sqrt(2 / (math.prod(self.filter_shape) * count)))
+        white = keras.initializers.RandomNormal(stddev=math.sqrt(2 / count))
+        values, vectors = np.linalg.eigh(inverse_gram)
+        root = vectors * np.sqrt(np.maximum(values, 0))[:, None] @ np.swapaxes(vectors, 1, 2)
+        return lambda shape, dtype=None, **kwargs: self._by_channel_code(root, white(shape, dtype))
+
+    def _fit(self, kernel: np.ndarray) -> np.ndarray:
+        """Least-squares α [n, K] of a kernel whose size is that of [kh, kw, C, K] (paper Eq. 2)."""
+        filters = np.moveaxis(np.reshape(kernel, (*self.filter_shape, -1)), -1, 0)
+        if self.codes is None:
+            count = dbf_codes.count(math.prod(self.filter_shape), self.ratio)
+            return dbf_codes.sp_ovsf_fit(filters, count, self.filter_shape).T
+        return dbf_codes.fit(filters, self.codes, self.filter_shape).T
+
+    def fit_kernel(self, kernel: np.ndarray) -> float:
+        """Sets α so that the generated filters come closest to given ones (paper Eq. 2); exact at ρ = 1.
+
+        Args:
+            kernel: filters in the shape of the plain twin's kernel.
+
+        Returns:
+            The relative error ‖generated − given‖ / ‖given‖.
+
+        Raises:
+            ValueError: the layer is not built or the shapes differ.
+        """
+        if not self.built:
+            raise ValueError(f"Build layer '{self.name}' before fitting it.")
+        kernel = np.asarray(kernel, np.float64)
+        expected = self._twin_shape()
+        if kernel.shape != expected:
+            raise ValueError(f"Layer '{self.name}' has filters of shape {expected}; got {kernel.shape}.")
+        self.coefficients.assign(self._fit(kernel).astype(np.float32))
+        error = np.linalg.norm(ops.convert_to_numpy(self.kernel) - kernel)
+        return float(error / max(np.linalg.norm(kernel), np.finfo(np.float64).tiny))
+
+    def _twin_shape(self) -> tuple[int, ...]:
+        """The shape of the plain twin's kernel."""
+        return *self.filter_shape, int(self.coefficients.shape[-1])
+
+    def _by_channel_code(self, blocks: np.ndarray, alpha: Any) -> Any:
+        """Products of blocks [C, kh·kw, kh·kw] with those coefficients of α [n, K] that share a channel code."""
+        size, filters = alpha.shape
+        channels, taps, _ = blocks.shape
+        spatial, channel = np.divmod(self.codes, channels)
+        by_channel = channel * taps + spatial
+        places = np.full(channels * taps, size)
+        places[by_channel] = np.arange(size)
+        grid = ops.reshape(take_codes(alpha, places), (channels, taps, filters))
+        grid = ops.matmul(ops.cast(blocks, alpha.dtype), grid)
+        return ops.take(ops.reshape(grid, (channels * taps, filters)), by_channel.astype(np.int32), axis=0)
+
+    def _projected(self, gradient: Any) -> Any:
+        """α's gradient times (B·Bᵀ)⁻¹: a step on α along it moves the filters along the projection of their gradient.
+
+        1/P stands for the inverse where it is that, and for flat codes and very large kernels.
+        """
+        if self._inverse_gram is None:
+            return gradient / float(math.prod(self.filter_shape))
+        return self._by_channel_code(self._inverse_gram, gradient)
+
+    @property
+    def rounded_coefficients(self) -> Any:
+        """α as the layer computes with it [n, filters], float32: rounded to `alpha_bits` if they are given."""
+        alpha = ops.convert_to_tensor(self.coefficients)
+        return alpha if self.alpha_bits is None else rounded(alpha, self.alpha_bits)
+
+    def fix_rounding(self) -> None:
+        """Sets α to what training rounds it to, so that it is rounded to that everywhere.
+
+        Training to few bits drives filters to where two scales serve equally well. Which one is chosen is then up to
+        the last bit of a sum, and compiled code adds up in another order. What is rounded rounds to itself.
+        """
+        if self.alpha_bits is not None:
+            bits = self.alpha_bits
+            alpha = ops.convert_to_tensor(self.coefficients)
+            self.coefficients.assign(compiled(lambda alpha: rounded(alpha, bits), alpha))
