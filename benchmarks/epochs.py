@@ -11,8 +11,9 @@ import time
 import numpy as np
 from absl import flags
 
-from dbf_keras import command, engine, networks, recipes
+from dbf_keras import command, networks
 from dbf_keras.progress import progress
+from dbf_keras.train import engine, recipes
 
 _FLAGS = flags.FLAGS
 flags.DEFINE_multi_float("ratio", [0.5, 0.25], "ρ of the networks beside ρ = 1.")

@@ -14,8 +14,9 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from dbf_keras import augment, command, data, engine, networks, recipes
+from dbf_keras import command, data, networks
 from dbf_keras.progress import progress
+from dbf_keras.train import augmentation, engine, recipes
 
 _FLAGS = flags.FLAGS
 flags.DEFINE_string("data_dir", None, "Where tinyimagenet20.npz is.", required=True)
@@ -54,8 +55,8 @@ def measure(folder: pathlib.Path, size: int) -> None:
         classes=dataset.classes,
         classifier_activation=None,
     )
-    augmentation = augment.Augmentation(**recipe.augmentation)
-    trainer = engine.Engine(model, recipe.optimizer(_FLAGS.steps), dataset.classes, augmentation=augmentation)
+    augmented = augmentation.Augmentation(**recipe.augmentation)
+    trainer = engine.Engine(model, recipe.optimizer(_FLAGS.steps), dataset.classes, augmentation=augmented)
     files = engine.streamed(dataset.x_train, dataset.y_train, crop=recipe.crop)
     held = dataset.x_train[order.ravel()]
     memory = engine.streamed(held, dataset.y_train[order.ravel()])  # In parts of the same size as from files.

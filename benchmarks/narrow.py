@@ -7,8 +7,9 @@ python benchmarks/narrow.py --network=resnet18 --option= --ratio=0.25
 import numpy as np
 from absl import flags
 
-from dbf_keras import command, networks, train
+from dbf_keras import command, networks
 from dbf_keras.networks.cost import multiply_adds
+from dbf_keras.train import settings
 
 _FLAGS = flags.FLAGS
 flags.DEFINE_multi_float("ratio", [0.5, 0.25, 0.125], "ρ of the DBF networks.")
@@ -20,7 +21,7 @@ flags.DEFINE_list("option", ["stem_strides=2"], "Options of the network, NAME=VA
 def main(_: list[str]) -> None:
     """Prints, for each kernel size and ρ, the nearest widths, and how near they are."""
     for kernel_size in _FLAGS.kernel_size:
-        common = {"kernel_size": kernel_size, **train.parse_options(_FLAGS.option)}
+        common = {"kernel_size": kernel_size, **settings.parse_options(_FLAGS.option)}
         widths = np.arange(0.2, 1.001, 0.005).round(3)
         plain = [_costs(plain=True, width=float(width), **common) for width in widths]
         for ratio in _FLAGS.ratio:

@@ -7,8 +7,10 @@ no other. ``keras`` is the package, ``ops`` the few array functions that the lay
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 LEGACY = os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true")
@@ -64,7 +66,9 @@ __all__ = [
     "LEGACY",
     "WITHOUT_AUTOCAST",
     "MixinBase",
+    "all_layers",
     "compiled",
+    "computing_in",
     "convolution",
     "keras",
     "on_accelerator",
@@ -82,6 +86,32 @@ def compiled(function, *tensors):
     import tensorflow as tf
 
     return tf.function(function)(*tensors)
+
+
+def all_layers(model) -> list:
+    """Every layer of a model once, those of nested models and wrappers included."""
+    return list({id(layer): layer for layer in model._flatten_layers(include_self=False)}.values())
+
+
+@contextlib.contextmanager
+def computing_in(policy: str, layers: Iterable) -> Iterator[None]:
+    """Has layers compute by a dtype policy, such as ``"mixed_bfloat16"``, while the context lasts."""
+    before = [(layer, layer.dtype_policy) for layer in layers]
+    try:
+        for layer, own in before:
+            if own.name != policy:
+                _set_policy(layer, policy)
+        yield
+    finally:
+        for layer, own in before:
+            _set_policy(layer, own)
+
+
+def _set_policy(layer, policy) -> None:
+    if LEGACY:
+        layer._set_dtype_policy(policy)
+    else:
+        layer.dtype_policy = policy
 
 
 def own_variables(layer) -> list:

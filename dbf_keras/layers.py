@@ -176,8 +176,10 @@ class DBFDense(ContractsMixin, FoldedMixin, keras.layers.Dense):
     def _convolve(self, inputs, kernel):
         return ops.tensordot(inputs, kernel, axes=1)
 
-    def _twin_shape(self):
-        return super()._twin_shape()[2:]
+    @property
+    def twin_shape(self):
+        """The shape of the plain twin's kernel, (channels, units)."""
+        return super().twin_shape[2:]
 
 
 def custom_objects() -> dict[str, type]:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dbf_keras import data, engine, images
+from dbf_keras import data, images
+from dbf_keras.train import engine
 
 
 def gradient(width, height):

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import dbf_keras
-from dbf_keras import data, networks, train, zoo
+from dbf_keras import data, networks, zoo
 from dbf_keras.backend import keras
 from dbf_keras.export import to_tflite
 from dbf_keras.layers import custom_objects
 from dbf_keras.runtime import Interpreter
+from dbf_keras.train.settings import parse_options
 
 ROOT = pathlib.Path(__file__).parents[1]
 DATA_DIR = os.environ.get("DBF_DATA_DIR")
@@ -123,7 +124,7 @@ def test_the_networks_are_the_named_ones():
         entry = zoo.entry(name)
         model = dbf_keras.load_zoo(name)
         command = json.loads((zoo.folder() / name / "recipe.json").read_text())["command"].split()
-        options = train.parse_options([part[9:] for part in command if part.startswith("--option=")])
+        options = parse_options([part[9:] for part in command if part.startswith("--option=")])
         shape = {"input_shape": model.input_shape[1:], "classes": model.output_shape[-1]}
         built = networks.build(entry["network"], ratio=entry.get("ratio", 1.0), **shape, **options)
         assert ("ratio" in entry) != options.get("plain", False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dbf_keras.backend import keras, own_variables
+from dbf_keras.backend import all_layers, keras, own_variables
 from dbf_keras.export import calibration, converter, flatfile, quantization, rewrite, verify
 from dbf_keras.export.filters import Filters
 from dbf_keras.export.records import LayerRecord, choose
@@ -90,7 +90,7 @@ def convert(
     form = Form(mode, quantize)
     form.check(representative_data is not None, io_type)
     converter.require_inputs(model)
-    layers = converter.all_layers(model)
+    layers = all_layers(model)
     records = choose(layers, mode)
     _raise_if_strict(strict, records, mode)
     samples = None if representative_data is None else calibration.to_samples(model, representative_data)

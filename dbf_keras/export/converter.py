@@ -11,18 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from dbf_keras.backend import keras
+from dbf_keras.backend import all_layers, computing_in, keras
 from dbf_keras.folding import Folding, Steps
 
 SIGNATURE = "serving_default"
 
 # A layer, and the function that takes the place of its `call` in the file.
 LayerCall = tuple[keras.layers.Layer, Callable]
-
-
-def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Every layer of a model once, those of nested models and wrappers included."""
-    return list({id(layer): layer for layer in model._flatten_layers(include_self=False)}.values())
 
 
 def plain_call(layer: keras.layers.Layer, kernel: Any, folding: Folding | None = None) -> LayerCall:
@@ -96,25 +91,14 @@ def _needs_plain_call(layer: keras.layers.Layer) -> bool:
 @contextlib.contextmanager
 def _calls_replaced(layers: list[keras.layers.Layer], calls: list[LayerCall]) -> Iterator[None]:
     """Replaces these calls, and half precision of all layers by float32, while the context lasts."""
-    halves = [(layer, layer.dtype_policy) for layer in layers if layer.compute_dtype != layer.variable_dtype]
-    try:
-        for layer, call in calls:
-            layer.call = call
-        for layer, _ in halves:
-            _set_policy(layer, "float32")
-        yield
-    finally:
-        for layer, _ in calls:
-            del layer.call
-        for layer, policy in halves:
-            _set_policy(layer, policy)
-
-
-def _set_policy(layer: keras.layers.Layer, policy: Any) -> None:
-    if hasattr(layer, "_set_dtype_policy"):  # Keras 2
-        layer._set_dtype_policy(policy)
-    else:
-        layer.dtype_policy = policy
+    with computing_in("float32", (layer for layer in layers if layer.compute_dtype != layer.variable_dtype)):
+        try:
+            for layer, call in calls:
+                layer.call = call
+            yield
+        finally:
+            for layer, _ in calls:
+                del layer.call
 
 
 def to_flatbuffer(

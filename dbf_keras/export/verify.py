@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from dbf_keras import runtime
-from dbf_keras.backend import keras
+from dbf_keras.backend import all_layers, keras
 from dbf_keras.export import converter
 
 
 def takes_pixels(model: keras.Model) -> bool:
     """Whether a model does its own preprocessing, so that its inputs are raw pixels 0…255."""
     kinds = (keras.layers.Rescaling, keras.layers.Normalization)
-    return any(isinstance(layer, kinds) for layer in converter.all_layers(model))
+    return any(isinstance(layer, kinds) for layer in all_layers(model))
 
 
 def random_inputs(model: keras.Model, batch: int = 2, seed: int = 0, pixels: bool | None = None) -> list[np.ndarray]:

@@ -159,14 +159,15 @@ class CoefficientsMixin(MixinBase):
         if not self.built:
             raise ValueError(f"Build layer '{self.name}' before fitting it.")
         kernel = np.asarray(kernel, np.float64)
-        expected = self._twin_shape()
+        expected = self.twin_shape
         if kernel.shape != expected:
             raise ValueError(f"Layer '{self.name}' has filters of shape {expected}; got {kernel.shape}.")
         self.coefficients.assign(self._fit(kernel).astype(np.float32))
         error = np.linalg.norm(ops.convert_to_numpy(self.kernel) - kernel)
         return float(error / max(np.linalg.norm(kernel), np.finfo(np.float64).tiny))
 
-    def _twin_shape(self) -> tuple[int, ...]:
+    @property
+    def twin_shape(self) -> tuple[int, ...]:
         """The shape of the plain twin's kernel."""
         return *self.filter_shape, int(self.coefficients.shape[-1])
 

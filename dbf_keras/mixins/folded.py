@@ -52,7 +52,7 @@ class FoldedMixin(GeneratedKernelMixin):
             kernel = ops.matmul(self._block(self.filter_shape[2]), kernel)
         # Pools give means, the quickest to differentiate, so the kernel is multiplied by their size, a power of two.
         kernel = kernel * float(math.prod(self._folding.pool_size))
-        return ops.reshape(kernel, kernel.shape[-len(self._twin_shape()) :])
+        return ops.reshape(kernel, kernel.shape[-len(self.twin_shape) :])
 
     def _folded_convolution(self, inputs: Any) -> Any:
         folding = self._folding

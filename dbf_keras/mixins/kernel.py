@@ -25,7 +25,7 @@ class GeneratedKernelMixin(CoefficientsMixin):
         if not self.built:
             raise AttributeError(f"Layer '{self.name}' has no kernel before it is built.")
         kernel = self._sp_ovsf_kernel() if self.codes is None else self._grid_kernel()
-        return ops.reshape(kernel, self._twin_shape())
+        return ops.reshape(kernel, self.twin_shape)
 
     def _spatial_transform(self, grid: Any) -> Any:
         """Applies the two spatial blocks to [kh, kw, channels, K]."""

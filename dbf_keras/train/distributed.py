@@ -85,6 +85,15 @@ def everywhere():
     return None if keras.distribution.distribution() is None else _layout([])
 
 
+def agree(value: bool) -> bool:
+    """Process 0's value, in every process."""
+    if _process()[1] == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
 def read(path: pathlib.Path) -> bytes | None:
     """The content of process 0's file, in every process; None if it has no such file."""
     content = path.read_bytes() if is_first() and path.exists() else None

@@ -1,19 +1,20 @@
 """Training and evaluation in compiled loops of many steps, over images that are on the device: TensorFlow and JAX.
 
-A step takes its batch from uint8 images on the device by index, changes it (`dbf_keras.augment`) and updates the
-model. All that is random in it follows from a seed a step, which the caller draws.
+A step takes its batch from uint8 images on the device by index, changes it (`dbf_keras.train.augmentation`) and updates
+the model. All that is random in it follows from a seed a step, which the caller draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
-from dbf_keras.augment import Augmentation
 
-from dbf_keras import distributed
 from dbf_keras.backend import keras, on_accelerator, ops
+from dbf_keras.train import distributed
+from dbf_keras.train.augmentation import Augmentation
 
 # A source hands out an epoch: from the images' order, int32 [steps, batch], and seeds, int32 [steps, 2], or None if
 # nothing is to be random, to parts (images, labels, index), of one or more steps each. A step's batch is
@@ -56,10 +57,10 @@ def streamed(images, labels: np.ndarray, steps: int = 4, crop: float | None = No
 
     def parts(order, seeds):
         pieces = [slice(start, start + steps) for start in range(0, len(order), steps)]
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1) as reader:
 
             def submit(piece):
-                return pool.submit(read, order[piece], None if seeds is None else seeds[piece])
+                return reader.submit(read, order[piece], None if seeds is None else seeds[piece])
 
             ahead = submit(pieces[0])
             for following in [*pieces[1:], None]:
@@ -69,6 +70,20 @@ def streamed(images, labels: np.ndarray, steps: int = 4, crop: float | None = No
                 yield part
 
     return parts
+
+
+class Lesson(NamedTuple):
+    """What a model learns from another (Hinton et al., 2015).
+
+    Attributes:
+        teacher: images as the model's to logits; it sees the images as they are after augmentation.
+        temperature: what both logits are divided by.
+        weight: share of the loss that is the distance to the teacher; the rest is that to the labels.
+    """
+
+    teacher: keras.Model
+    temperature: float = 4.0
+    weight: float = 0.9
 
 
 class Engine:
@@ -86,9 +101,8 @@ class Engine:
         classes: int,
         label_smoothing: float = 0.0,
         augmentation: Augmentation | None = None,
-        teacher: keras.Model | None = None,
-        temperature: float = 4.0,
-        teacher_weight: float = 0.9,
+        lesson: Lesson | None = None,
+        scale_loss: bool = False,
     ):
         """Prepares the loops; they are compiled when they are first used.
 
@@ -98,24 +112,22 @@ class Engine:
             classes: number of classes.
             label_smoothing: share of the target spread over all classes.
             augmentation: of training images.
-            teacher: a model to learn from (Hinton et al., 2015), images as the model's to logits; it sees the images
-                as they are after augmentation.
-            temperature: by which both logits are divided for that.
-            teacher_weight: share of the loss that is the distance to the teacher; the rest is that to the labels.
+            lesson: a model to learn from.
+            scale_loss: whether to scale the loss, so that gradients of half precision do not vanish.
         """
         self.model = model
-        if keras.config.dtype_policy().name == "mixed_float16":
+        if scale_loss:
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(model.trainable_variables)
         self.optimizer = optimizer
         self._classes = classes
         self._augmentation = augmentation
-        self._teacher = teacher
-        self._teacher_weight = teacher_weight if teacher is not None else 0.0
+        self._lesson = lesson
         self._to_labels = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
         # Its default, the name "kl_divergence", makes Keras 3.15 compare the logits themselves, not their softmax.
         divergence = keras.losses.KLDivergence()
-        self._to_teacher = keras.distillation.LogitsDistillation(temperature=temperature, loss=divergence)
+        if lesson is not None:
+            self._to_teacher = keras.distillation.LogitsDistillation(temperature=lesson.temperature, loss=divergence)
         kept = {id(weight) for weight in model.weights}
         self._seed_states = [variable for variable in model.variables if id(variable) not in kept]
         loops = _JAXLoops if keras.backend.backend() == "jax" else _TensorFlowLoops
@@ -180,25 +192,24 @@ class Engine:
     def loss(self, targets, logits, teacher_logits, penalties):
         """The loss of a batch, a float32 scalar."""
         logits = ops.cast(logits, "float32")
-        loss = (1 - self._teacher_weight) * self._to_labels(targets, logits)
-        if teacher_logits is not None:
+        loss = self._to_labels(targets, logits)
+        if self._lesson is not None:
             distance = self._to_teacher.compute_loss(ops.cast(teacher_logits, "float32"), logits)
-            loss = loss + self._teacher_weight * distance
+            loss = (1 - self._lesson.weight) * loss + self._lesson.weight * distance
         return loss + sum(ops.cast(penalty, "float32") for penalty in penalties)
 
     def ask_teacher(self, state, images):
         """The teacher's logits, or None if there is no teacher."""
-        if self._teacher is None:
+        if self._lesson is None:
             return None
-        return self._teacher.stateless_call(*state, images, training=False)[0]
+        return self._lesson.teacher.stateless_call(*state, images, training=False)[0]
 
     def teacher_state(self):
         """Values of the teacher's variables, trainable and others."""
-        if self._teacher is None:
+        if self._lesson is None:
             return ()
-        return [v.value for v in self._teacher.trainable_variables], [
-            v.value for v in self._teacher.non_trainable_variables
-        ]
+        teacher = self._lesson.teacher
+        return [v.value for v in teacher.trainable_variables], [v.value for v in teacher.non_trainable_variables]
 
     def score(self, state, images, labels, weights):
         """Sums of cross-entropy and of right answers over a batch, [2]."""

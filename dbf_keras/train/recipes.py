@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dbf_keras import optimizers
 from dbf_keras.backend import keras
+from dbf_keras.train import optimizers
 
 SCHEDULES = ("step", "cosine", "one_cycle")
 
@@ -21,12 +21,12 @@ class Recipe:
         batch_size: images a step.
         learning_rate: the highest.
         schedule: ``"step"``, a tenth after each of `drops`; ``"cosine"`` to zero after a linear rise over the first
-            twentieth; ``"one_cycle"``, a straight rise and fall, see `dbf_keras.optimizers.OneCycle`.
+            twentieth; ``"one_cycle"``, a straight rise and fall, see `dbf_keras.train.optimizers.OneCycle`.
         drops: epochs, out of `epochs`, after which the learning rate of ``"step"`` falls to a tenth.
         weight_decay: decoupled, times the learning rate, on α and plain kernels.
         alpha_rate: factor on the learning rate of α.
         label_smoothing: share of the target spread over all classes.
-        augmentation: arguments of `dbf_keras.augment.Augmentation`.
+        augmentation: arguments of `dbf_keras.train.augmentation.Augmentation`.
         crop: if not None, images of files are trained on in random parts of this share of their area at least; arrays
             are not.
 

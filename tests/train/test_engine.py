@@ -5,9 +5,10 @@ import sys
 import numpy as np
 import pytest
 
-from dbf_keras import augment, data, engine, networks, recipes
+from dbf_keras import data, networks
 from dbf_keras.backend import keras, ops
 from dbf_keras.layers import DBFConv2D
+from dbf_keras.train import augmentation, engine, recipes
 
 HERE = pathlib.Path(__file__).parent
 DIGITS = data.load("digits").part(320)
@@ -87,7 +88,7 @@ def test_batch_normalization_in_one_op_is_keras_s(policy, channels):
 def test_streamed_images_train_as_resident_ones_do():
     results = []
     for source in (engine.resident, lambda x, y: engine.streamed(x, y, steps=4)):
-        trainer = make(small(), augmentation=augment.Augmentation(shift=1, mirror=True))
+        trainer = make(small(), augmentation=augmentation.Augmentation(shift=1, mirror=True))
         figures = trainer.train(source(DIGITS.x_train, DIGITS.y_train), order(), SEEDS)
         test = trainer.evaluate(source(DIGITS.x_test, DIGITS.y_test), 360, batch_size=100)
         results.append([*figures, *test, *values(trainer.variables)])
@@ -115,7 +116,7 @@ def test_a_teacher_is_followed():
     expected = 9 * np.sum(soft[0] * np.log(soft[0] / soft[1]), axis=1).mean()
     losses = []
     for labels in (DIGITS.y_train, np.zeros_like(DIGITS.y_train)):
-        trainer = make(small(), teacher=teacher, temperature=3.0, teacher_weight=1.0)
+        trainer = make(small(), lesson=engine.Lesson(teacher, temperature=3.0, weight=1.0))
         losses.append(trainer.train(engine.resident(DIGITS.x_train, labels), chosen, SEEDS[:1])[0])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0] == pytest.approx(expected, rel=1e-3)
@@ -175,8 +176,8 @@ import numpy as np
 import test_engine as t
 results = []
 for scan in (True, False):
-    augmentation = t.augment.Augmentation(shift=1, mixup=0.2)
-    trainer = t.make(t.small(), augmentation=augmentation, teacher=t.small())
+    augmentation = t.augmentation.Augmentation(shift=1, mixup=0.2)
+    trainer = t.make(t.small(), augmentation=augmentation, lesson=t.engine.Lesson(t.small()))
     trainer._loops = t.engine._JAXLoops(trainer, scan)
     source = t.engine.resident(t.DIGITS.x_train, t.DIGITS.y_train)
     figures = trainer.train(source, t.order(3), t.SEEDS[:3])

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dbf_keras import augment
 from dbf_keras.backend import keras, ops
+from dbf_keras.train import augmentation
 
 IMAGE = np.random.default_rng(0).uniform(1, 2, (1, 9, 9, 3)).astype(np.float32)
 
@@ -14,7 +14,7 @@ def changed(augmentation, images, targets=None, seed=(1, 2)):
 
 
 def test_shifts_are_whole_pixels_and_leave_zeros():
-    shifted, _ = changed(augment.Augmentation(shift=3), np.repeat(IMAGE, 200, 0))
+    shifted, _ = changed(augmentation.Augmentation(shift=3), np.repeat(IMAGE, 200, 0))
     offsets = []
     for result in shifted:
         matches = [
@@ -36,7 +36,7 @@ def test_shifts_are_whole_pixels_and_leave_zeros():
 
 
 def test_mirroring_mirrors_about_half_of_the_images():
-    results, _ = changed(augment.Augmentation(mirror=True), np.repeat(IMAGE, 64, 0))
+    results, _ = changed(augmentation.Augmentation(mirror=True), np.repeat(IMAGE, 64, 0))
     mirrored = [np.array_equal(result, IMAGE[0, :, ::-1]) for result in results]
     same = [np.array_equal(result, IMAGE[0]) for result in results]
     assert all(m != s for m, s in zip(mirrored, same, strict=True))
@@ -46,14 +46,14 @@ def test_mirroring_mirrors_about_half_of_the_images():
 def test_a_quarter_turn_is_a_rotation():
     """The extreme case pins the maps' direction and centre."""
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    maps = augment.affine_maps(9, 9, np.float32(np.pi / 2) * one, one, one, zero, zero)
+    maps = augmentation.affine_maps(9, 9, np.float32(np.pi / 2) * one, one, one, zero, zero)
     result = ops.convert_to_numpy(ops.image.affine_transform(IMAGE, maps, interpolation="bilinear"))
     np.testing.assert_allclose(result[0], np.rot90(IMAGE[0]), atol=1e-4)
 
 
 def test_cutout_blanks_a_square_of_its_size_inside_the_image():
     images = np.repeat(np.random.default_rng(0).uniform(1, 2, (1, 16, 16, 3)).astype(np.float32), 50, 0)
-    results, _ = changed(augment.Augmentation(cutout=0.5), images)
+    results, _ = changed(augmentation.Augmentation(cutout=0.5), images)
     places = set()
     for result, image in zip(results, images, strict=True):
         rows, columns = np.nonzero(result[..., 0] == 0)
@@ -69,16 +69,16 @@ def test_mixup_mixes_images_and_labels_alike():
     """Images that are their labels stay so."""
     targets = np.eye(6, dtype=np.float32)
     images = targets[:, None, :, None] * np.ones((6, 6, 6, 3), np.float32)
-    results, mixed = changed(augment.Augmentation(mixup=1.0), images, targets)
+    results, mixed = changed(augmentation.Augmentation(mixup=1.0), images, targets)
     np.testing.assert_allclose(results[:, 0, :, 0], mixed, atol=1e-6)
     np.testing.assert_allclose(mixed.sum(axis=1), 1, atol=1e-6)
     assert not np.allclose(mixed, targets)
 
 
 def test_the_same_seed_does_the_same_and_another_does_not():
-    augmentation = augment.Augmentation(shift=2, rotation=20, zoom=0.2, mirror=True, cutout=0.3, mixup=0.4)
+    made = augmentation.Augmentation(shift=2, rotation=20, zoom=0.2, mirror=True, cutout=0.3, mixup=0.4)
     images = np.repeat(IMAGE, 8, 0)
-    first, again, other = (changed(augmentation, images, seed=seed) for seed in ((5, 6), (5, 6), (5, 7)))
+    first, again, other = (changed(made, images, seed=seed) for seed in ((5, 6), (5, 6), (5, 7)))
     for a, b, c in zip(first, again, other, strict=True):
         np.testing.assert_array_equal(a, b)
         assert not np.allclose(a, c)
@@ -89,4 +89,4 @@ def test_the_same_seed_does_the_same_and_another_does_not():
 def test_options_out_of_range_are_refused(option):
     (name,) = option
     with pytest.raises(ValueError, match=f"--{name}"):
-        augment.Augmentation(**option)
+        augmentation.Augmentation(**option)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from dbf_keras.recipes import RECIPES, Recipe
 
-from dbf_keras import recipes
 from dbf_keras.backend import keras, ops
 from dbf_keras.layers import DBFDense
+from dbf_keras.train import recipes
+from dbf_keras.train.recipes import RECIPES, Recipe
 
 
 @pytest.mark.parametrize(

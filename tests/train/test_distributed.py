@@ -8,28 +8,30 @@ import sys
 
 import numpy as np
 import pytest
-from test_train import KILLED
 
-from dbf_keras import distributed
 from dbf_keras.backend import keras
+from dbf_keras.train import distributed
 
-ROOT = pathlib.Path(__file__).parents[1]
+from .test_loop import KILLED
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 # 50 steps of a network with BatchNorm and dropout on augmented images, read as they are needed; a test set on the
 # device that does not divide evenly; files of one process only. The figures of each process go into its own folder.
 _STEPS = """
 import json, pathlib, sys
 import numpy as np
-from dbf_keras import augment, distributed, engine
+from dbf_keras.train import augmentation, distributed, engine
 folder, process, processes, coordinator = pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:4]), sys.argv[4]
 if processes > 1:
     distributed.join(coordinator, processes, process)
-import tests.test_train as t
-from dbf_keras.recipes import Recipe
+import tests.train.test_loop as t
+from dbf_keras.train.recipes import Recipe
+from dbf_keras.train.teacher import to_logits
 
 t.keras.utils.set_random_seed(0)
-augmentation = augment.Augmentation(shift=1, mirror=True)
-trainer = engine.Engine(t.train.to_logits(t.tiny()), Recipe(1, 32).optimizer(50), 10, augmentation=augmentation)
+augmentation = augmentation.Augmentation(shift=1, mirror=True)
+trainer = engine.Engine(to_logits(t.tiny()), Recipe(1, 32).optimizer(50), 10, augmentation=augmentation)
 digits = t.small_digits()
 rng = np.random.default_rng(0)
 order = rng.integers(640, size=(50, 1, 32), dtype=np.int32)
@@ -46,7 +48,8 @@ assert distributed.read(folder / "of_1") is None
 """
 
 _KILLED_TRAINING = f"""{KILLED}
-from dbf_keras import command, train
+from dbf_keras import command
+from dbf_keras.train import command as train
 train.define_flags()
 command.run(train.main)
 """

@@ -1,0 +1,138 @@
+"""What is trained, and how: the flags of the command line, or a run of a sweep."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import os
+from typing import Any
+
+from dbf_keras import codes, data, networks
+from dbf_keras.backend import keras
+from dbf_keras.train.checkpoint import History
+from dbf_keras.train.loop import train
+from dbf_keras.train.recipes import DEFAULT_RECIPES, RECIPES, Recipe
+from dbf_keras.train.start import ranked_by_energy
+from dbf_keras.train.teacher import Teacher
+
+
+def parse_ratio(text: str) -> float | dict[str, float]:
+    """A number, or a schedule ``pattern=number,pattern=number``: first match counts."""
+    try:
+        if "=" not in text:
+            return float(text)
+        return {pattern: float(value) for pattern, value in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise ValueError(f"--ratio takes a number or 'pattern=number,...'; got {text!r}.") from None
+
+
+def parse_selection(selection: Any) -> Any:
+    """A selection of `dbf_keras.networks.builder.NetworkBuilder`: text as for the flag; all else as it is.
+
+    ``pattern=selection,pattern=selection`` is a mapping, and ``energy:FILE`` the ranked codes of each layer of that
+    trained model.
+    """
+    if not isinstance(selection, str):
+        return selection
+    if selection.startswith("energy:"):
+        return ranked_by_energy(selection.removeprefix("energy:"))
+    return dict(part.split("=", 1) for part in selection.split(",")) if "=" in selection else selection
+
+
+def parse_options(texts: list[str]) -> dict[str, Any]:
+    """Network options ``name=value``, the value a Python literal or else a string."""
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--option takes name=value; got {text!r}.")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that says what is trained, and how: the flags of the command line, or a run of a sweep.
+
+    Attributes whose value is None leave the recipe's.
+    """
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    image_size: int = 224
+    train_images: int | None = None
+    network: str = "dbfnet_micro"
+    ratio: Any = "0.25"
+    selection: Any = codes.DEFAULT_SELECTION
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    recipe: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    alpha_rate: float | None = None
+    label_smoothing: float | None = None
+    crop: float | None = None
+    cutout: float | None = None
+    mixup: float | None = None
+    start: str | None = None
+    teacher: str | None = None
+    temperature: float = 4.0
+    teacher_weight: float = 0.9
+    mixed_precision: str | None = None
+    seed: int = 0
+    overwrite: bool = False
+
+    def load_data(self) -> data.Dataset:
+        """The data set, with so many of the training images as `train_images` says.
+
+        Raises:
+            ValueError: there are fewer training images.
+        """
+        dataset = data.load(self.dataset, self.data_dir, self.image_size)
+        return dataset if self.train_images is None else dataset.part(self.train_images)
+
+    def training_recipe(self) -> Recipe:
+        """The recipe with what the settings change in it.
+
+        Raises:
+            ValueError: an unknown recipe, or a number out of its range.
+        """
+        name = self.recipe or DEFAULT_RECIPES[self.dataset]
+        if name not in RECIPES:
+            raise ValueError(f"Unknown recipe {name!r}. Known: {', '.join(sorted(RECIPES))}.")
+        names = ("epochs", "batch_size", "learning_rate", "weight_decay", "alpha_rate", "label_smoothing", "crop")
+        added = {name: getattr(self, name) for name in ("cutout", "mixup") if getattr(self, name) is not None}
+        return RECIPES[name].change(augmentation=added, **{name: getattr(self, name) for name in names})
+
+    def build(self, dataset: data.Dataset) -> keras.Model:
+        """The network, for the images of a data set, with its first weights; not those of `start`."""
+        ratio = parse_ratio(self.ratio) if isinstance(self.ratio, str) else self.ratio
+        return networks.build(
+            self.network,
+            **{
+                "input_shape": dataset.image_shape,
+                "classes": dataset.classes,
+                "ratio": ratio,
+                "selection": parse_selection(self.selection),
+                **self.options,
+            },
+        )
+
+    def train(self, dataset: data.Dataset, output: str | os.PathLike, verbose: bool = True) -> History:
+        """Trains as the settings say; see `train`."""
+        return train(
+            lambda: self.build(dataset),
+            dataset,
+            self.training_recipe(),
+            output,
+            seed=self.seed,
+            teacher=Teacher(self.teacher, self.temperature, self.teacher_weight) if self.teacher else None,
+            precision=f"mixed_{self.mixed_precision}" if self.mixed_precision else "float32",
+            start=self.start,
+            overwrite=self.overwrite,
+            verbose=verbose,
+        )

@@ -1,0 +1,193 @@
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dbf_keras import data, networks, train
+from dbf_keras.backend import keras
+from dbf_keras.layers import DBFConv2D
+from dbf_keras.train import engine
+from dbf_keras.train.curve import plot_history
+from dbf_keras.train.recipes import RECIPES
+
+RECIPE = dataclasses.replace(RECIPES["digits"], epochs=4, batch_size=128)
+
+
+def small_digits():
+    return data.load("digits").part(640)
+
+
+def network():
+    return networks.DBFNetMicro(width=0.5, ratio=0.25)
+
+
+def tiny():
+    """Quick to compile, with dropout."""
+    layers = [
+        keras.layers.Input((8, 8, 1), name="image"),
+        keras.layers.Rescaling(1 / 255, name="rescaling"),
+        DBFConv2D(8, 3, ratio=0.5, strides=2, activation="relu", name="convolution"),
+        keras.layers.BatchNormalization(name="normalization"),
+        keras.layers.Dropout(0.2, name="dropout"),
+        keras.layers.Flatten(name="flatten"),
+        keras.layers.Dense(10, activation="softmax", name="classifier"),
+    ]
+    return keras.Sequential(layers, name="tiny")
+
+
+# Put before what trains in a process: kills it, as kill -9 does, in its second epoch.
+KILLED = """
+import os, signal
+from dbf_keras.train import engine
+evaluate, calls = engine.Engine.evaluate, iter((False, True))
+
+def evaluate_once(*arguments):
+    if next(calls):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return evaluate(*arguments)
+
+engine.Engine.evaluate = evaluate_once
+"""
+_RUN = """
+import tests.train.test_loop as t
+t.run(t.pathlib.Path({folder!r}), {names!r})
+"""
+
+
+def run(folder, names):
+    for name in names:
+        train.train(tiny, small_digits(), RECIPE, folder / f"{name}.keras", seed=3, verbose=False)
+
+
+class Killed(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def killed_in_the_second_epoch():
+    """What trains inside ends with an exception in its second epoch."""
+    evaluate, calls = engine.Engine.evaluate, iter(range(9))
+
+    def evaluate_once(*arguments):
+        if next(calls):
+            raise Killed
+        return evaluate(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(engine.Engine, "evaluate", evaluate_once)
+        yield
+
+
+def run_cut(folder):
+    """As `run`, but "killed" ends with an exception in the second epoch and goes on from there."""
+    with killed_in_the_second_epoch():
+        run(folder, ["killed"])
+    assert (folder / "killed.checkpoint.npz").exists()
+    run(folder, ["killed", "straight"])
+
+
+def start(script, backend):
+    """One thread each, without which sums may be in any order."""
+    environment = {"KERAS_BACKEND": backend, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    environment |= {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+    return subprocess.Popen(
+        [sys.executable, "-c", script], cwd=pathlib.Path(__file__).parents[2], env=os.environ | environment
+    )
+
+
+def check_equal(folder):
+    written = [json.loads((folder / f"{name}.history.json").read_text()) for name in ("killed", "straight")]
+    assert written[0] == written[1] and [row["epoch"] for row in written[0]["history"]] == [1, 2, 3, 4]
+    ours, theirs = (keras.models.load_model(folder / f"{name}.keras") for name in ("killed", "straight"))
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"{name}{suffix}" for name in ("killed", "straight") for suffix in (".keras", ".history.json", ".png")
+    )
+
+
+def test_a_killed_run_ends_bit_for_bit_where_an_uninterrupted_one_ends(tmp_path):
+    killed = start(KILLED + _RUN.format(folder=str(tmp_path), names=["killed"]), "tensorflow")
+    assert killed.wait() == -signal.SIGKILL
+    assert {path.name for path in tmp_path.iterdir()} == {"killed.checkpoint.npz", "killed.history.json"}
+    assert start(_RUN.format(folder=str(tmp_path), names=["killed", "straight"]), "tensorflow").wait() == 0
+    check_equal(tmp_path)
+
+
+def test_a_cut_run_goes_on_bit_for_bit_on_jax(tmp_path):
+    script = f"import tests.train.test_loop as t; t.run_cut(t.pathlib.Path({str(tmp_path)!r}))"
+    assert start(script, "jax").wait() == 0
+    check_equal(tmp_path)
+
+
+def test_a_checkpoint_of_another_run_is_not_continued(tmp_path):
+    output = tmp_path / "x.keras"
+    state = json.dumps({"run": {"seed": 1}, "history": []})
+    np.savez(tmp_path / "x.checkpoint.npz", state=state)
+    with pytest.raises(ValueError, match="belongs to a run with another .*recipe, seed"):
+        train.train(network, small_digits(), RECIPE, output)
+
+
+def test_a_checkpoint_of_a_run_from_other_weights_is_not_continued(tmp_path):
+    settings = train.Settings(network="dbfnet_micro", epochs=2, train_images=32, start=str(tmp_path / "a.keras"))
+    digits, output = settings.load_data(), tmp_path / "x.keras"
+    for name in "ab":
+        networks.DBFNetMicro(plain=True).save(tmp_path / f"{name}.keras")
+    with killed_in_the_second_epoch():
+        settings.train(digits, output, verbose=False)
+    with pytest.raises(ValueError, match="belongs to a run with another start"):
+        dataclasses.replace(settings, start=str(tmp_path / "b.keras")).train(digits, output, verbose=False)
+    assert len(settings.train(digits, output, verbose=False)) == 2
+
+
+def test_training_learns_and_writes_its_history(tmp_path):
+    recipe = dataclasses.replace(RECIPE, epochs=12, batch_size=32)
+    history = train.train(lambda: networks.DBFNetMicro(ratio=0.25), data.load("digits"), recipe, tmp_path / "x.keras")
+    assert history[-1]["val_accuracy"] > 0.9 > history[0]["val_accuracy"]
+    written = json.loads((tmp_path / "x.history.json").read_text())
+    assert written["history"] == history and written["run"]["recipe"]["epochs"] == 12
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    digits = data.load("digits")
+    predictions = keras.models.load_model(tmp_path / "x.keras").predict(digits.x_test.astype("float32"), verbose=0)
+    accuracy = (predictions.argmax(axis=1) == digits.y_test).mean()
+    assert accuracy == pytest.approx(history[-1]["val_accuracy"], abs=1e-6)
+
+
+def test_a_finished_model_is_not_overwritten_by_another(tmp_path):
+    output = tmp_path / "x.keras"
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    history = train.train(tiny, small_digits(), recipe, output, verbose=False)
+    content = output.read_bytes()
+    assert train.train(tiny, small_digits(), recipe, output, verbose=False) == history
+    with pytest.raises(ValueError, match="x.keras is a finished model, trained with another seed. .*--overwrite"):
+        train.train(tiny, small_digits(), recipe, output, seed=1, verbose=False)
+    with pytest.raises(ValueError, match="trained with another labels_sha256, train_images"):
+        train.train(tiny, data.load("digits").part(256), recipe, output, verbose=False)
+    assert output.read_bytes() == content
+    train.train(tiny, small_digits(), recipe, output, seed=1, overwrite=True, verbose=False)
+    assert output.read_bytes() != content
+    (tmp_path / "x.history.json").unlink()
+    with pytest.raises(ValueError, match="no x.history.json says how it was trained"):
+        train.train(tiny, small_digits(), recipe, output, verbose=False)
+
+
+def test_losses_far_above_the_others_are_outside_of_the_curve(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    rows = [{"epoch": n + 1, "loss": 2 - n / 4, "accuracy": n / 4, "val_accuracy": n / 4} for n in range(4)]
+    for first, limit in ((3111.0, 2.2), (2.0, None)):
+        history = [{**row, "val_loss": first if row["epoch"] == 1 else row["loss"]} for row in rows]
+        plot_history(history, tmp_path / "x.png")
+        axes = drawn[-1].axes[0]
+        assert ("1 outside, up to 3.11e+03" in axes.get_title(loc="right")) == (limit is not None)
+        assert 2 < axes.get_ylim()[1] < 2.3
+        assert all(tick == int(tick) for tick in axes.get_xticks())

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from dbf_keras import codes, data, networks
+from dbf_keras.backend import keras
+from dbf_keras.layers import DBFConv2D
+from dbf_keras.train import settings
+
+
+def test_flags_are_parsed():
+    assert settings.parse_ratio("0.25") == 0.25
+    assert settings.parse_ratio("stage3_*=0.0625,*=1") == {"stage3_*": 0.0625, "*": 1.0}
+    assert settings.parse_options(["kernel_size=3", "plain=True", "weights=a.h5"]) == {
+        "kernel_size": 3,
+        "plain": True,
+        "weights": "a.h5",
+    }
+    for text in ("a quarter", "a=b", "a=1,b"):
+        with pytest.raises(ValueError, match="--ratio"):
+            settings.parse_ratio(text)
+    with pytest.raises(ValueError, match="--option"):
+        settings.parse_options(["plain"])
+
+
+def test_selections_are_parsed(tmp_path):
+    """Mappings, and the codes that a plain model's filters hold, from a file whose name has an equals sign."""
+    assert settings.parse_selection("random:3") == "random:3" and settings.parse_selection([2, 1]) == [2, 1]
+    assert settings.parse_selection("*conv1=ovsf,*=random:3") == {"*conv1": "ovsf", "*": "random:3"}
+    model = networks.DBFNetMicro(width=0.5, plain=True)
+    wanted = np.array([5, 0, 17])
+    layer = model.get_layer("cascade1_module1_conv2")
+    alpha = np.outer(np.ones(layer.filters), [3.0, 2.0, 1.0])
+    layer.kernel.assign(np.moveaxis(codes.synthesize(alpha, wanted, layer.kernel.shape[:3]), 0, -1))
+    model.save(tmp_path / "a=1.keras")
+    selection = settings.parse_selection(f"energy:{tmp_path / 'a=1.keras'}")
+    student = networks.DBFNetMicro(width=0.5, ratio=0.25, selection=selection)
+    np.testing.assert_array_equal(student.get_layer(layer.name).codes[:3], wanted)
+
+
+def test_a_network_of_one_s_own_is_a_function(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from dbf_keras.backend import keras\n"
+        "def net(input_shape, classes, filters=3):\n"
+        "    inputs = keras.Input(input_shape)\n"
+        "    x = keras.layers.Conv2D(filters, 3)(inputs)\n"
+        "    x = keras.layers.GlobalAveragePooling2D()(x)\n"
+        "    return keras.Model(inputs, keras.layers.Dense(classes)(x))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    digits = data.load("digits")
+    model = settings.Settings(network="mine:net", options={"filters": 5}).build(digits)
+    assert model.layers[1].filters == 5 and model.output_shape == (None, 10)
+    with pytest.raises(ValueError, match="mine:net has no option width. Its options: classes, filters, input_shape"):
+        settings.Settings(network="mine:net", options={"width": 1}).build(digits)
+    for name in ("mine:other", "nowhere:net", "mine:"):
+        with pytest.raises(ValueError, match="MODULE:FUNCTION, and cannot be imported"):
+            settings.Settings(network=name).build(digits)
+    with pytest.raises(ValueError, match="Unknown network 'resnet'.*MODULE:FUNCTION"):
+        settings.Settings(network="resnet").build(digits)
+
+
+def test_a_network_of_a_file_is_trained_on(tmp_path):
+    digits, path = data.load("digits"), str(tmp_path / "x.keras")
+    trained = networks.DBFNetMicro(width=0.5, ratio=0.5)
+    trained.save(path)
+    model = settings.Settings(network=path).build(digits)
+    for ours, theirs in zip(model.get_weights(), trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [layer.ratio for layer in model.layers if isinstance(layer, DBFConv2D)][0] == 0.5
+    with pytest.raises(ValueError, match="without options; got width"):
+        settings.Settings(network=path, options={"width": 1}).build(digits)
+    keras.Sequential([keras.Input((9, 9, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]).save(path)
+    with pytest.raises(ValueError, match=r"takes images \(9, 9, 1\) to 10 classes; the data has images \(8, 8, 1\)"):
+        settings.Settings(network=path).build(digits)
