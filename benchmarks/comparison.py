@@ -1,17 +1,27 @@
 """Prints the tables of README.md and docs/results.md that hold DBF networks against plain ones, from the zoo's index.
 
     python benchmarks/comparison.py
+    python benchmarks/comparison.py --write     # puts them into the documents, after the zoo has changed
 
 A test holds both documents to what this script prints.
 """
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from absl import flags
+
 from dbf_keras import command, zoo
+
+_FLAGS = flags.FLAGS
+flags.DEFINE_bool("write", False, "Replace the tables in the documents.")
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 Index = Mapping[str, Any]
 
+_NBSP = "\N{NO-BREAK SPACE}"
 _FRACTIONS = {0.25: "¼", 0.5: "½", 0.75: "¾", 1.0: "1"}
 
 
@@ -165,13 +175,13 @@ def folded(index: Index, file: File) -> Figures | None:
 
 def size(count: int) -> str:
     """Returns bytes as text, in kB or MB of three digits."""
-    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.2f} MB"
+    return f"{count / 1e3:.0f}{_NBSP}kB" if count < 1e6 else f"{count / 1e6:.2f}{_NBSP}MB"
 
 
 def latency(*seconds: float) -> str:
     """Returns latencies as text, in ms or, the short ones, µs."""
     scale, digits, unit = (1e6, 0, "µs") if max(seconds) < 5e-5 else (1e3, 2, "ms")
-    return f"{' / '.join(f'{scale * one:.{digits}f}' for one in seconds)} {unit}"
+    return _NBSP.join([f"{_NBSP}/{_NBSP}".join(f"{scale * one:.{digits}f}" for one in seconds), unit])
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
@@ -275,12 +285,31 @@ def models(index: Index) -> str:
 TABLES = {"README.md": (verdicts,), "docs/results.md": (ratios, controls, models)}
 
 
+def replaced(document: str, table: str) -> str:
+    """Returns a document with the table of the same headings replaced.
+
+    Raises:
+        ValueError: The document has no such table.
+    """
+    heading = table.split("\n", 1)[0] + "\n"
+    before, found, after = document.partition(heading)
+    if not found:
+        raise ValueError(f"there is no table with the headings {heading.strip()}")
+    rows = after.split("\n")
+    left = next(number for number, row in enumerate(rows) if not row.startswith("|"))
+    return before + table + "\n".join(rows[left:])
+
+
 def main(_: list[str]) -> None:
-    """Prints the tables."""
+    """Prints the tables, and writes them if asked."""
     index = zoo.index()
     for document, tables in TABLES.items():
+        path = _ROOT / document
         for table in tables:
             print(f"{document}: {table.__name__}\n\n{table(index)}")
+            if _FLAGS.write:
+                text = replaced(path.read_text(), table(index))
+                command.write_atomically(path, lambda temporary, text=text: temporary.write_text(text))
 
 
 if __name__ == "__main__":
