@@ -161,6 +161,11 @@ def bars() -> list[tuple[str, str, str, comparison.Figures]]:
     return drawn
 
 
+def description() -> str:
+    """Returns what the README's picture holds in its metadata, so that a test sees if the zoo has changed since."""
+    return "; ".join(f"{network}, {label}: {found}" for network, label, _, found in bars())
+
+
 def _draw_bars(figure) -> None:
     drawn = bars()
     networks = list(dict.fromkeys(network for network, *_ in drawn))
@@ -382,7 +387,8 @@ def main(_: list[str]) -> None:
     folder = pathlib.Path(_FLAGS.output_dir)
     with matplotlib.rc_context(_STYLE):
         for name, draw in FIGURES.items():
-            save = functools.partial(draw().savefig, dpi=120, metadata={"Software": None})
+            metadata = {"Software": None} | ({"Description": description()} if name == "overview" else {})
+            save = functools.partial(draw().savefig, dpi=120, metadata=metadata)
             command.write_atomically(folder / f"{name}.png", save)
 
 

@@ -15,6 +15,9 @@ _INCLUDE = re.compile(r'--8<-- "(?P<path>[^"]+)"\s*')
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^()\s]+)\)")
 _FENCE = re.compile(r"(^```.*?^```$|^ {4}.*$)", re.MULTILINE | re.DOTALL)
 
+# Pages with tables so wide that they take the place of the table of contents.
+_WIDE = {"zoo.md", "selections.md"}
+
 # Pages and pictures of the site by the file of the repository that they show; filled by `on_files`.
 _shown: dict[str, str] = {}
 
@@ -46,6 +49,8 @@ def on_page_markdown(markdown, page, **_):
     if included:
         path = included["path"]
         markdown = (ROOT / path).read_text()
+    if page.file.src_uri in _WIDE:
+        page.meta["hide"] = ["toc"]
     pieces = _FENCE.split(markdown)  # Every other one is code.
     pieces[::2] = [_LINK.sub(lambda link: _link(link, path, page.file.src_uri), piece) for piece in pieces[::2]]
     return "".join(pieces)
