@@ -1,13 +1,15 @@
-"""Draws the pictures of README.md and docs/concepts.md from the code grid and the zoo.
+"""Draws the pictures of README.md and docs/ from the code grid, the zoo and the table of docs/selections.md.
 
     python benchmarks/figures.py
 
-Bytes, latencies and accuracies are the zoo index's; filters are those of its trained models.
+Bytes, latencies and accuracies are the zoo index's or the table's; filters are those of the zoo's trained models.
 """
 
 import functools
 import pathlib
+import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -373,12 +375,89 @@ def energy() -> Figure:
     return figure
 
 
+class Run(NamedTuple):
+    """A row of the table of docs/selections.md.
+
+    Attributes:
+        name: The name of the runs, without the seed.
+        kernel_size: Taps of a filter along each axis.
+        parameters: Numbers that the network stores.
+        accuracy: Mean over seeds, in percent.
+        spread: Sample standard deviation over seeds, in points.
+    """
+
+    name: str
+    kernel_size: int
+    parameters: int
+    accuracy: float
+    spread: float
+
+
+def study(text: str) -> list[Run]:
+    """Returns the runs of the study of selections from the text of docs/selections.md."""
+    runs = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        measured = re.fullmatch(r"([\d.]+) % ± ([\d.]+)", cells[-1])
+        if measured:
+            name, _, kernel_size, _, parameters, *_ = cells
+            runs.append(Run(name, int(kernel_size), int(parameters.replace(",", "")), *map(float, measured.groups())))
+    return runs
+
+
+# The lines and points of the plot of the study: the start of the runs' names, label, colour, marker and line.
+_STUDY = (
+    ("dbf-selection=spatial_tree-", "spatial_tree, the default", _DBF, "o", "-"),
+    ("dbf-selection=spatial_first-", "spatial_first", "#4fb3a5", "v", "-"),
+    ("dbf-selection=sequency-", "sequency", "#b5532a", "^", "-"),
+    ("energy-", "energy (needs a trained network)", "#222222", "D", "--"),
+    ("dbf-selection=ovsf-", "ovsf, the paper's order", "#2e8b57", "s", "-"),
+    ("random-", "random", "#8a8f98", "x", ":"),
+    ("narrow-", "narrow plain network", _NARROW, "P", "-"),
+    ("ratio_falls-selection=spatial_tree-", "spatial_tree, ρ falls with depth", _DBF, "*", ""),
+    ("full-", "ρ = 1", "#7b3fa0", "o", ""),
+    ("plain-", "plain network", _PLAIN, "s", ""),
+)
+
+
+def selections() -> Figure:
+    """Returns accuracy against parameters of the selections in the study, for both kernel sizes."""
+    runs = study((pathlib.Path(zoo.folder()).parent / "docs" / "selections.md").read_text())
+    figure = Figure(figsize=(11, 6.6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for panel, kernel_size in zip(panels, (3, 4), strict=True):
+        for start, label, colour, marker, dashes in _STUDY:
+            found = [run for run in runs if run.name.startswith(start) and run.kernel_size == kernel_size]
+            found.sort(key=lambda run: run.parameters)
+            panel.errorbar(
+                [run.parameters / 1e3 for run in found],
+                [run.accuracy for run in found],
+                [run.spread for run in found],
+                fmt=marker + dashes if dashes else marker,
+                c=colour,
+                ms=13 if marker == "*" else 7,
+                lw=2,
+                elinewidth=1,
+                capsize=3,
+                label=label,
+            )
+        panel.set(title=f"{kernel_size}×{kernel_size} filters", xlabel="parameters, thousands", xscale="log")
+        panel.set_xticks([20, 40, 80], ["20", "40", "80"])
+        panel.minorticks_off()
+        panel.grid(color="#e4e8ee")
+    panels[0].set_ylabel("CIFAR-10 accuracy after two epochs, %")
+    handles, labels = panels[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
 FIGURES = {
     "overview": overview,
     "filter": filter_sum,
     "code_tree": code_tree,
     "pipeline": pipeline,
     "energy": energy,
+    "selections": selections,
 }
 
 

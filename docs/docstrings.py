@@ -1,8 +1,11 @@
 """Gives the reference docstrings that are put together when a module is imported, which reading its source misses."""
 
 import inspect
+import os
 
 import griffe
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # The layers import TensorFlow, which is to be quiet.
 
 
 class ComposedDocstrings(griffe.Extension):

@@ -69,6 +69,14 @@ def test_every_figure_in_the_readme_s_sentences_about_the_table_holds():
         assert all(comparison.entry(index, file.name)["machine"] == "AMD EPYC" for file in verdict[2:])
 
 
+@pytest.mark.parametrize("name", ["resnet18_k4_r025_cifar10", "resnet34_r025_cifar10"])
+def test_in_float32_at_a_quarter_narrow_networks_are_slower(name):
+    index = zoo.index()
+    assert comparison.entry(index, name)["ratio"] == 0.25
+    dbf, narrow = comparison.File(name, "onthefly"), comparison.File(comparison.CONTROLS[name], "explicit")
+    assert comparison.figures(index, dbf).seconds < comparison.figures(index, narrow).seconds
+
+
 def test_the_readme_s_example_runs_and_saves_what_it_says():
     (example,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     names = {}

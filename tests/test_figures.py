@@ -117,6 +117,23 @@ def test_all_text_of_a_picture_is_on_it_and_readable(name):
             assert text.get_fontsize() * 11 / figure.get_figwidth() >= 11, text.get_text()
 
 
+def test_the_study_is_read_from_its_table():
+    text = (
+        "| run | ratio | kernel size | selection | parameters | multiply adds | seeds | accuracy |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+        "| plain-kernel_size=3 |  | 3 |  | 78,714 | 3,125,888 | 6 | 63.50 % ± 0.72 |\n"
+    )
+    assert figures.study(text) == [figures.Run("plain-kernel_size=3", 3, 78_714, 63.5, 0.72)]
+
+
+def test_every_line_of_the_study_s_plot_has_its_points():
+    runs = figures.study((zoo.folder().parent / "docs" / "selections.md").read_text())
+    assert len(runs) == 66
+    for start, *_, dashes in figures._STUDY:
+        found = [run for run in runs if run.name.startswith(start) and run.kernel_size == 4]
+        assert len(found) == (3 if dashes else 1), start
+
+
 def test_bars_are_the_index():
     index = zoo.index()
     found = {(network, label): bar for network, label, _, bar in figures.bars()}
