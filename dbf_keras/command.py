@@ -8,11 +8,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 
-from absl import app
-
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Runs ``main`` under absl; what the user can mend (ValueError, OSError) is one line on stderr, status 2."""
+    from absl import app  # Here, for a board has no absl and writes files all the same.
 
     def guarded(arguments):
         if len(arguments) > 1 and not getattr(main, "takes_arguments", False):
