@@ -12,8 +12,7 @@ import filelock
 import numpy as np
 import pytest
 
-from dbf_keras import data, networks, sweep
-from dbf_keras.networks.cost import multiply_adds
+from dbf_keras import data, sweep
 
 HERE = pathlib.Path(__file__).parent
 RUNS = """
@@ -173,14 +172,3 @@ def test_runs_that_another_process_is_at_are_left_to_it(tmp_path, capsys, monkey
     assert began == ["energy", "lost", "other", "energy", "lost", "full", "energy", "lost"]
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     assert [row["run"] for row in rows] == ["full", "energy", "other"]
-
-
-def test_multiply_adds():
-    """Counted by hand: 32² pixels in stage 1, a quarter and a sixteenth after; 1×1 shortcuts; the classifier."""
-    spatial = [32 * 32, 16 * 16, 8 * 8]
-    stem = spatial[0] * 9 * 3 * 16
-    layers = [9 * a * b for a, b in ((16, 16), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64))]
-    convolutions = sum(spatial[index // 2] * size for index, size in enumerate(layers))
-    rest = stem + spatial[1] * 16 * 32 + spatial[2] * 32 * 64 + 640
-    assert multiply_adds(networks.build("resnet8", kernel_size=3, plain=True)) == convolutions + rest
-    assert multiply_adds(networks.build("resnet8", kernel_size=3, ratio=0.25)) == convolutions // 4 + rest
