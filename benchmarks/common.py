@@ -16,14 +16,14 @@ from dbf_keras import command
 from dbf_keras.benchmark import prepare, time_interleaved
 from dbf_keras.benchmark.memory import count_op_memory
 from dbf_keras.benchmark.report import describe_machine, print_table
+from dbf_keras.forms import MODES, QUANTIZATIONS
 from dbf_keras.progress import progress
 from dbf_keras.runtime import RUNTIMES, Interpreter, resolve_runtime
 
 if TYPE_CHECKING:  # TensorFlow comes late: quiet, and after the instruction set is chosen
     import keras
 
-MODES = ("explicit", "onthefly", "folded")
-TYPES = {"float32": None, "weights": "weights", "int8": "int8", "int4": "int4"}  # and `quantize` of the export
+TYPES = {quantize or "float32": quantize for quantize in QUANTIZATIONS}  # and `quantize` of the export
 _REPRESENTATIVE_INPUTS = 8
 _SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)-(\d+)@(\d+)(?:/(\d+))?")
 

@@ -23,6 +23,7 @@ from dbf_keras import command
 from dbf_keras.benchmark import time_interleaved
 from dbf_keras.benchmark.memory import peak_memory
 from dbf_keras.benchmark.report import print_table
+from dbf_keras.forms import MODES
 
 if TYPE_CHECKING:
     import keras
@@ -128,7 +129,7 @@ def panels(results: Mapping[Case, common.Measured]) -> list[list[plots.Panel]]:
     """Returns what to draw: time, file and memory by share of codes, for each network."""
     rows = []
     for field, (unit, scale) in _PANELS.items():
-        series = [(mode, field, mode) for mode in common.MODES]
+        series = [(mode, field, mode) for mode in MODES]
         rows.append([])
         for network in FLAGS.networks:
             by_ratio = {case.ratio: measured for case, measured in results.items() if case.subject == network}

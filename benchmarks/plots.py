@@ -10,7 +10,8 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt  # noqa: E402 - after the choice of what draws
 from matplotlib import ticker  # noqa: E402
 
-from common import FLAGS, MODES, Measured, Side  # noqa: E402
+from common import FLAGS, Measured, Side  # noqa: E402
+from dbf_keras.forms import MODES  # noqa: E402
 
 _COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
 _DASHES = ("-", "--", ":", "-.")

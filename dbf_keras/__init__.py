@@ -1,22 +1,60 @@
 """Deterministic binary filters for Keras and TensorFlow Lite.
 
 Nothing heavy is imported until it is used: `dbf_keras.codes` and `dbf_keras.runtime` run where neither TensorFlow nor
-Keras is installed.
+Keras is installed. Where Keras is, it knows the layers as soon as it is imported, so that ``import dbf_keras`` is
+enough for ``keras.saving.load_model``.
 """
 
+import contextlib
 import importlib
+import os
+import sys
+from typing import Any
 
-_HOMES = {
+from dbf_keras.version import __version__
+
+_MODULES = {
+    "CodeSGD": "train.optimizers",
     "DBFConv2D": "layers",
     "DBFDense": "layers",
-    "custom_objects": "layers",
     "Interpreter": "runtime",
+    "custom_objects": "layers",
     "load_zoo": "zoo",
+    "to_tflite": "export",
 }
-__all__ = sorted(_HOMES)
+__all__ = ["__version__", *sorted(_MODULES)]
 
 
-def __getattr__(name: str):
-    if name not in _HOMES:
+def __dir__() -> list[str]:
+    return __all__
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
         raise AttributeError(f"module 'dbf_keras' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"dbf_keras.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"dbf_keras.{_MODULES[name]}"), name)
+
+
+def _register(_: Any) -> None:
+    """Imports what Keras is to know by name, which registers itself."""
+    importlib.import_module("dbf_keras.layers")
+    importlib.import_module("dbf_keras.train.optimizers")
+
+
+def _import_backend(_: Any) -> None:
+    """Imports `dbf_keras.backend`, unless that is what imports Keras."""
+    if "dbf_keras.backend" not in sys.modules:
+        importlib.import_module("dbf_keras.backend")
+
+
+def _register_with_keras() -> None:
+    """Calls `_register` when Keras is imported, or now if it is."""
+    with contextlib.suppress(ImportError):  # A board has neither wrapt nor Keras.
+        import wrapt
+
+        legacy = os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true")
+        wrapt.register_post_import_hook(_register, "dbf_keras.backend")
+        wrapt.register_post_import_hook(_import_backend, "tf_keras" if legacy else "keras")
+
+
+_register_with_keras()

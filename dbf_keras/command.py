@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import pathlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
 
 def run(
@@ -26,7 +26,6 @@ def run(
     """
     from absl import app, flags, logging
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported, which tells every step.
     logging.set_verbosity(logging.WARNING)
 
     def parse(argv: list[str]) -> list[str]:
@@ -42,7 +41,8 @@ def run(
         if len(arguments) > 1 and not getattr(main, "takes_arguments", False):
             sys.exit(f"error: unexpected argument {arguments[1]!r}; see --help")
         try:
-            return main(arguments)
+            with quiet_libraries():
+                return main(arguments)
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -53,31 +53,35 @@ def run(
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Holds back what native code writes to stderr, past Python's ``sys.stderr``; shows it if the block fails."""
-    try:
-        terminal = os.dup(2)
-    except OSError:  # There is no stderr to keep clean.
+    """Holds back what native code, TensorFlow above all, writes to stderr past Python's ``sys.stderr``.
+
+    It is shown if the block ends in an error that a user cannot mend. Where TF_CPP_MIN_LOG_LEVEL is set, nothing is
+    held back.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ or not _writes_to(sys.stderr, 2):
         yield
         return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     python_stderr = sys.stderr
-    with tempfile.TemporaryFile() as held, os.fdopen(terminal, "w", buffering=1) as shown:
-        sys.stderr.flush()
+    with tempfile.TemporaryFile() as held, os.fdopen(os.dup(2), "w", buffering=1) as shown:
         os.dup2(held.fileno(), 2)
-        if _writes_to(python_stderr, 2):
-            sys.stderr = shown
-        failed = True
+        sys.stderr = shown
         try:
             yield
-            failed = False
+        except (ValueError, OSError, ImportError, RuntimeError):
+            raise
+        except Exception:
+            held.seek(0)
+            shown.write(held.read().decode(errors="replace"))
+            raise
         finally:
             sys.stderr = python_stderr
+            shown.flush()
             os.dup2(shown.fileno(), 2)
-            if failed:
-                held.seek(0)
-                os.write(2, held.read())
+            del os.environ["TF_CPP_MIN_LOG_LEVEL"]
 
 
-def _writes_to(stream: io.TextIOBase, descriptor: int) -> bool:
+def _writes_to(stream: TextIO, descriptor: int) -> bool:
     try:
         return stream.fileno() == descriptor
     except (OSError, AttributeError, ValueError):

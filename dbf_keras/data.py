@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import zipfile
 
 import numpy as np
 
 from dbf_keras.images import ImageFolder, Images, TFRecords
 
 DATASETS = ("digits", "mnist", "cifar10", "folder", "tfrecords")
+# Share of the images of each class that a folder without a test part sets aside for testing.
+TEST_SHARE = 0.2
+
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# Folders of test images that may stand beside train/; the first that is there counts.
+_TEST_PARTS = ("test", "val", "validation")
+_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
 @dataclasses.dataclass
@@ -22,6 +30,7 @@ class Dataset:
         x_test: as x_train.
         y_test: as y_train.
         classes: number of classes.
+        class_names: their names by label; by default the numbers from 0.
     """
 
     x_train: np.ndarray | Images
@@ -29,6 +38,12 @@ class Dataset:
     x_test: np.ndarray | Images
     y_test: np.ndarray
     classes: int
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        self.class_names = tuple(self.class_names) or tuple(map(str, range(self.classes)))
+        if len(self.class_names) != self.classes:
+            raise ValueError(f"{self.classes} classes cannot have {len(self.class_names)} names.")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -45,31 +60,37 @@ class Dataset:
         """The same with some of the training images, drawn once and for all: files may be sorted by class.
 
         Raises:
-            ValueError: there are fewer, or the images are in files.
+            ValueError: there are fewer.
         """
-        if not isinstance(self.x_train, np.ndarray) or not 1 <= count <= len(self.y_train):
-            raise ValueError(
-                f"--train_images takes 1 to {len(self.y_train)} images, of sets that are arrays; got {count}."
-            )
+        if not 1 <= count <= len(self.y_train):
+            raise ValueError(f"--train_images takes 1 to {len(self.y_train)}, as many as there are; got {count}.")
         chosen = np.random.RandomState(0).permutation(len(self.y_train))[:count]
-        return dataclasses.replace(self, x_train=self.x_train[chosen], y_train=self.y_train[chosen])
+        images = self.x_train.part(chosen) if isinstance(self.x_train, Images) else self.x_train[chosen]
+        return dataclasses.replace(self, x_train=images, y_train=self.y_train[chosen])
 
 
 def load(name: str, data_dir: str | None = None, image_size: int = 224) -> Dataset:
     """Loads an image set.
 
     Args:
-        name: ``"digits"`` (scikit-learn's real 8×8 digits, no download; the last 360 images, by other writers, are
-            the test set), ``"mnist"`` or ``"cifar10"`` (``<data_dir>/<name>.npz``, otherwise ``keras.datasets``,
-            which may download), ``"folder"`` (``<data_dir>/train/<class>/*`` and ``<data_dir>/test/<class>/*``), or
-            ``"tfrecords"`` (``<data_dir>/train-*`` and ``<data_dir>/validation-*``, see `images.TFRecords`; the
-            training set's smallest label becomes 0).
+        name: one of
+
+            - ``"digits"``, scikit-learn's real 8×8 digits, no download; the last 360 images, by other writers, are the
+              test set;
+            - ``"mnist"`` or ``"cifar10"``, from ``<data_dir>/<name>.npz``, otherwise from ``keras.datasets``, which may
+              download;
+            - ``"folder"``, images in ``<data_dir>/train/<class>/*`` and ``<data_dir>/test/<class>/*`` (or ``val/`` or
+              ``validation/``); or in ``<data_dir>/<class>/*``, of which a fifth of each class, `TEST_SHARE`, always
+              the same, is the test set;
+            - ``"tfrecords"``, ``<data_dir>/train-*`` and ``<data_dir>/validation-*``, see `images.TFRecords`; the
+              training set's smallest label becomes 0.
         data_dir: where the files are.
         image_size: side in pixels to which the images of files are cropped and scaled.
 
     Raises:
-        ValueError: unknown name, "folder" or "tfrecords" without data_dir, or records that are not as they should be.
-        FileNotFoundError: data_dir is given but does not hold the set.
+        ValueError: unknown name, "folder" or "tfrecords" without data_dir, files that are not as they should be, or a
+            package that is not installed.
+        OSError: the set is not where data_dir says, or cannot be downloaded.
     """
     if name not in DATASETS:
         raise ValueError(f"Unknown dataset {name!r}. Known: {', '.join(DATASETS)}.")
@@ -79,32 +100,63 @@ def load(name: str, data_dir: str | None = None, image_size: int = 224) -> Datas
         return _folder(data_dir, image_size)
     if name == "tfrecords":
         return _tfrecords(data_dir, image_size)
-    if data_dir is None:
-        import keras
+    arrays = _download(name) if data_dir is None else _read_npz(pathlib.Path(data_dir) / f"{name}.npz")
+    dataset = _dataset(*arrays)
+    return dataclasses.replace(dataset, class_names=_CIFAR10) if (name, dataset.classes) == ("cifar10", 10) else dataset
 
-        (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
-    else:
-        path = pathlib.Path(data_dir) / f"{name}.npz"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} does not exist. --data_dir must hold {name}.npz with x_train, y_train, x_test and y_test; "
-                "without --data_dir it is taken from keras.datasets."
-            )
+
+def _download(name: str) -> list[np.ndarray]:
+    """Returns the arrays that ``keras.datasets`` has of a set, which may download it."""
+    instead = f"Give --data_dir of a folder that holds {name}.npz with x_train, y_train, x_test and y_test."
+    try:
+        import keras
+    except ImportError as error:
+        raise ValueError(f"{name} is taken from keras.datasets, but {error.name} is not installed. {instead}") from None
+    try:
+        train, test = getattr(keras.datasets, name).load_data()
+    except Exception as error:  # noqa: BLE001 - Keras raises that itself
+        reason = " ".join(str(error).split())
+        raise ConnectionError(f"{name} could not be downloaded: {reason}. {instead}") from error
+    return [*train, *test]
+
+
+def _read_npz(path: pathlib.Path) -> list[np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist. --data_dir must hold {path.name} with x_train, y_train, x_test and y_test; "
+            "without --data_dir it is taken from keras.datasets."
+        )
+    try:
         with np.load(path) as arrays:
-            x_train, y_train, x_test, y_test = (arrays[key] for key in ("x_train", "y_train", "x_test", "y_test"))
-    return _dataset(x_train, y_train, x_test, y_test)
+            return [arrays[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no .npz with x_train, y_train, x_test and y_test: {error}") from None
 
 
 def _dataset(x_train, y_train, x_test, y_test) -> Dataset:
-    def images(x):
-        return x if x.ndim == 4 else x[..., None]
-
-    return Dataset(images(x_train), y_train.ravel(), images(x_test), y_test.ravel(), int(y_train.max()) + 1)
+    images, labels = [], []
+    for part, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
+        if x.dtype != np.uint8 or x.ndim not in (3, 4):
+            raise ValueError(
+                f"x_{part} must be uint8 [N, H, W] or [N, H, W, C], pixels 0–255; got {x.dtype} {x.shape}."
+            )
+        if y.dtype.kind not in "iu" or y.size != len(x) or not y.size or y.min() < 0:
+            raise ValueError(f"y_{part} must be {len(x)} integers from 0, one an image; got {y.dtype} {y.shape}.")
+        images.append(x if x.ndim == 4 else x[..., None])
+        labels.append(y.ravel())
+    classes = int(labels[0].max()) + 1
+    if labels[1].max() >= classes:
+        raise ValueError(f"y_test has the label {labels[1].max()}, which y_train has not.")
+    return Dataset(images[0], labels[0], images[1], labels[1], classes)
 
 
 def _digits() -> Dataset:
-    from sklearn import datasets
-
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise ValueError(
+            f"The digits come with scikit-learn, but {error.name} is not installed: pip install scikit-learn."
+        ) from None
     digits = datasets.load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     test = 360
@@ -113,26 +165,58 @@ def _digits() -> Dataset:
 
 def _folder(data_dir: str | None, image_size: int) -> Dataset:
     if data_dir is None:
-        raise ValueError("The dataset 'folder' needs --data_dir with train/<class>/* and test/<class>/*.")
+        raise ValueError(
+            "The dataset 'folder' needs --data_dir with train/<class>/* and test/<class>/*, or with <class>/*."
+        )
     root = pathlib.Path(data_dir)
-    names = sorted(path.name for path in root.glob("train/*") if path.is_dir())
+    if (root / "train").is_dir():
+        names = _classes(root / "train")
+        tests = [root / part for part in _TEST_PARTS if (root / part).is_dir()]
+        if not tests:
+            raise FileNotFoundError(f"Beside {root / 'train'} there is no folder {', '.join(_TEST_PARTS)}.")
+        train, test = ([_images(part / name) for name in names] for part in (root / "train", tests[0]))
+        where = root / "train", tests[0]
+    else:
+        names = _classes(root)
+        train, test = zip(*(_split(_images(root / name)) for name in names), strict=True)
+        where = root, root
+    parts = []
+    for folder, by_class in zip(where, (train, test), strict=True):
+        paths = [path for paths in by_class for path in paths]
+        if not paths:
+            raise FileNotFoundError(f"{folder} holds no images ({', '.join(_SUFFIXES)}) in class folders.")
+        parts += [ImageFolder(paths, image_size), np.repeat(np.arange(len(names)), [len(paths) for paths in by_class])]
+    return Dataset(*parts, len(names), tuple(names))
+
+
+def _classes(folder: pathlib.Path) -> list[str]:
+    names = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
     if not names:
-        raise FileNotFoundError(f"{root} holds no folders train/<class>.")
+        raise FileNotFoundError(
+            f"{folder} holds no folders of classes. Images are read from train/<class>/* and test/<class>/* (or val/, "
+            "validation/), or from <class>/*."
+        )
+    return names
 
-    def split(part):
-        suffixes = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
-        files = [
-            (path, label)
-            for label, name in enumerate(names)
-            for path in sorted((root / part / name).glob("*"))
-            if path.suffix.lower() in suffixes
-        ]
-        if not files:
-            raise FileNotFoundError(f"{root / part} holds no images ({', '.join(sorted(suffixes))}) in class folders.")
-        paths, labels = zip(*files, strict=True)
-        return ImageFolder(list(paths), image_size), np.array(labels)
 
-    return Dataset(*split("train"), *split("test"), len(names))
+def _images(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)
+
+
+def _split(paths: list[pathlib.Path]) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Splits the images of a class into those to train on and those to test with, always in the same way.
+
+    Raises:
+        ValueError: there is one image only.
+    """
+    if len(paths) == 1:
+        raise ValueError(f"{paths[0].parent} holds one image; a class needs two, one to train on and one to test with.")
+    tests = max(1, round(TEST_SHARE * len(paths))) if paths else 0
+    chosen = set(np.random.RandomState(0).permutation(len(paths))[:tests].tolist())
+    parts: tuple[list[pathlib.Path], list[pathlib.Path]] = ([], [])
+    for number, path in enumerate(paths):
+        parts[number in chosen].append(path)
+    return parts
 
 
 def _tfrecords(data_dir: str | None, image_size: int) -> Dataset:
@@ -150,4 +234,5 @@ def _tfrecords(data_dir: str | None, image_size: int) -> Dataset:
     first, last = int(train.labels.min()), int(train.labels.max())
     if test.labels.min() < first or test.labels.max() > last:
         raise ValueError(f"{data_dir}/validation-* has labels outside {first} to {last}, those of train-*.")
-    return Dataset(train, train.labels - first, test, test.labels - first, last - first + 1)
+    names = tuple(map(str, range(first, last + 1)))
+    return Dataset(train, train.labels - first, test, test.labels - first, len(names), names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import io
 import math
 import os
@@ -14,7 +15,7 @@ import numpy as np
 
 from dbf_keras.progress import progress
 
-# Of an image's shorter side, the centre that is shown of a test image: 224 of 256 pixels.
+# Share of a test image's shorter side that its centre shows: 224 of 256 pixels.
 _CENTRE = 0.875
 
 
@@ -26,8 +27,10 @@ class Images(abc.ABC):
     """
 
     def __init__(self, count: int, size: int):
+        _check_pillow()
         self.shape = (count, size, size, 3)
-        self._pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes and scales without Python's lock.
+        self._chosen = np.arange(count)  # Which of the images that `_open` knows these are.
+        self._threads = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes and scales without Python's lock.
 
     def __len__(self):
         return self.shape[0]
@@ -36,7 +39,18 @@ class Images(abc.ABC):
         chosen = np.arange(len(self))[index]
         if chosen.ndim == 0:
             return self._read(int(chosen))
-        return np.stack(list(self._pool.map(self._read, chosen)))
+        return np.stack(list(self._threads.map(self._read, chosen)))
+
+    def part(self, indices: np.ndarray) -> Images:
+        """Some of the images.
+
+        Args:
+            indices: of them, in the order that they get.
+        """
+        part = copy.copy(self)
+        part._chosen = self._chosen[indices]
+        part.shape = (len(part._chosen), *self.shape[1:])
+        return part
 
     def crops(self, indices: np.ndarray, seeds: np.ndarray, smallest: float) -> np.ndarray:
         """Random parts of images, scaled: see `random_box`.
@@ -53,14 +67,15 @@ class Images(abc.ABC):
         def read(index, seed):
             return self._read(index, lambda *sides: random_box(*sides, smallest, np.random.default_rng([*seed, index])))
 
-        return np.stack(list(self._pool.map(read, indices, seeds)))
+        return np.stack(list(self._threads.map(read, indices, seeds)))
 
     def _read(self, index: int, choose_box=None) -> np.ndarray:
         from PIL import Image
 
-        side = self.shape[1]
+        side, index = self.shape[1], int(self._chosen[index])
+        source = self._open(index)
         try:
-            with Image.open(self._open(index)) as image:
+            with Image.open(source) as image:
                 original = np.array(image.size)
                 left, top, width, height = (choose_box or centre_box)(*image.size)
                 # A JPEG can be decoded at a half, a quarter or an eighth where that is enough.
@@ -68,8 +83,8 @@ class Images(abc.ABC):
                 scale = np.array(image.size) / original
                 box = np.array([left, top, left + width, top + height]) * np.tile(scale, 2)
                 box = tuple(np.minimum(box, np.tile(image.size, 2)))
-                return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box))
-        except OSError as error:
+                return np.asarray(_to_rgb(image).resize((side, side), Image.Resampling.BILINEAR, box))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises all of these.
             raise OSError(f"{self._where(index)} cannot be read: {error}") from None
 
     @abc.abstractmethod
@@ -79,6 +94,23 @@ class Images(abc.ABC):
     @abc.abstractmethod
     def _where(self, index: int) -> str:
         """Where an image is, for errors."""
+
+
+def _check_pillow() -> None:
+    """Raises an error that says what to do if Pillow is not installed."""
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError:
+        raise ValueError("Reading images from files needs Pillow: pip install pillow.") from None
+
+
+def _to_rgb(image):
+    """A Pillow image as RGB of 8 bits a channel; of 16 bits the upper 8 are kept, which Pillow would clip."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
 
 
 def centre_box(width: int, height: int) -> tuple[float, float, float, float]:
@@ -165,6 +197,12 @@ class TFRecords(Images):
         self.labels = np.array(labels, np.int64)
         self._places = np.array(places, np.int64).reshape(-1, 3)
         super().__init__(len(labels), size)
+
+    def part(self, indices: np.ndarray) -> TFRecords:
+        """Some of the records, with their labels."""
+        part = super().part(indices)
+        part.labels = self.labels[indices]
+        return part
 
     def _feature(self, record: bytes, key: str, path: pathlib.Path):
         features = self._parse(record).features.feature

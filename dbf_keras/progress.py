@@ -3,13 +3,12 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import Progress
-
 
 @contextlib.contextmanager
 def progress(title: str) -> Iterator[Callable[[float], None]]:
     """Shows a bar on stderr, drawn only when it is told of progress: no thread of its own runs beside what is timed.
+
+    Without the package rich, as on a board, there is no bar.
 
     Args:
         title: What is in progress.
@@ -17,7 +16,14 @@ def progress(title: str) -> Iterator[Callable[[float], None]]:
     Yields:
         The function to call with the share done, from 0 to 1.
     """
+    try:
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.progress import Progress
+    except ImportError:
+        yield lambda done: None
+        return
     console = Console(stderr=True)
     with Progress(console=console, auto_refresh=False, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(title, total=1.0)
+        task = bars.add_task(escape(title), total=1.0)
         yield lambda done: bars.update(task, completed=done, refresh=True)

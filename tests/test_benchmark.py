@@ -2,6 +2,7 @@ import dataclasses
 import html.parser
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ from dbf_keras.benchmark import prepare, time_interleaved
 from dbf_keras.benchmark.accuracy import accuracy, quantize
 from dbf_keras.benchmark.memory import peak_memory
 from dbf_keras.benchmark.page import to_html
-from dbf_keras.benchmark.report import Report, Result, from_json, to_json, to_rows
+from dbf_keras.benchmark.report import Report, Result, from_json, print_table, split_details, to_json, to_rows
 from dbf_keras.export import to_tflite
 from dbf_keras.layers import DBFConv2D
 from dbf_keras.runtime import Interpreter, OpMemory
@@ -70,22 +71,22 @@ class TestTiming:
     def test_sides_take_turns(self):
         calls, shares = [], []
         sides = [lambda side=side: calls.append(side) for side in "ab"]
-        times = time_interleaved(sides, seconds=60, runs=7, tick=shares.append)
-        assert "".join(calls) == "aaaabbbb" * 2 + "aabb"  # one untimed run, then three timed ones, 7 in all
+        times = time_interleaved(sides, seconds=60, repetitions=7, tick=shares.append)
+        assert "".join(calls) == "aaaabbbb" * 2 + "aabb"  # one untimed inference, then three timed ones, 7 in all
         assert [row.shape for row in times] == [(7,), (7,)]
         assert all((row > 0).all() for row in times)
         assert shares == pytest.approx([1 / 3, 2 / 3, 1])
 
     def test_seconds_stop_it_but_not_at_once(self):
-        times = time_interleaved([lambda: None], seconds=0, runs=1000)
+        times = time_interleaved([lambda: None], seconds=0, repetitions=1000)
         assert len(times[0]) == 12
 
     def test_prepare_fills_inputs(self, files):
         interpreter = Interpreter(files / "explicit.tflite")
-        run = prepare(interpreter)
+        invoke = prepare(interpreter)
         pixels = interpreter.get_tensor(interpreter.get_input_details()[0]["index"])
         assert pixels.min() >= 0 and 200 < pixels.max() <= 255 and (pixels == np.rint(pixels)).all()
-        run()
+        invoke()
         assert interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).any()
 
     def test_prepare_fills_integer_inputs(self):
@@ -142,8 +143,17 @@ def test_peak_memory_grows_with_the_model(tmp_path):
 def test_peak_memory_of_no_model(tmp_path):
     path = tmp_path / "bad.tflite"
     path.write_bytes(b"not a model")
-    with pytest.raises(RuntimeError, match="(?s)bad.tflite could not be measured.*ValueError"):
+    with pytest.raises(RuntimeError, match=r"^'.*bad.tflite' cannot be loaded and run: [^\n]+$"):
         peak_memory(str(path), repeats=1)
+
+
+def test_peak_memory_of_what_kills_its_process(tmp_path, monkeypatch):
+    killer = tmp_path / "python"
+    killer.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    killer.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killer))
+    with pytest.raises(RuntimeError, match="x.tflite' cannot be loaded and run: the process was killed by SIGSEGV"):
+        peak_memory("x.tflite")
 
 
 class Page(html.parser.HTMLParser):
@@ -203,19 +213,36 @@ class TestReport:
 
     def test_rows(self):
         assert to_rows([self.FIRST, self.SECOND])[1:] == [
-            ["explicit", "400.0", "5.10", "0.0", "0.0", "3.000", "3.800", "3.980", "1.00×", "98.70%"],
-            ["<b>&", "100.0", "4.00", "98.3", "5.0", "1.000", "1.000", "1.000", "3.00×", "98.00%"],
+            ["explicit", "98.70%", "1.00×", "3.000", "400.0", "5.10", "3.800", "3.980", "0.0", "0.0"],
+            ["<b>&", "98.00%", "3.00×", "1.000", "100.0", "4.00", "1.000", "1.000", "98.3", "5.0"],
         ]
 
     def test_rows_of_a_phone(self):
         heading, first, second = to_rows(self.PHONE.results)
-        assert heading[5:7] == ["load ms", "first ms"] and heading[-2:] == ["speed-up", "output"]
-        assert first[5:7] == ["12.500", "20.000"] and first[-2:] == ["1.00×", "as expected"]
-        assert second[5:7] == ["", ""] and second[-2:] == ["4.00×", "WRONG"]
+        assert heading[1:3] == ["output", "speed-up"] and heading[-4:-2] == ["load ms", "first ms"]
+        assert first[1:3] == ["as expected", "1.00×"] and first[-4:-2] == ["12.500", "20.000"]
+        assert second[1:3] == ["WRONG", "4.00×"] and second[-4:-2] == ["", ""]
+
+    def test_what_decides_and_the_details(self):
+        decisive, details = split_details(to_rows(self.PHONE.results))
+        assert decisive[0] == ["model", "output", "speed-up", "median ms", "file kB", "peak MB"]
+        assert details[0] == ["model", "p90 ms", "p99 ms", "load ms", "first ms", "packed kB", "scratch kB"]
+        assert decisive[2][0] == details[2][0] == "phone only" and details[2][-1] == "0.0"
+
+    @pytest.mark.parametrize("rich", [True, False])
+    def test_tables_print_names_as_they_are(self, rich, monkeypatch, capsys):
+        if not rich:
+            monkeypatch.setitem(sys.modules, "rich.console", None)
+        print_table("of [bold]", [["model", "x"], ["[/red]x", "1"], ["[b]", "22"]], caption="so [it] is")
+        lines = capsys.readouterr().out.splitlines()
+        assert any("[/red]x" in line for line in lines) and any("[b]" in line for line in lines)
+        assert any("of [bold]" in line for line in lines) and "so [it] is" in lines[-1]
+        if not rich:
+            assert lines[1:4] == ["model     x", "[/red]x   1", "[b]      22"]
 
     def test_rows_without_accuracy(self):
         heading, row = to_rows([Result("a", "a", 1, 1, OpMemory(0, 0), np.ones(3))])
-        assert heading[-1] == "speed-up" and len(row) == len(heading)
+        assert "accuracy" not in heading and "output" not in heading and len(row) == len(heading)
 
     def test_json(self):
         read = json.loads(to_json(Report({"num_threads": 1}, [self.FIRST, self.SECOND])))
@@ -241,8 +268,8 @@ class TestReport:
             (lambda read: read.pop("settings"), "'settings' is missing"),
             (lambda read: read["models"][0].pop("times_ms"), "'times_ms' is missing"),
             (lambda read: read["models"][0].update(times_ms=["a"]), "could not convert"),
-            (lambda read: read["models"][0].update(times_ms=[]), "no timed runs"),
-            (lambda read: read.update(models=[]), "no timed runs"),
+            (lambda read: read["models"][0].update(times_ms=[]), "no repetitions"),
+            (lambda read: read.update(models=[]), "no repetitions"),
         ],
     )
     def test_json_that_is_no_result(self, change, message):
@@ -274,11 +301,27 @@ class TestReport:
         text = to_html([desktop, self.PHONE])
         page.feed(text)
         assert not page.open
-        # A table, three charts and the runs each have a heading for each machine; accuracy has the desktop's only.
+        # A table, three charts and the repetitions have a heading for each machine; accuracy has the desktop's only.
         assert page.text.count("A <phone>") == 6 and page.text.count("<fast>") == 6
         assert "3.000 (1.00×)" in page.text and "1.750 (4.00×)" in page.text
         assert "bad & broken did not run: no reason" in page.text and "Accuracy " in page.text
         assert text.count('<i class="c0"') == 7  # "explicit" has one colour on both machines
+
+    def test_html_explains_memory_and_folds_it(self):
+        text = to_html([Report({}, [self.FIRST])])
+        folded = text[text.index("<details>") : text.index("</details>")]
+        assert "<th>packed kB</th>" in folded and "packed, their coefficients" in folded and "scratch, their" in folded
+        assert "<th>accuracy</th>" in text[: text.index("<details>")]
+
+    def test_outliers_do_not_squeeze_the_plot(self):
+        """Nor are they kept silent about."""
+        times = np.linspace(1.0e-3, 1.1e-3, 400)
+        times[::40] = 0.2
+        text = to_html([Report({}, [dataclasses.replace(self.FIRST, name="<i>", times=times)])])
+        assert "Beyond the axis: 10 of 400 of &lt;i&gt;, the longest 200 ms." in text
+        middle = float(re.search('class="median" x1="([0-9.]+)"', text)[1])
+        assert middle > 800  # of 1000
+        assert "Beyond the axis" not in to_html([Report({}, [self.SECOND])])
 
 
 def with_benchmarks():
@@ -286,9 +329,53 @@ def with_benchmarks():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
-def benchmark(*arguments, cwd=None):
+def benchmark(*arguments, cwd=None, env=None):
     command = [sys.executable, "-m", "dbf_keras.benchmark", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    """An environment like a board's: numpy and a TFLite runtime, and nothing else that this package uses."""
+    folder = tmp_path_factory.mktemp("board")
+    absent = "absl rich matplotlib keras tf_keras tensorflow sklearn jax PIL filelock yaml h5py flatbuffers scipy"
+    lines = ["import sys", f"sys.modules.update(dict.fromkeys({absent.split()}))"]
+    (folder / "sitecustomize.py").write_text("\n".join(lines))  # Imported by every Python that starts.
+    environment = with_benchmarks()
+    return {**environment, "PYTHONPATH": os.pathsep.join([str(folder), environment["PYTHONPATH"]])}
+
+
+class TestBoard:
+    def test_files(self, files, board):
+        rng = np.random.default_rng(0)
+        images, labels = rng.integers(0, 256, (20, 8, 8, 1), np.uint8), np.arange(20) % 10
+        np.savez(files / "mnist.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+        given = ["explicit.tflite", "onthefly.tflite", "--dataset=mnist", "--data_dir=.", "--json=b.json"]
+        done = benchmark(*given, "--html=b.html", "--repetitions=3", cwd=files, env=board)
+        assert done.returncode == 0, done.stderr
+        heading, *rows = [line.split() for line in done.stdout.splitlines()[1:4]]
+        assert heading[:3] == ["model", "accuracy", "speed-up"] and [row[0] for row in rows] == ["explicit", "onthefly"]
+        assert len(json.loads((files / "b.json").read_text())["models"]) == 2
+        assert "<th>accuracy</th>" in (files / "b.html").read_text()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "the default model is exported, which needs absl, not installed here"),
+            (["explicit.tflite", "--dataset=digits"], "scikit-learn"),
+            (["explicit.tflite", "--dataset=mnist"], "--data_dir"),
+            (["explicit.tflite", "--dataset=folder", "--data_dir=folder"], "pip install pillow"),
+            (["explicit.tflite", "--runtime=tf"], "pip install tensorflow"),
+        ],
+    )
+    def test_what_is_missing_is_said(self, files, board, arguments, message):
+        for part in ("train", "test"):
+            (files / "folder" / part / "ant").mkdir(parents=True, exist_ok=True)
+            (files / "folder" / part / "ant" / "x.png").touch()
+        done = benchmark(*arguments, cwd=files, env=board)
+        assert done.returncode == 2
+        assert message in done.stderr and "Traceback" not in done.stderr
+        assert len([line for line in done.stderr.splitlines() if not line.startswith("INFO")]) == 1
 
 
 class TestCommandLine:
@@ -296,7 +383,7 @@ class TestCommandLine:
         done = benchmark(
             "explicit.tflite",
             "onthefly.tflite",
-            "--runs=6",
+            "--repetitions=6",
             "--dataset=digits",
             "--json=o.json",
             "--html=o.html",
@@ -318,7 +405,7 @@ class TestCommandLine:
     def test_stored_results(self, files):
         phone = files / "phone.json"
         phone.write_text(to_json(TestReport.PHONE))
-        done = benchmark("explicit.tflite", phone, "--runs=3", "--html=both.html", "--json=own.json", cwd=files)
+        done = benchmark("explicit.tflite", "--runs=3", phone, "--html=both.html", "--json=own.json", cwd=files)
         assert done.returncode == 0, done.stderr
         assert "A &lt;phone&gt;" in (files / "both.html").read_text()
         assert [model["name"] for model in json.loads((files / "own.json").read_text())["models"]] == ["explicit"]
@@ -347,16 +434,23 @@ class TestCommandLine:
             (["notes.txt"], "'notes.txt' is not a TFLite model"),
             (["explicit.tflite", "--json=no/such/folder.json"], "a folder that exists"),
             (["explicit.tflite", "--dataset=imagenet"], "digits, mnist, cifar10, folder"),
-            (["explicit.tflite", "--nonsense"], "Unknown command line flag 'nonsense'"),
-            (["explicit.tflite", "--runtime=onnx"], "litert|tflite_runtime|tf"),
+            (["explicit.tflite", "--nonsense"], "unrecognized arguments: --nonsense"),
+            (["explicit.tflite", "--runtime=onnx"], "choose from 'litert', 'tflite_runtime', 'tf'"),
+            (["explicit.tflite", "--repetitions=0"], "--repetitions/--runs: 0 is less than 1"),
+            (["explicit.tflite", "cut.tflite"], "'cut.tflite' cannot be loaded and run"),
+            (["explicit.tflite", "flat.tflite", "--dataset=digits"], "'flat.tflite': The model takes images of shape"),
         ],
     )
     def test_errors(self, files, arguments, message):
         (files / "notes.txt").write_text("not a model")
         (files / "notes.json").write_text("{}")
         (files / "good.json").write_text(to_json(TestReport.PHONE))
+        whole = (files / "explicit.tflite").read_bytes()
+        (files / "cut.tflite").write_bytes(whole[: len(whole) // 2])
+        pixels = keras.Input((64,))
+        (files / "flat.tflite").write_bytes(to_tflite(keras.Model(pixels, keras.layers.Dense(10)(pixels)), "explicit"))
         done = benchmark(*arguments, cwd=files)
-        assert done.returncode != 0
+        assert done.returncode == 2
         assert message in done.stderr and "Traceback" not in done.stderr
 
 

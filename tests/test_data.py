@@ -1,5 +1,8 @@
 import os
 import pathlib
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ def test_digits_are_scikit_learn_s_with_the_last_writers_for_testing():
     original = load_digits()
     np.testing.assert_allclose(digits.x_test[-1, :, :, 0] * (16 / 255), original.images[-1], atol=0.04)
     np.testing.assert_array_equal(digits.y_test, original.target[-360:])
+    assert digits.class_names == tuple("0123456789")
 
 
 @needs_data
@@ -29,6 +33,7 @@ def test_npz_sets_are_read(name, train, shape):
     dataset = data.load(name, DATA_DIR)
     assert dataset.x_train.shape == (train, *shape) and dataset.x_test.shape == (10000, *shape)
     assert np.bincount(dataset.y_test).shape == (10,) and dataset.classes == 10
+    assert dataset.class_names[3] == ("cat" if name == "cifar10" else "3") and len(dataset.class_names) == 10
 
 
 def write_npz(folder, name="mnist"):
@@ -46,20 +51,95 @@ def test_grey_images_get_a_channel_and_labels_one_axis(tmp_path):
     assert dataset.y_train.shape == (20,)
 
 
-def test_folders_are_read_as_they_are_indexed(tmp_path):
-    for part, count in (("train", 3), ("test", 2)):
-        for label, name in enumerate(("ant", "bee")):
-            (tmp_path / part / name).mkdir(parents=True)
-            for index in range(count):
-                colour = (label * 100, index * 50, 7)
-                Image.new("RGB", (40, 30), colour).save(tmp_path / part / name / f"{index}.png")
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"x_train": np.zeros((20, 28, 28))}, "x_train must be uint8"),
+        ({"x_test": np.zeros((20, 784), np.uint8)}, "x_test must be uint8"),
+        ({"y_train": np.arange(20) - 1}, "y_train must be 20 integers from 0"),
+        ({"y_train": np.arange(20) / 2}, "y_train must be 20 integers from 0"),
+        ({"y_test": np.arange(19)}, "y_test must be 20 integers from 0"),
+        ({"y_test": np.arange(20)}, "y_test has the label 19"),
+        ({"y_test": None}, "is no .npz with x_train.*y_test"),
+    ],
+)
+def test_arrays_that_are_no_pixels_and_labels_are_refused(tmp_path, change, message):
+    write_npz(tmp_path)
+    with np.load(tmp_path / "mnist.npz") as read:
+        arrays = {**read, **change}
+    np.savez(tmp_path / "mnist.npz", **{key: value for key, value in arrays.items() if value is not None})
+    with pytest.raises(ValueError, match=message):
+        data.load("mnist", str(tmp_path))
+
+
+def test_files_that_are_no_npz_are_refused(tmp_path):
+    (tmp_path / "mnist.npz").write_bytes(b"no arrays")
+    with pytest.raises(ValueError, match="mnist.npz is no .npz"):
+        data.load("mnist", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_without_a_network_it_says_what_to_do(name, tmp_path):
+    """A proxy that is not there, in a process of its own: one line, with the reason and the way out."""
+    program = f"from dbf_keras import command, data; command.run(lambda _: data.load({name!r}))"
+    nowhere = {key: "http://127.0.0.1:9" for key in ("http_proxy", "https_proxy")}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **nowhere}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment | {"KERAS_HOME": str(tmp_path), "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {name} could not be downloaded: URL fetch failure") and "refused" in last
+    assert f"Give --data_dir of a folder that holds {name}.npz" in last
+
+
+@pytest.mark.parametrize(
+    "name, package, message", [("mnist", "keras", "--data_dir"), ("digits", "sklearn", "pip install scikit-learn")]
+)
+def test_packages_that_are_not_there_are_named(name, package, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=f"{package} is not installed.*{message}"):
+        data.load(name)
+
+
+def write_images(folder, counts):
+    """Writes images by class: the class in red, the image in green."""
+    for label, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (40, 30), (label * 100, index * 5, 7)).save(folder / name / f"{index:02}.png")
+
+
+@pytest.mark.parametrize("test", ["test", "val", "validation"])
+def test_folders_are_read_as_they_are_indexed(tmp_path, test):
+    write_images(tmp_path / "train", {"ant": 3, "bee": 3})
+    write_images(tmp_path / test, {"ant": 2, "bee": 2})
     dataset = data.load("folder", str(tmp_path), image_size=16)
     assert len(dataset.x_train) == 6 and dataset.image_shape == (16, 16, 3) and dataset.classes == 2
     np.testing.assert_array_equal(dataset.y_train, [0, 0, 0, 1, 1, 1])
     batch = dataset.x_train[np.array([4, 0])]
     assert batch.shape == (2, 16, 16, 3) and batch.dtype == np.uint8
-    np.testing.assert_array_equal(batch[:, 0, 0], [[100, 50, 7], [0, 0, 7]])
-    np.testing.assert_array_equal(dataset.x_test[1][3, 3], [0, 50, 7])
+    np.testing.assert_array_equal(batch[:, 0, 0], [[100, 5, 7], [0, 0, 7]])
+    np.testing.assert_array_equal(dataset.x_test[1][3, 3], [0, 5, 7])
+    assert dataset.class_names == ("ant", "bee")
+
+
+def test_a_folder_of_classes_is_split(tmp_path):
+    """A fifth of each class is the test set, whatever the other classes hold; no image is in both parts."""
+    write_images(tmp_path, {"ant": 10, "bee": 25, "cow": 2})
+    dataset, again = (data.load("folder", str(tmp_path), image_size=8) for _ in range(2))
+    assert dataset.class_names == ("ant", "bee", "cow")
+    assert np.bincount(dataset.y_test).tolist() == [2, 5, 1] and np.bincount(dataset.y_train).tolist() == [8, 20, 1]
+    np.testing.assert_array_equal(dataset.x_test[:], again.x_test[:])
+    seen = [tuple(image[0, 0]) for images in (dataset.x_train, dataset.x_test) for image in images[:]]
+    assert len(set(seen)) == 37
+    assert [image[0, 0, 0] // 100 for image in dataset.x_train[:]] == dataset.y_train.tolist()
+    bees = {image[0, 0, 1] for image in dataset.x_test[dataset.y_test == 1]}
+    shutil.rmtree(tmp_path / "ant")
+    assert {image[0, 0, 1] for image in data.load("folder", str(tmp_path), 8).x_test[:5]} == bees
 
 
 def test_errors_say_what_would_work(tmp_path):
@@ -71,9 +151,22 @@ def test_errors_say_what_would_work(tmp_path):
         data.load("folder")
     with pytest.raises(FileNotFoundError, match="train/<class>"):
         data.load("folder", str(tmp_path))
-    (tmp_path / "train" / "ant").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match="no images"):
+    write_images(tmp_path, {"ant": 1})
+    with pytest.raises(ValueError, match="ant holds one image"):
         data.load("folder", str(tmp_path))
+    (tmp_path / "train" / "ant").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="Beside .*train there is no folder test, val, validation"):
+        data.load("folder", str(tmp_path))
+    (tmp_path / "val").mkdir()
+    with pytest.raises(FileNotFoundError, match="train holds no images"):
+        data.load("folder", str(tmp_path))
+
+
+def test_names_are_as_many_as_classes():
+    arrays = [np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, int)] * 2
+    assert data.Dataset(*arrays, 3).class_names == ("0", "1", "2")
+    with pytest.raises(ValueError, match="3 classes cannot have 2 names"):
+        data.Dataset(*arrays, 3, ("a", "b"))
 
 
 def test_a_part_of_the_images():
@@ -88,3 +181,17 @@ def test_a_part_of_the_images():
     for count in (0, 10**6):
         with pytest.raises(ValueError, match="--train_images takes 1 to 1437"):
             digits.part(count)
+
+
+def test_a_part_of_images_in_files(tmp_path):
+    write_images(tmp_path, {"ant": 20, "bee": 20})
+    dataset = data.load("folder", str(tmp_path), image_size=8)
+    part = dataset.part(16).part(9)
+    assert part.x_train.shape == (9, 8, 8, 3) and len(part.x_train) == len(part.y_train) == 9
+    shown = part.x_train[:]
+    assert (shown[:, 0, 0, 0] // 100).tolist() == part.y_train.tolist() and set(part.y_train) == {0, 1}
+    assert len(np.unique(shown[:, 0, 0], axis=0)) == 9
+    np.testing.assert_array_equal(part.x_train.crops(np.array([8]), np.array([[1]]), 0.5)[0, 0, 0], shown[8, 0, 0])
+    assert len(part.calibration_images()) == 9 and len(dataset.x_train) == 32
+    with pytest.raises(ValueError, match="--train_images takes 1 to 32, as many as there are; got 33"):
+        dataset.part(33)

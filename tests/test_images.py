@@ -1,5 +1,6 @@
 import io
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -110,6 +111,26 @@ def test_damaged_images_are_named(tmp_path):
         images.ImageFolder([tmp_path / "x.png"], 8)[np.array([0])]
 
 
+def test_all_that_pillow_cannot_read_is_named(tmp_path):
+    """A picture that says it has 3.6 billion pixels, which Pillow refuses, and one that ends early."""
+    whole = encoded(gradient(40, 40))
+    size = whole.index(b"IHDR") + 4
+    header = b"IHDR" + (60000).to_bytes(4, "big") * 2 + whole[size + 8 : size + 13]
+    bomb = whole[: size - 4] + header + zlib.crc32(header).to_bytes(4, "big") + whole[size + 17 :]
+    for number, content in enumerate((bomb, whole[: len(whole) // 2], whole[:20])):
+        (tmp_path / f"{number}.png").write_bytes(content)
+        with pytest.raises(OSError, match=rf"{number}\.png cannot be read"):
+            images.ImageFolder([tmp_path / f"{number}.png"], 8)[np.array([0])]
+
+
+def test_sixteen_bits_a_pixel_keep_the_upper_eight():
+    grey = np.linspace(0, 65535, 40).astype(np.uint16)[None].repeat(40, axis=0)
+    result = Held([encoded(grey)], 40)[0]
+    expected = Held([encoded((grey >> 8).astype(np.uint8))], 40)[0]
+    np.testing.assert_array_equal(result, expected)
+    assert result.max() > result.min() + 200
+
+
 def write_records(path, features):
     import tensorflow as tf
 
@@ -141,6 +162,9 @@ def test_records_are_read_in_any_order(tmp_path):
     np.testing.assert_array_equal(dataset.x_train[order][:, 3, 3, 1], order)
     np.testing.assert_array_equal(dataset.y_test, [1])
     assert np.all(dataset.x_test[0] == 100)
+    assert dataset.class_names == ("1", "2", "3")
+    part = dataset.part(4)
+    assert (part.x_train[:][:, 0, 0, 0] % 3).tolist() == part.y_train.tolist() == (part.x_train.labels - 1).tolist()
 
 
 def test_records_that_cannot_be_read_are_refused(tmp_path, monkeypatch):

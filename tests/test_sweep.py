@@ -12,8 +12,11 @@ import filelock
 import numpy as np
 import pytest
 
-from dbf_keras import data, networks, sweep
-from dbf_keras.networks.cost import multiply_adds
+from dbf_keras import data, sweep
+from dbf_keras.backend import keras
+from dbf_keras.export import to_tflite
+from dbf_keras.layers import custom_objects
+from dbf_keras.sweep import execution
 
 HERE = pathlib.Path(__file__).parent
 RUNS = """
@@ -94,12 +97,94 @@ def test_the_study_of_selections_can_be_built():
         ("runs: [a]", "run 1 must be a mapping"),
         ("runs: [{name: a, grid: {seed: 3}}]", "axis 'seed' must be a list"),
         ("runs: [{name: a}, {name: a, ratio: 0.5}]", "more than one run called a"),
-        ("{runs: [{name: a}], plot: {y: 1}}", "'x', 'panels' and 'lines'"),
+        ("{runs: [{name: a}], plot: {y: 1}}", "'x', 'panels', 'lines', 'highlight'; got"),
+        ("{runs: [{name: a}], plot: x}", "'x', 'panels', 'lines', 'highlight'; got x"),
+        ("{runs: [{name: a}], plot: {highlight: dbf}}", "'highlight' is a list"),
     ],
 )
 def test_files_that_are_wrong_are_refused(text, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         sweep.read(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/b", "..", ".", ".x", ".locks", "..\\x", "a\nb", "a\0b", "", "results", "x/../../y"]
+)
+def test_names_that_lead_elsewhere_are_refused(name, tmp_path):
+    """Of a run, and of an axis of its grid, which is part of the name."""
+    named = json.dumps({"runs": [{"name": name}]})
+    with pytest.raises(ValueError, match="files cannot be called after the run"):
+        sweep.read(written(tmp_path, named))
+    if "/" in name:
+        with pytest.raises(ValueError, match="files cannot be called after the run"):
+            sweep.read(written(tmp_path, json.dumps({"runs": [{"name": "a", "grid": {name: [1]}}]})))
+
+
+def result(group, accuracy, title=None, given=None, **figures):
+    known = {"parameters": 1000, "multiply_adds": 20000, "bytes": 3000, **figures}
+    return {"group": group, "title": title or group, "given": given or {}, "accuracy": accuracy, **known}
+
+
+def test_tables_join_seeds_and_leave_out_what_is_not_known(tmp_path):
+    results = [
+        result("a", 0.5, given={"ratio": 1, "seed": 0}),
+        result("a", 0.7, given={"ratio": 1, "seed": 1}),
+        result("b", 0.9, given={"ratio": 0.5, "seed": 0}, bytes=None),
+    ]
+    rows = sweep.table(sweep.join_seeds(results))
+    assert [row["run"] for row in rows] == ["a", "b"] and [row["ratio"] for row in rows] == [1, 0.5]
+    assert rows[0]["accuracy"] == pytest.approx(60) and rows[0]["spread"] == pytest.approx(200**0.5)
+    assert (rows[1]["spread"], rows[1]["bytes"], rows[1]["seeds"]) == (None, None, 1)
+    sweep.write_table(rows, tmp_path)
+    assert (tmp_path / "results.md").read_text().splitlines() == [
+        "| run | ratio | parameters | multiply adds | bytes | seeds | accuracy |",
+        "|---|---|---|---|---|---|---|",
+        "| a | 1 | 1,000 | 20,000 | 3,000 | 2 | 60.00 % ± 14.14 |",
+        "| b | 0.5 | 1,000 | 20,000 |  | 1 | 90.00 % |",
+    ]
+    for row in results:
+        del row["bytes"]  # As results of before have none.
+    assert "bytes" not in sweep.table(sweep.join_seeds(results))[0]
+
+
+def drawn(groups, options, monkeypatch, tmp_path):
+    """The figure of a plot."""
+    from matplotlib.figure import Figure
+
+    figures = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: figures.append(self) or savefig(self, *args))
+    sweep.plot(groups, options, tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    return figures[0]
+
+
+@pytest.mark.parametrize("bytes_known", [True, False])
+def test_plots_show_accuracy_against_bytes(bytes_known, monkeypatch, tmp_path):
+    sizes = (3000, 4000) if bytes_known else (3000, None)
+    groups = sweep.join_seeds([result("a", 0.5, bytes=sizes[0]), result("b", 0.75, bytes=sizes[1])])
+    rows, lines = drawn(groups, {}, monkeypatch, tmp_path).axes
+    assert [label.get_text() for label in rows.get_yticklabels()] == ["a", "b"]
+    assert lines.get_xlabel().startswith("bytes" if bytes_known else "parameters")
+    places = {container.get_label(): container[0].get_xdata()[0] for container in lines.containers}
+    assert places["a"] == (3000 if bytes_known else 1000)
+
+
+def test_many_lines_can_be_told_apart_and_some_stand_out(monkeypatch, tmp_path):
+    results = [
+        result(f"line{n}-ratio={size}", 0.5 + n / 100, f"line{n}", {"ratio": size}, parameters=size)
+        for n in range(30)
+        for size in (1000, 2000)
+    ]
+    options = {"x": "parameters", "highlight": ["line7", "none"]}
+    (axes,) = drawn(sweep.join_seeds(results), options, monkeypatch, tmp_path).axes
+    lines = {container.get_label(): container[0] for container in axes.containers}
+    looks = [(line.get_color(), line.get_marker()) for line in lines.values()]
+    assert len(set(looks)) == len(looks) == 30
+    shown = lines.pop("line7")
+    assert shown.get_linewidth() > 2 * max(line.get_linewidth() for line in lines.values())
+    assert shown.get_zorder() > max(line.get_zorder() for line in lines.values())
+    assert shown.get_color() not in {line.get_color() for line in lines.values()}
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path):
@@ -133,6 +218,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path):
     assert float(rows[1]["accuracy"]) == pytest.approx(sum(accuracies) / 2)
     assert float(rows[1]["spread"]) == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5)
     assert rows[0]["spread"] == ""
+    model = keras.models.load_model(tmp_path / "killed" / "dbf-ratio=0.5-seed=0.keras", custom_objects())
+    assert int(rows[1]["bytes"]) == len(to_tflite(model, "onthefly", "weights"))
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
@@ -140,7 +227,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
     runs, options = sweep.read(written(tmp_path, text))
     errors = sweep.sweep(runs, options, tmp_path)
     assert list(errors) == ["dbf-ratio=2-seed=0"] and "0 < ratio <= 1" in errors["dbf-ratio=2-seed=0"]
-    assert "dbf-ratio=2-seed=0 failed" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("0 < ratio <= 1") == 1
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     assert [row["run"] for row in rows] == ["plain", "dbf-ratio=0.5"]
     # What is done is not done again, and settings that changed are told.
@@ -150,6 +237,29 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
     assert (tmp_path / "plain.json").stat().st_mtime_ns == before
     runs, options = sweep.read(written(tmp_path, text.replace("epochs: 1", "epochs: 3")))
     assert "result of other settings" in sweep.sweep(runs[:1], options, tmp_path)["plain"]
+
+
+def test_errors_are_told_once(tmp_path):
+    """Those that the user can mend in a line, others with where they were raised."""
+    text = """
+    defaults: {dataset: digits, network: dbfnet_micro, width: 0.25, train_images: 256, batch_size: 128, epochs: 1}
+    runs:
+      - {name: refused, ratio: 2}
+      - {name: broken, width: [1]}
+    """
+    command = [sys.executable, "-m", "dbf_keras.sweep", written(tmp_path, text), "--output_dir", tmp_path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.count("0 < ratio <= 1") == 1 and "refused failed: ValueError" in done.stderr
+    assert done.stderr.count("broken failed: ") == 1 and "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1] == "2 of 2 runs failed: refused, broken"
+
+
+def test_figures_that_cannot_be_known_are_left_open(tmp_path):
+    inputs = keras.Input((5, 4))
+    keras.Model(inputs, keras.layers.LSTM(3)(inputs)).save(tmp_path / "x.keras")
+    assert execution._figures(tmp_path / "x.keras") == {"parameters": 96, "multiply_adds": None, "bytes": None}
 
 
 def test_runs_that_another_process_is_at_are_left_to_it(tmp_path, capsys, monkeypatch):
@@ -166,21 +276,10 @@ def test_runs_that_another_process_is_at_are_left_to_it(tmp_path, capsys, monkey
     (tmp_path / ".locks").mkdir()
     other_process = filelock.FileLock(tmp_path / ".locks" / "full")
     other_process.acquire()
-    monkeypatch.setattr(sweep.time, "sleep", lambda seconds: other_process.release())
+    monkeypatch.setattr(execution.time, "sleep", lambda seconds: other_process.release())
     errors = sweep.sweep(runs, options, tmp_path)
     assert list(errors) == ["lost"] and "no such file" in errors["lost"]
     began = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
     assert began == ["energy", "lost", "other", "energy", "lost", "full", "energy", "lost"]
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     assert [row["run"] for row in rows] == ["full", "energy", "other"]
-
-
-def test_multiply_adds():
-    """Counted by hand: 32² pixels in stage 1, a quarter and a sixteenth after; 1×1 shortcuts; the classifier."""
-    spatial = [32 * 32, 16 * 16, 8 * 8]
-    stem = spatial[0] * 9 * 3 * 16
-    layers = [9 * a * b for a, b in ((16, 16), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64))]
-    convolutions = sum(spatial[index // 2] * size for index, size in enumerate(layers))
-    rest = stem + spatial[1] * 16 * 32 + spatial[2] * 32 * 64 + 640
-    assert multiply_adds(networks.build("resnet8", kernel_size=3, plain=True)) == convolutions + rest
-    assert multiply_adds(networks.build("resnet8", kernel_size=3, ratio=0.25)) == convolutions // 4 + rest

@@ -1,7 +1,9 @@
+import ast
 import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -52,6 +54,68 @@ def test_every_model_is_complete(name):
     assert f"{entry['accuracy']['keras']:.2%}" in (folder / "README.md").read_text()
 
 
+@pytest.fixture
+def publish(monkeypatch):
+    monkeypatch.syspath_prepend(zoo.folder())
+    import publish
+
+    return publish
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cards_are_those_of_the_index(name, publish):
+    folder = zoo.folder() / name
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert (folder / "README.md").read_text() == publish.card(zoo.entry(name), recipe)
+
+
+def blocks(name):
+    """The Python code of a card, block by block."""
+    return re.findall("```python\n(.*?)```", (zoo.folder() / name / "README.md").read_text(), re.S)
+
+
+@pytest.mark.parametrize("name, count", [("digits", 2), ("dbfnet_mnist_half", 1), ("digits_narrow", 1)])
+def test_what_cards_say_of_use_works(name, count):
+    """And a model of the zoo can be trained further: the weights move, the loss falls."""
+    entry = zoo.entry(name)
+    with np.load(zoo.path(name, "check")) as check:
+        images = check["images"].astype(np.float32)
+    code = blocks(name)
+    assert len(code) == count
+    for block in code:
+        names = {"images": images, "labels": (np.arange(len(images)) + 1) % entry["classes"]}
+        before = None
+        for statement in ast.parse(block).body:
+            if ast.unparse(statement).startswith("model.fit"):
+                before = names["model"].get_weights(), names["model"].evaluate(images, names["labels"], verbose=0)[0]
+            exec(compile(ast.Module([statement], []), "card", "exec"), names)
+        if before is None:
+            assert names["probabilities"].shape == (1, entry["classes"])
+        else:
+            model = names["model"]
+            model.fit(images, names["labels"], epochs=20, verbose=0)
+            assert any(np.any(a != b) for a, b in zip(before[0], model.get_weights(), strict=True))
+            assert model.evaluate(images, names["labels"], verbose=0)[0] < before[1]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "CodeSGD"])
+def test_a_zoo_model_can_be_trained_for_two_steps(optimizer):
+    from dbf_keras.optimizers import CodeSGD
+
+    digits = data.load("digits")
+    model = dbf_keras.load_zoo("digits")
+    before = [weight.numpy() for weight in model.trainable_variables]
+    made = CodeSGD(0.001) if optimizer == "CodeSGD" else keras.optimizers.get(optimizer)
+    made.learning_rate = 1e-4
+    model.compile(made, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    images, labels = digits.x_train[:64].astype(np.float32), digits.y_train[:64]
+    history = model.fit(images, labels, batch_size=32, epochs=1, verbose=0).history
+    assert made.iterations.numpy() == 2 and np.isfinite(history["loss"]).all() and history["accuracy"][0] > 0.9
+    assert all(np.any(a != b.numpy()) for a, b in zip(before, model.trainable_variables, strict=True))
+    right = model.evaluate(digits.x_test.astype(np.float32), digits.y_test, verbose=0)[1]
+    assert right > 0.9
+
+
 @pytest.mark.parametrize("name", CHECKED)
 def test_every_file_gives_the_expected_output(name):
     with np.load(zoo.path(name, "check")) as stored:
@@ -98,10 +162,7 @@ def test_the_frontier_is_what_no_smaller_file_surpasses(monkeypatch):
     assert overview.frontier(files) == [(1, 0.5, "a"), (2, 0.7, "b"), (4, 0.8, "e")]
 
 
-def test_cards_quote_the_training_command(monkeypatch):
-    monkeypatch.syspath_prepend(zoo.folder())
-    import publish
-
+def test_cards_quote_the_training_command(monkeypatch, publish):
     monkeypatch.setattr(publish, "_FLAGS", types.SimpleNamespace(name="x", data_dir="/data"))
     given = ["--control", "--name=x", "--keep=", "--ratio=stage1_*=1.0,*=0.25", "--data_dir=/data"]
     monkeypatch.setattr(sys, "argv", ["publish.py", *given])
@@ -126,6 +187,8 @@ def test_the_networks_are_the_named_ones():
         command = json.loads((zoo.folder() / name / "recipe.json").read_text())["command"].split()
         options = parse_options([part[9:] for part in command if part.startswith("--option=")])
         shape = {"input_shape": model.input_shape[1:], "classes": model.output_shape[-1]}
+        assert (list(shape["input_shape"]), shape["classes"]) == (entry["input_shape"], entry["classes"])
+        assert model.count_params() == entry["parameters"]
         built = networks.build(entry["network"], ratio=entry.get("ratio", 1.0), **shape, **options)
         assert ("ratio" in entry) != options.get("plain", False)
         assert [weight.shape for weight in built.get_weights()] == [weight.shape for weight in model.get_weights()]
@@ -149,10 +212,7 @@ def test_narrow_controls_have_the_bytes_of_their_models():
         ([], "models", set()),
     ],
 )
-def test_kept_files_are_listed_and_others_deleted(monkeypatch, tmp_path, keep, group, expected):
-    monkeypatch.syspath_prepend(zoo.folder())
-    import publish
-
+def test_kept_files_are_listed_and_others_deleted(monkeypatch, tmp_path, keep, group, expected, publish):
     monkeypatch.setattr(publish, "_FLAGS", types.SimpleNamespace(keep=keep))
     (tmp_path / "weights.keras").write_bytes(b"weights")
     (tmp_path / "check.npz").write_bytes(b"check")
@@ -164,10 +224,7 @@ def test_kept_files_are_listed_and_others_deleted(monkeypatch, tmp_path, keep, g
     assert set(publish._kept(group, {"files": files}, exported)) == expected
 
 
-def test_weights_are_stored_in_half_precision(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(zoo.folder())
-    import publish
-
+def test_weights_are_stored_in_half_precision(tmp_path, publish):
     model = networks.build("dbfnet_micro", ratio=0.25)
     model.save(tmp_path / "model.keras")
     for name in ("half", "again"):
@@ -182,9 +239,123 @@ def test_weights_are_stored_in_half_precision(monkeypatch, tmp_path):
         np.testing.assert_array_equal(stored.numpy(), expected.astype(np.float32))
 
 
+_REPLACE = """
+import os, pathlib, shutil, sys
+from dbf_keras import zoo
+folder = pathlib.Path(sys.argv[1])
+zoo.folder = lambda: folder
+sys.path.insert(0, sys.argv[2])
+import publish
+moment = sys.argv[3]
+rename, count = pathlib.Path.rename, [0]
+def killing(path, target):
+    count[0] += 1
+    if moment == f"before rename {count[0]}":
+        os.kill(os.getpid(), 9)
+    return rename(path, target)
+pathlib.Path.rename = killing
+with publish._replacing("digits") as new:
+    shutil.copytree(folder / "digits", new, dirs_exist_ok=True)
+    (new / "onthefly.tflite").write_bytes(b"new")
+    if moment == "writing":
+        os.kill(os.getpid(), 9)
+    if moment == "error":
+        raise ValueError("an error")
+if moment == "before the index":
+    os.kill(os.getpid(), 9)
+entry = {**zoo.entry("digits")}
+entry["files"]["onthefly"] = publish._listed(folder / "digits" / "onthefly.tflite")
+publish._write_index("models", "digits", entry)
+"""
+
+
+@pytest.mark.parametrize(
+    "moment, state",
+    [
+        ("writing", "old"),
+        ("error", "old"),
+        ("before rename 1", "old"),
+        ("before rename 2", "refused"),
+        ("before the index", "refused"),
+        ("never", "new"),
+    ],
+)
+def test_publishing_that_is_killed_leaves_an_entry_whole_or_refused(moment, state, tmp_path, monkeypatch):
+    folder = tmp_path / "models"
+    shutil.copytree(zoo.folder() / "digits", folder / "digits")
+    shutil.copy2(zoo.folder() / "index.json", folder)
+    old = (folder / "digits" / "onthefly.tflite").read_bytes()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+    def replace(moment):
+        arguments = [sys.executable, "-c", _REPLACE, str(folder), str(ROOT / "models"), moment]
+        return subprocess.run(arguments, env=environment, capture_output=True, text=True).returncode
+
+    assert replace(moment) == {"never": 0, "error": 1}.get(moment, -9)
+    monkeypatch.setattr(zoo, "folder", lambda: folder)
+    if state == "refused":
+        with pytest.raises((ValueError, FileNotFoundError), match="digits.*publish the model again"):
+            zoo.path("digits", "onthefly")
+    else:
+        assert zoo.path("digits", "onthefly").read_bytes() == (old if state == "old" else b"new")
+        assert len(zoo.path("digits").read_bytes()) == zoo.entry("digits")["files"]["weights"]["bytes"]
+    assert replace("never") == 0  # Publishing again puts it right, and leaves nothing behind.
+    assert zoo.path("digits", "onthefly").read_bytes() == b"new"
+    assert {path.name for path in folder.iterdir()} == {"digits", "index.json"}
+
+
+def test_files_that_are_not_the_published_are_refused(tmp_path, monkeypatch):
+    shutil.copytree(zoo.folder() / "digits", tmp_path / "digits")
+    shutil.copy2(zoo.folder() / "index.json", tmp_path)
+    monkeypatch.setattr(zoo, "folder", lambda: tmp_path)
+    content = bytearray((tmp_path / "digits" / "weights.keras").read_bytes())
+    content[1000] ^= 1
+    (tmp_path / "digits" / "weights.keras").write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights\.keras is damaged or of another version: its SHA-256"):
+        dbf_keras.load_zoo()
+    (tmp_path / "digits" / "weights.keras").unlink()
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        dbf_keras.load_zoo()
+
+
+def test_the_best_under_a_budget():
+    entries = zoo.index()["models"]
+    for max_kb, dataset, controls in ((100, "cifar10", False), (1000, "cifar10", True), (20, "digits", False)):
+        found = zoo.best(max_kb=max_kb, dataset=dataset, controls=controls)
+        entry = zoo.entry(found.name)
+        assert entry["dataset"] == dataset and found.bytes == entry["bytes"][found.role] <= 1000 * max_kb
+        assert found.accuracy == entry["accuracy"][found.role]
+        assert {"weights", found.role} & entry["files"].keys()
+        others = entries | zoo.index()["controls"] if controls else entries
+        for other in others.values():
+            for role, size in other["bytes"].items():
+                if other["dataset"] == dataset and size <= 1000 * max_kb and "weights" in other["files"]:
+                    assert (other["accuracy"][role], -size) <= (found.accuracy, -found.bytes)
+    assert zoo.best(max_kb=100, dataset="cifar10")[:2] == ("resnet18_k4_taught_int4_cifar10", "onthefly_int4_weights")
+
+
+@pytest.mark.parametrize(
+    "max_kb, dataset, message",
+    [
+        (
+            1,
+            "digits",
+            r"No model of digits has 1 kB or less; the smallest is digits\w*, onthefly_int4_weights, with 17.3",
+        ),
+        (100, "imagenet", "no model of the dataset 'imagenet'; it has models of cifar10, digits, mnist"),
+    ],
+)
+def test_budgets_that_nothing_fits_are_refused(max_kb, dataset, message):
+    with pytest.raises(ValueError, match=message):
+        zoo.best(max_kb=max_kb, dataset=dataset)
+
+
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="digits"):
+    with pytest.raises(ValueError, match="The zoo has: .*digits.* Without their weights") as error:
         dbf_keras.load_zoo("nothing")
+    here, without = str(error.value).split("Without their weights")
+    assert "resnet18_wide_cifar10" in without and "resnet18_wide_cifar10" not in here
+    assert all(f" {name}" in here for name in TRAINED)
     with pytest.raises(ValueError, match="resnet18_wide_cifar10.*train"):
         dbf_keras.load_zoo("resnet18_wide_cifar10")
     with pytest.raises(ValueError, match="weights"):

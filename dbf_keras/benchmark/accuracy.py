@@ -10,7 +10,7 @@ from dbf_keras.runtime import Interpreter
 def accuracy(
     interpreter: Interpreter, images: np.ndarray, labels: np.ndarray, tick: Callable[[float], None] = lambda done: None
 ) -> float:
-    """Runs a classifier over images, one at a time.
+    """Invokes a classifier on images, one at a time.
 
     Args:
         interpreter: An allocated interpreter with one image [1, H, W, C] in (raw pixels; quantised as its input says if

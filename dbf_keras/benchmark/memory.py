@@ -1,9 +1,10 @@
 """Memory: what the DBF ops of a model hold, and the peak of a model, measured in a process of its own.
 
-`python -m dbf_keras.benchmark.memory model.tflite litert 1` is that process; it prints bytes.
+`python -m dbf_keras.benchmark.memory model.tflite litert 1` is that process; it prints bytes, or why there are none.
 """
 
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -48,14 +49,17 @@ def peak_memory(path: str, runtime: str | None = None, num_threads: int = 1, rep
         Bytes.
 
     Raises:
-        RuntimeError: If the process fails, with the end of what it wrote.
+        RuntimeError: If the model cannot be loaded or run, with the reason; a model that kills its process counts too.
     """
     command = [sys.executable, "-m", __name__, path, runtime_lib.resolve_runtime(runtime), str(num_threads)]
     measured = []
     for _ in range(repeats):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"The memory of {path} could not be measured:\n{done.stderr[-2000:]}")
+            reason = done.stdout.strip() or done.stderr.strip().rpartition("\n")[2]
+            if done.returncode < 0:
+                reason = f"the process was killed by {signal.Signals(-done.returncode).name}"
+            raise RuntimeError(f"{path!r} cannot be loaded and run: {reason}")
         measured.append(int(done.stdout.split()[-1]))
     return int(statistics.median(measured))
 
@@ -66,9 +70,9 @@ def _measure(path: str, runtime: str, num_threads: int) -> int:
     if runtime_lib.library_path():
         runtime_lib.load_delegate(runtime)
     before = _restart_peak()
-    run = prepare(runtime_lib.Interpreter(path, num_threads=num_threads, runtime=runtime))
+    invoke = prepare(runtime_lib.Interpreter(path, num_threads=num_threads, runtime=runtime))
     for _ in range(_INFERENCES):
-        run()
+        invoke()
     return _peak() - before
 
 
@@ -93,4 +97,8 @@ def _peak() -> int:
 
 
 if __name__ == "__main__":
-    print(_measure(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    try:
+        print(_measure(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    except Exception as error:  # noqa: BLE001 - the other process tells, whatever it is
+        print(error or type(error).__name__)
+        sys.exit(1)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dbf_keras.benchmark.report import Report, Result, to_rows
+from dbf_keras.benchmark.report import CAPTION, Report, Result, split_details, to_rows
 
-_DOTS = 250  # runs drawn per model
+_DOTS = 250  # repetitions drawn per model
+_NAME = 40  # letters of a model's name beside its strip
 _COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#eeca3b")
 
 
@@ -24,6 +25,24 @@ def to_html(reports: Sequence[Report]) -> str:
     """
     names = list(dict.fromkeys(result.name for report in reports for result in report.results))
     colours = {name: f"c{number % len(_COLOURS)}" for number, name in enumerate(names)}
+    several = len(reports) > 1
+    tables, strips, facts = [], [], []
+    for report in reports:
+        heading = f"<h2>{escape(report.machine)}</h2>" if several else ""
+        tables.append(heading + _tables(report))
+        strips.append(f'{heading}<div class="wide">{_strips(report.results, colours)}</div>')
+        facts.append(_facts(report.settings))
+    return string.Template(_PAGE).substitute(
+        colours="\n".join(f".c{number} {{ --colour: {colour}; }}" for number, colour in enumerate(_COLOURS)),
+        tables="".join(tables),
+        charts=_charts(reports, colours),
+        strips="".join(strips),
+        facts="".join(facts),
+    )
+
+
+def _charts(reports: Sequence[Report], colours: dict[str, str]) -> str:
+    """Returns the charts of size, memory, latency and, where it was measured, accuracy."""
     charts = [
         _bars(reports, colours, "File size", "kB, less is better", lambda r, _: (r.size, f"{r.size / 1e3:,.1f}")),
         _bars(
@@ -53,20 +72,7 @@ def to_html(reports: Sequence[Report]) -> str:
                 lambda r, _: (r.accuracy, f"{r.accuracy:.2%}"),
             )
         )
-    several = len(reports) > 1
-    tables, strips, facts = [], [], []
-    for report in reports:
-        heading = f"<h2>{escape(report.machine)}</h2>" if several else ""
-        tables.append(f'{heading}<div class="wide">{_table(to_rows(report.results))}</div>{_failures(report)}')
-        strips.append(f'{heading}<div class="wide">{_strips(report.results, colours)}</div>')
-        facts.append(_facts(report.settings))
-    return string.Template(_PAGE).substitute(
-        colours="\n".join(f".c{number} {{ --colour: {colour}; }}" for number, colour in enumerate(_COLOURS)),
-        tables="".join(tables),
-        charts="".join(charts),
-        strips="".join(strips),
-        facts="".join(facts),
-    )
+    return "".join(charts)
 
 
 def _facts(settings: dict[str, Any]) -> str:
@@ -82,6 +88,13 @@ def _facts(settings: dict[str, Any]) -> str:
 def _failures(report: Report) -> str:
     """Returns a line for each model that did not run."""
     return "".join(f"<p>{escape(name)} did not run: {escape(reason)}</p>" for name, reason in report.failures.items())
+
+
+def _tables(report: Report) -> str:
+    """Returns the table of what decides between models, and folded below it that of the details."""
+    decisive, details = split_details(to_rows(report.results))
+    folded = f'<div class="wide">{_table(details)}</div><p>{escape(CAPTION)}</p>'
+    return f"{_table(decisive)}{_failures(report)}<details><summary>Details</summary>{folded}</details>"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -123,30 +136,50 @@ def _bars(
     return f'<section><h2>{title} <small>{escape(unit)}</small></h2><div class="bars">{"".join(bars)}</div></section>'
 
 
+def _axis_end(results: Sequence[Result]) -> float:
+    """Returns where the axis of latencies ends, in ms: beyond all but outliers.
+
+    These are as usual what lies three times the quartiles' distance above the upper quartile (Tukey's far out values).
+    """
+    ends = []
+    for result in results:
+        lower, upper = np.percentile(result.times, (25, 75))
+        inside = result.times[result.times <= upper + 3 * (upper - lower)]
+        ends.append(max(float(inside.max()), result.median * 1.05))
+    return 1.05e3 * max(ends)
+
+
 def _strips(results: Sequence[Result], colours: dict[str, str]) -> str:
-    """Returns a chart of all runs as dots over one axis in ms, a strip for each model, with a line at its median."""
-    left = 20 + 8 * max(len(result.name) for result in results)
+    """Returns a chart of latencies, dots over one axis in ms, a strip for each model, with a line at its median."""
+    left = 20 + 8 * min(max(len(result.name) for result in results), _NAME)
     width, pitch = 1000 - left, 36
     height = pitch * len(results)
-    top = 1.05e3 * max(float(np.percentile(result.times, 98)) for result in results)
-    power = 10.0 ** np.floor(np.log10(top / 6))
-    step = power * min((1, 2, 5, 10), key=lambda factor: abs(factor * power - top / 6))
-    parts = []
-    for tick in np.arange(0, top, step):
-        x = left + width * tick / top
+    end = _axis_end(results)
+    power = 10.0 ** np.floor(np.log10(end / 6))
+    step = power * min((1, 2, 5, 10), key=lambda factor: abs(factor * power - end / 6))
+    parts, outside = [], []
+    for tick in np.arange(0, end, step):
+        x = left + width * tick / end
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{height}"/>')
         parts.append(f'<text x="{x:.1f}" y="{height + 20}" text-anchor="middle">{tick:.6g}</text>')
     rng = np.random.default_rng(0)
     for number, result in enumerate(results):
         middle = pitch * (number + 0.5)
-        parts.append(f'<text x="{left - 14}" y="{middle + 5:.1f}" text-anchor="end">{escape(result.name)}</text>')
-        shown = result.times[:: -(-len(result.times) // _DOTS)] * 1e3
-        shown = shown[shown < top]
-        for x, y in zip(left + width * shown / top, middle + rng.uniform(-10, 10, len(shown)), strict=True):
+        name = result.name if len(result.name) <= _NAME else f"{result.name[: _NAME - 1]}…"
+        parts.append(f'<text x="{left - 14}" y="{middle + 5:.1f}" text-anchor="end">{escape(name)}</text>')
+        milliseconds = result.times * 1e3
+        beyond = int(np.count_nonzero(milliseconds > end))
+        if beyond:
+            longest = f"{milliseconds.max():.3g} ms"
+            outside.append(f"{beyond:,} of {len(milliseconds):,} of {escape(result.name)}, the longest {longest}")
+        shown = milliseconds[:: -(-len(milliseconds) // _DOTS)]
+        shown = shown[shown <= end]
+        for x, y in zip(left + width * shown / end, middle + rng.uniform(-10, 10, len(shown)), strict=True):
             parts.append(f'<circle class="{colours[result.name]}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>')
-        x = left + width * result.median * 1e3 / top
+        x = left + width * result.median * 1e3 / end
         parts.append(f'<line class="median" x1="{x:.1f}" y1="{middle - 14:.1f}" x2="{x:.1f}" y2="{middle + 14:.1f}"/>')
-    return f'<svg viewBox="0 0 1020 {height + 28}" role="img">{"".join(parts)}</svg>'
+    note = f'<p class="note">Beyond the axis: {"; ".join(outside)}.</p>' if outside else ""
+    return f'<svg viewBox="0 0 1020 {height + 28}" role="img">{"".join(parts)}</svg>{note}'
 
 
 _PAGE = """<!doctype html>
@@ -182,8 +215,17 @@ circle { fill: var(--colour); opacity: .45; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th { color: var(--soft); font-weight: 600; }
-th:first-child, td:first-child { text-align: left; }
+th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 5.5em; }
+summary, details p, .note { color: var(--soft); font-size: .88rem; }
+details { margin-top: .6rem; }
+details + h2 { margin-top: 1.4rem; }
+@media (max-width: 600px) {
+  body { padding: 0 .6rem; margin-top: 1rem; }
+  section { padding: .8rem .6rem; }
+  table { font-size: .8rem; }
+  th, td { padding: .35rem .25rem; white-space: normal; }
+}
 dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem 1.2rem; color: var(--soft); font-size: .88rem; }
 dd { margin: 0; }
 $colours
@@ -191,7 +233,7 @@ $colours
 <h1>dbf_keras.benchmark</h1>
 $tables
 <div class="charts">$charts</div>
-<section><h2>Every run <small>ms; the line is the median</small></h2>$strips</section>
+<section><h2>Every repetition <small>ms; the line is the median</small></h2>$strips</section>
 $facts
 </html>
 """

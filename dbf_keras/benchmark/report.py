@@ -13,10 +13,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from dbf_keras.runtime import RUNTIMES, OpMemory
+
+# What the headings of `to_rows` mean that do not say it themselves.
+CAPTION = (
+    "Peak: by how much loading and running the model raised the process's peak memory. Part of it, held by the DBF "
+    "ops: packed, their coefficients in the order in which they read them; scratch, their working memory."
+)
+_DETAILS = ("p90 ms", "p99 ms", "load ms", "first ms", "packed kB", "scratch kB")
 
 
 @dataclasses.dataclass
@@ -29,7 +34,7 @@ class Result:
         size: Bytes of the file.
         peak_memory: Bytes by which loading and running it raises peak resident memory.
         op_memory: Memory that its DBF ops hold.
-        times: Seconds of each timed run, float [runs].
+        times: Seconds of each repetition, a timed inference; float [repetitions].
         accuracy: Share of test images classified correctly, or None if no data set was given.
         load: Seconds until its tensors were allocated, or None if that is not known.
         first: Seconds of the first inference, or None if that is not known.
@@ -55,11 +60,11 @@ class Result:
 
     @property
     def p90(self) -> float:
-        """The latency that nine runs of ten stay within, in seconds."""
+        """The latency that nine repetitions of ten stay within, in seconds."""
         return self.percentile(90)
 
     def percentile(self, percent: float) -> float:
-        """The latency that `percent` % of the runs stay within, in seconds."""
+        """The latency that `percent` % of the repetitions stay within, in seconds."""
         return float(np.percentile(self.times, percent))
 
 
@@ -86,47 +91,78 @@ class Report:
 def to_rows(results: Sequence[Result]) -> list[list[str]]:
     """Returns the results as a table of text, its heading first; speed-ups are against the first model.
 
-    Peak is that of the process; packed coefficients and scratch are of the DBF ops and part of it. Columns that are
-    empty for every model are left out.
+    What decides between models comes first; `CAPTION` explains the rest. Columns that are empty for every model are
+    left out.
     """
     columns = {
         "model": lambda r: r.name,
-        "file kB": lambda r: f"{r.size / 1e3:,.1f}",
-        "peak MB": lambda r: f"{r.peak_memory / 1e6:.2f}",
-        "packed kB": lambda r: f"{r.op_memory.packed / 1e3:,.1f}",
-        "scratch kB": lambda r: f"{r.op_memory.scratch / 1e3:,.1f}",
-        "load ms": lambda r: _milliseconds(r.load),
-        "first ms": lambda r: _milliseconds(r.first),
-        "median ms": lambda r: _milliseconds(r.median),
-        "p90 ms": lambda r: _milliseconds(r.p90),
-        "p99 ms": lambda r: _milliseconds(r.percentile(99)),
-        "speed-up": lambda r: f"{results[0].median / r.median:.2f}×",
         "accuracy": lambda r: "" if r.accuracy is None else f"{r.accuracy:.2%}",
         "output": lambda r: "" if r.check is None else "as expected" if r.check["passed"] else "WRONG",
+        "speed-up": lambda r: f"{results[0].median / r.median:.2f}×",
+        "median ms": lambda r: _milliseconds(r.median),
+        "file kB": lambda r: f"{r.size / 1e3:,.1f}",
+        "peak MB": lambda r: f"{r.peak_memory / 1e6:.2f}",
+        "p90 ms": lambda r: _milliseconds(r.p90),
+        "p99 ms": lambda r: _milliseconds(r.percentile(99)),
+        "load ms": lambda r: _milliseconds(r.load),
+        "first ms": lambda r: _milliseconds(r.first),
+        "packed kB": lambda r: f"{r.op_memory.packed / 1e3:,.1f}",
+        "scratch kB": lambda r: f"{r.op_memory.scratch / 1e3:,.1f}",
     }
     cells = [[heading, *map(column, results)] for heading, column in columns.items()]
     return [list(row) for row in zip(*(column for column in cells if any(column[1:])), strict=True)]
+
+
+def split_details(rows: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[list[str]]]:
+    """Splits the table of `to_rows` into what decides and the details, each with the models' names."""
+    details = [number for number, heading in enumerate(rows[0]) if heading in _DETAILS]
+    others = [number for number in range(len(rows[0])) if number not in details]
+    return [[row[number] for number in others] for row in rows], [
+        [row[0], *(row[number] for number in details)] for row in rows
+    ]
 
 
 def _milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1e3:.3f}"
 
 
-def print_table(title: str, rows: Sequence[Sequence[str]], texts: int = 1) -> None:
-    """Prints a table to stdout, as wide as it needs to be.
+def print_table(title: str, rows: Sequence[Sequence[str]], texts: int = 1, caption: str = "") -> None:
+    """Prints a table to stdout, as wide as it needs to be; without the package rich, as on a board, in plain text.
 
     Args:
         title: What stands above it.
         rows: The rows, the heading first.
         texts: How many of the columns hold text; those after them hold numbers.
+        caption: What stands below it.
     """
-    grid = Table(*rows[0][:texts], title=title)
-    for heading in rows[0][texts:]:
-        grid.add_column(heading, justify="right")
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        print("\n".join([title, *_plain_lines(rows, texts), *filter(None, [caption])]))
+        return
+    # Text, unlike a string, is printed as it is: a model may be called "[/red]".
+    grid = Table(title=Text(title), caption=Text(caption) if caption else None, caption_justify="left")
+    for number, heading in enumerate(rows[0]):
+        grid.add_column(Text(heading), justify="left" if number < texts else "right")
     for row in rows[1:]:
-        grid.add_row(*row)
+        grid.add_row(*map(Text, row))
     width = Console(width=1000).measure(grid).maximum
     Console(width=max(100, width)).print(grid)
+
+
+def _plain_lines(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
+    """Returns the lines of a table as plain text, its columns aligned."""
+    rows = [[" ".join(cell.split()) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if number < texts else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def to_json(report: Report) -> str:
@@ -184,7 +220,7 @@ def from_json(text: str) -> Report:
     except (TypeError, ValueError) as error:
         raise ValueError(f"not a result of the benchmark: {error}") from error
     if not results or any(result.times.ndim != 1 or not result.times.size for result in results):
-        raise ValueError("not a result of the benchmark: it has no timed runs")
+        raise ValueError("not a result of the benchmark: it has no repetitions")
     return report
 
 

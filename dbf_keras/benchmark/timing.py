@@ -8,7 +8,7 @@ from numpy.random import default_rng  # loads what numpy would load late, which 
 
 from dbf_keras.runtime import Interpreter
 
-_BURST = 3  # timed runs of a side in a row, after one untimed run that brings its weights back into the caches
+_BURST = 3  # repetitions of a side in a row, after one untimed inference that brings its weights back into the caches
 _MIN_ROUNDS = 4
 
 
@@ -21,7 +21,7 @@ def prepare(interpreter: Interpreter, seed: int = 0) -> Callable[[], None]:
             integer ones.
 
     Returns:
-        The call that runs one inference.
+        The call that computes one inference.
     """
     interpreter.allocate_tensors()
     rng = default_rng(seed)
@@ -37,27 +37,27 @@ def prepare(interpreter: Interpreter, seed: int = 0) -> Callable[[], None]:
 def time_interleaved(
     sides: Sequence[Callable[[], object]],
     seconds: float = 3.0,
-    runs: int = 5000,
+    repetitions: int = 5000,
     tick: Callable[[float], None] = lambda done: None,
 ) -> list[np.ndarray]:
-    """Times several calls in one process, a few runs of each in turn, so that noise from outside meets all alike.
+    """Times several calls in one process, a few repetitions of each in turn, so that noise meets all alike.
 
     Args:
         sides: The calls to time.
-        seconds: Time to spend per side, of all runs together.
-        runs: Timed runs per side at which to stop earlier. At least a few are made, however long they take.
+        seconds: Time to spend per side, of all repetitions together.
+        repetitions: Repetitions per side at which to stop earlier. At least a few are made, however long they take.
         tick: Called between rounds with the share done, from 0 to 1.
 
     Returns:
-        For each side the time of every timed run, in seconds. All sides have equally many.
+        For each side the time of every repetition, in seconds. All sides have equally many.
     """
     times = [[] for _ in sides]
     started = time.monotonic()
-    rounds = max(1, -(-runs // _BURST))
+    rounds = max(1, -(-repetitions // _BURST))
     for number in range(1, rounds + 1):
         for side, row in zip(sides, times, strict=True):
             side()
-            for _ in range(min(_BURST, runs - len(row))):
+            for _ in range(min(_BURST, repetitions - len(row))):
                 before = time.perf_counter_ns()
                 side()
                 row.append((time.perf_counter_ns() - before) * 1e-9)

@@ -1,6 +1,8 @@
 """``python -m dbf_keras.export``, also ``dbf export``."""
 
-from dbf_keras.export.command import run
+import sys
+
+from dbf_keras.__main__ import main
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main(["export", *sys.argv[1:]]))

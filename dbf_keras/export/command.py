@@ -65,17 +65,16 @@ def main(_: list[str]) -> None:
         _check_writable(pathlib.Path(_FLAGS.output))
 
     # After the checks that need no TensorFlow, which takes seconds to import.
-    with command.quiet_libraries():
-        from dbf_keras.export import convert
+    from dbf_keras.export import convert
 
-        name, model = _load(_FLAGS.model)
-        output = pathlib.Path(_FLAGS.output or f"{name}_{form.role}{_FILE}")
-        _check_writable(output)
-        try:
-            images = _training_images(model) if form.quantize == "int8" else None
-            result = convert(model, *form, representative_data=images, io_type=_FLAGS.io, strict=_FLAGS.strict)
-        except (RuntimeError, ImportError) as error:  # No C library or no runtime to check with; says what to do.
-            raise ValueError(error) from error
+    name, model = _load(_FLAGS.model)
+    output = pathlib.Path(_FLAGS.output or f"{name}_{form.role}{_FILE}")
+    _check_writable(output)
+    try:
+        images = _training_images(model) if form.quantize == "int8" else None
+        result = convert(model, *form, representative_data=images, io_type=_FLAGS.io, strict=_FLAGS.strict)
+    except (RuntimeError, ImportError) as error:  # No C library or no runtime to check with; says what to do.
+        raise ValueError(error) from error
     command.write_atomically(output, lambda path: path.write_bytes(result.data))
     result.print()
     print(f"written to {output}")

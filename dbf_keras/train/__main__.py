@@ -1,6 +1,8 @@
 """``python -m dbf_keras.train``, also ``dbf train``."""
 
-from dbf_keras.train.command import run
+import sys
+
+from dbf_keras.__main__ import main
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main(["train", *sys.argv[1:]]))
