@@ -61,7 +61,7 @@ _TABLES: dict[str, dict[str, str | None]] = {
 }
 
 
-def describe(  # Each parameter is a field of the format.
+def describe(  # More than eight parameters, for each is a field of the format and given by name.
     data: bytes,
     *,
     name: str,
@@ -98,17 +98,7 @@ def describe(  # Each parameter is a field of the format.
     model = flatfile.load(data)
     graph = model.subgraphs[0]
     inputs = [_input(graph.tensors[index], mean, std, value_range) for index in graph.inputs]
-    outputs = [{"name": _text(graph.tensors[index].name)} for index in graph.outputs]
-    if labels is not None:
-        if any(len(label.splitlines()) > 1 for label in labels):
-            raise ValueError("A label cannot have more than one line.")
-        fitting = [
-            number for number, index in enumerate(graph.outputs) if graph.tensors[index].shape[-1] == len(labels)
-        ]
-        if not fitting:
-            raise ValueError(f"No output of the file has {len(labels)} classes, as many as there are labels.")
-        file = {"name": _LABELS, "description": "Names of the classes.", "type": _TENSOR_AXIS_LABELS}
-        outputs[fitting[0]]["associated_files"] = [file]
+    outputs = _outputs([graph.tensors[index] for index in graph.outputs], labels)
     values = {
         "name": name,
         "description": description,
@@ -161,6 +151,19 @@ def _input(
             "content_properties_type": _IMAGE_PROPERTIES,
             "content_properties": {"color_space": colours},
         }
+    return values
+
+
+def _outputs(tensors: Sequence[Any], labels: Sequence[str] | None) -> list[dict[str, Any]]:
+    values: list[dict[str, Any]] = [{"name": _text(tensor.name)} for tensor in tensors]
+    if labels is not None:
+        if any(len(label.splitlines()) > 1 for label in labels):
+            raise ValueError("A label cannot have more than one line.")
+        fitting = [number for number, tensor in enumerate(tensors) if tensor.shape[-1] == len(labels)]
+        if not fitting:
+            raise ValueError(f"No output of the file has {len(labels)} classes, as many as there are labels.")
+        file = {"name": _LABELS, "description": "Names of the classes.", "type": _TENSOR_AXIS_LABELS}
+        values[fitting[0]]["associated_files"] = [file]
     return values
 
 

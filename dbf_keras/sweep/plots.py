@@ -11,7 +11,7 @@ from dbf_keras.sweep.results import Group
 _HIGHLIGHTS = ("#d62728", "#000000", "#1f5fd6", "#006d2c")
 _COLOURS = ("#8c564b", "#e08214", "#4daf4a", "#9467bd", "#17a2b8", "#a6a51e", "#e377c2", "#7f7f7f")
 _MARKERS = "s^vDP*X<>"  # As many as share no factor with the colours: 72 pairs.
-# Of points at one place, by what factor each is drawn to the right of the last.
+# Factor by which each of several points at one place is drawn to the right of the last.
 _STEP = 1.022
 
 
