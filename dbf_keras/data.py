@@ -14,7 +14,12 @@ DATASETS = ("digits", "mnist", "cifar10", "folder", "tfrecords")
 # Share of the images of each class that a folder without a test part sets aside for testing.
 TEST_SHARE = 0.2
 
-_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# Names of the classes, by label, of the sets that are always the same.
+CLASS_NAMES = {
+    "digits": tuple("0123456789"),
+    "mnist": tuple("0123456789"),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}
 # Folders of test images that may stand beside train/; the first that is there counts.
 _TEST_PARTS = ("test", "val", "validation")
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
@@ -102,7 +107,8 @@ def load(name: str, data_dir: str | None = None, image_size: int = 224) -> Datas
         return _tfrecords(data_dir, image_size)
     arrays = _download(name) if data_dir is None else _read_npz(pathlib.Path(data_dir) / f"{name}.npz")
     dataset = _dataset(*arrays)
-    return dataclasses.replace(dataset, class_names=_CIFAR10) if (name, dataset.classes) == ("cifar10", 10) else dataset
+    names = CLASS_NAMES[name]
+    return dataclasses.replace(dataset, class_names=names) if dataset.classes == len(names) else dataset
 
 
 def _download(name: str) -> list[np.ndarray]:

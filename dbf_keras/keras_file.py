@@ -1,13 +1,19 @@
-"""Keras models in .keras files."""
+"""Keras models in .keras files, with the names of their classes."""
 
 from __future__ import annotations
 
+import json
 import os
+import zipfile
+from collections.abc import Sequence
 
 from dbf_keras.backend import keras
 from dbf_keras.layers import custom_objects
 
 SUFFIX = ".keras"
+
+# A .keras file is a zip archive, in which Keras leaves alone what it does not know.
+_DETAILS = "dbf_keras.json"
 
 
 def check_suffix(path: str | os.PathLike, what: str) -> None:
@@ -36,3 +42,22 @@ def load(path: str | os.PathLike, what: str = "the model") -> keras.Model:
         return keras.models.load_model(path, custom_objects=custom_objects(), compile=False)
     except Exception as error:  # Keras raises whatever its parts do: zip, json, h5py, a layer's constructor.
         raise ValueError(f"{what}: Keras cannot load {path!r}: {error}") from error
+
+
+def save(model: keras.Model, path: str | os.PathLike, labels: Sequence[str]) -> None:
+    """Saves a model together with the names of its classes.
+
+    Args:
+        model: the model.
+        path: the path of the .keras file.
+        labels: the names by number of the class.
+    """
+    model.save(path)
+    with zipfile.ZipFile(path, "a") as archive:  # Without a date, so always the same.
+        archive.writestr(zipfile.ZipInfo(_DETAILS), json.dumps({"labels": list(labels)}))
+
+
+def labels(path: str | os.PathLike) -> list[str] | None:
+    """The names of the classes that `save` wrote into a .keras file; None if there are none."""
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read(_DETAILS))["labels"] if _DETAILS in archive.namelist() else None

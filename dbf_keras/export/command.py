@@ -52,6 +52,11 @@ def _define_flags() -> None:
     )
     flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or train/ and test/, or the TFRecords are.")
     flags.DEFINE_string("output", None, "The file to write. By default MODEL_MODE[_QUANTIZE].tflite in this folder.")
+    flags.DEFINE_bool(
+        "metadata",
+        True,
+        "Write metadata with the names of the classes, where the .keras file (of dbf train) or the zoo has them.",
+    )
     flags.DEFINE_bool("strict", False, "Fail if a layer cannot be written as asked.")
 
 
@@ -72,7 +77,14 @@ def main(_: list[str]) -> None:
     _check_writable(output)
     try:
         images = _training_images(model) if form.quantize == "int8" else None
-        result = convert(model, *form, representative_data=images, io_type=_FLAGS.io, strict=_FLAGS.strict)
+        result = convert(
+            model,
+            *form,
+            representative_data=images,
+            io_type=_FLAGS.io,
+            labels=_labels() if _FLAGS.metadata else None,
+            strict=_FLAGS.strict,
+        )
     except (RuntimeError, ImportError) as error:  # No C library or no runtime to check with; says what to do.
         raise ValueError(error) from error
     command.write_atomically(output, lambda path: path.write_bytes(result.data))
@@ -123,6 +135,15 @@ def _load(model: str | None) -> tuple:
     from dbf_keras import keras_file
 
     return pathlib.Path(model).stem, keras_file.load(model)
+
+
+def _labels() -> Sequence[str] | None:
+    """The names of the model's classes, if they are known."""
+    from dbf_keras import keras_file, zoo
+
+    if _FLAGS.model is not None and _is_path(_FLAGS.model):
+        return keras_file.labels(_FLAGS.model)
+    return data.CLASS_NAMES.get(zoo.entry(_FLAGS.model)["dataset"])
 
 
 def _training_images(model: Any) -> list[np.ndarray]:

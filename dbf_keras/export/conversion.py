@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from dbf_keras.backend import all_layers, keras, own_variables
-from dbf_keras.export import calibration, converter, flatfile, quantization, rewrite, verify
+from dbf_keras.export import calibration, converter, flatfile, metadata, quantization, rewrite, verify
 from dbf_keras.export.filters import Filters
 from dbf_keras.export.records import LayerRecord, choose
 from dbf_keras.export.report import ExportResult, LayerReport
 from dbf_keras.forms import EXPLICIT, FOLDED, ONTHEFLY, Form
 from dbf_keras.layers import DBFDense
+from dbf_keras.version import __version__
 
 _CHECKED = 32  # Representative examples on which an int8 file is held against Keras.
 
@@ -28,6 +29,7 @@ def to_tflite(
     *,
     representative_data: Iterable[Any] | None = None,
     io_type: str = "float32",
+    labels: Sequence[str] | None = None,
 ) -> bytes:
     """Exports a Keras model as a TFLite file. BatchNorm is folded and ReLU fused in every mode.
 
@@ -41,6 +43,7 @@ def to_tflite(
         representative_data: for ``"int8"``, some hundred typical inputs, as an iterable of batches that the model
             takes: arrays, or lists of arrays for a model of several inputs.
         io_type: for ``"int8"``, the type of the file's inputs and outputs: ``"float32"`` or ``"int8"``.
+        labels: names of the classes; with these the file gets metadata, see `dbf_keras.export.metadata`.
 
     Returns:
         The file. A layer that cannot be written as asked is explicit in it, with a warning that names the reason.
@@ -48,7 +51,9 @@ def to_tflite(
     Raises:
         ValueError: an argument is not one of those, or the model cannot be converted.
     """
-    result = convert(model, mode, quantize, representative_data=representative_data, io_type=io_type, check=False)
+    result = convert(
+        model, mode, quantize, representative_data=representative_data, io_type=io_type, labels=labels, check=False
+    )
     for layer in result.layers:
         if layer.failed:
             warnings.warn(f"Layer {layer.name!r} is written as {layer.form}: {layer.reason}.", stacklevel=2)
@@ -62,6 +67,7 @@ def convert(
     *,
     representative_data: Iterable[Any] | None = None,
     io_type: str = "float32",
+    labels: Sequence[str] | None = None,
     strict: bool = False,
     check: bool = True,
     inputs: list[np.ndarray] | None = None,
@@ -74,6 +80,7 @@ def convert(
         quantize: as for `to_tflite`.
         representative_data: as for `to_tflite`.
         io_type: as for `to_tflite`.
+        labels: as for `to_tflite`.
         strict: raise if a layer cannot be written as asked, instead of writing it as explicit.
         check: hold the file against Keras and against the size of the explicit file.
         inputs: what to run for the check, one array for each input; by default random, or the first of
@@ -108,10 +115,21 @@ def convert(
         if quantize in ("weights", "int4"):
             quantization.quantize_weights(file, int4=quantize == "int4")
         data = flatfile.dump(file)
+    if labels is not None:
+        data = _described(data, model, form, labels)
 
     reports = tuple(_report(record, quantize) for record in records)
     result = ExportResult(data, form, reports, _ordinary(layers, records, quantize))
     return _checked(result, model, explicit, samples, inputs) if check else result
+
+
+def _described(data: bytes, model: keras.Model, form: Form, labels: Sequence[str]) -> bytes:
+    """The file with metadata."""
+    pixels = verify.takes_pixels(model)
+    what = "raw pixels from 0 to 255, which it normalises itself" if pixels else "inputs as it was trained on them"
+    description = f"Takes {what}. Exported by dbf_keras {__version__}: {form.title}."
+    limits = (0.0, 255.0) if pixels else None
+    return metadata.describe(data, name=model.name, description=description, labels=labels, value_range=limits)
 
 
 def _checked(

@@ -69,7 +69,7 @@ def describe(  # More than eight parameters, for each is a field of the format a
     labels: Sequence[str] | None = None,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
-    value_range: tuple[float, float] = (0.0, 255.0),
+    value_range: tuple[float, float] | None = (0.0, 255.0),
     version: str = "",
     author: str = "",
     licence: str = "",
@@ -84,7 +84,7 @@ def describe(  # More than eight parameters, for each is a field of the format a
         mean: What is subtracted from pixels before they go in, by channel or one for all. With the default of `std`,
             none: the model takes raw pixels and normalises them itself.
         std: What they are then divided by.
-        value_range: The smallest and the largest number that may go in.
+        value_range: The smallest and the largest number that may go in; None if that is not known.
         version: Version of the model.
         author: Who made it.
         licence: Under which licence it is.
@@ -138,13 +138,14 @@ def read(data: bytes) -> dict[str, Any]:
 
 
 def _input(
-    tensor: Any, mean: Sequence[float], std: Sequence[float], value_range: tuple[float, float]
+    tensor: Any, mean: Sequence[float], std: Sequence[float], value_range: tuple[float, float] | None
 ) -> dict[str, Any]:
     values: dict[str, Any] = {
         "name": _text(tensor.name),
         "process_units": [{"options_type": _NORMALIZATION_OPTIONS, "options": {"mean": mean, "std": std}}],
-        "stats": {"min": value_range[:1], "max": value_range[1:]},
     }
+    if value_range is not None:
+        values["stats"] = {"min": value_range[:1], "max": value_range[1:]}
     colours = _COLOUR_SPACES.get(tensor.shape[-1]) if len(tensor.shape) == 4 else None
     if colours:
         values["content"] = {

@@ -121,7 +121,7 @@ def train(
     if distributed.is_first():
         saved.write_history(history)
         command.write_atomically(output.with_suffix(".png"), lambda path: plot_history(history, path))
-        command.write_atomically(output, model.save)
+        command.write_atomically(output, lambda path: keras_file.save(model, path, dataset.class_names))
         saved.remove()
     return history
 

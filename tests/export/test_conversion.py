@@ -144,3 +144,38 @@ def test_on_the_fly_files_are_checked(model):
     result = dbf_keras.export.convert(model, "onthefly")
     assert result.relative_difference < TOLERANCE
     assert result.bytes_explicit == len(dbf_keras.export.to_tflite(model, "explicit"))
+
+
+def test_labels_make_metadata_and_change_nothing_else(model):
+    plain = to_tflite(model, "onthefly")
+    count = model.outputs[0].shape[-1]
+    described = to_tflite(model, "onthefly", labels=[f"class {number}" for number in range(count)])
+    found = metadata.read(described)
+    assert found["labels"][-1] == f"class {count - 1}" and "onthefly" in found["description"]
+    # The model has no preprocessing: nobody knows the range of what goes in.
+    assert all("stats" not in tensor for tensor in found["subgraph_metadata"][0]["input_tensor_metadata"])
+    assert metadata.read(plain) == {}
+    inputs = verify.random_inputs(model)
+    for first, second in zip(*(verify.run_file(model, data, inputs) for data in (plain, described)), strict=True):
+        np.testing.assert_array_equal(first, second)
+    with pytest.raises(ValueError, match="No output of the file has 1 classes"):
+        to_tflite(model, "onthefly", labels=["one"])
+
+
+@pytest.mark.parametrize(
+    "given, error, message",
+    [
+        ("model.keras", TypeError, "takes a Keras model.*got 'model.keras'"),
+        (keras.Sequential([DBFConv2D(4, 3)]), ValueError, "does not know the shape of its inputs"),
+    ],
+)
+def test_what_is_no_model_with_inputs_is_refused(given, error, message):
+    with pytest.raises(error, match=message):
+        to_tflite(given)
+
+
+def test_a_model_without_dbf_layers_says_so():
+    inputs = keras.Input((8, 8, 3))
+    result = dbf_keras.export.convert(keras.Model(inputs, keras.layers.Conv2D(4, 3, name="plain")(inputs)))
+    assert result.layers == () and [layer.name for layer in result.ordinary] == ["plain"]
+    assert "no DBF layers" in result.summary() and result.ordinary[0].bytes_file == 4 * 4 * 27

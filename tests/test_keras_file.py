@@ -1,0 +1,24 @@
+import numpy as np
+import pytest
+
+from dbf_keras import keras_file, networks
+
+
+def test_labels_travel_with_the_model(tmp_path):
+    path = tmp_path / "x.keras"
+    model = networks.DBFNetMicro(width=0.5, ratio=0.25)
+    keras_file.save(model, path, ["a", "ß"])
+    assert keras_file.labels(path) == ["a", "ß"]
+    for ours, theirs in zip(keras_file.load(path).get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    model.save(path)
+    assert keras_file.labels(path) is None
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--teacher: there is no file '.*gone.keras'"):
+        keras_file.load(tmp_path / "gone.keras", "--teacher")
+    for name, message in (("x.h5", "'.*x.h5' is not a .keras file"), ("x.keras", "Keras cannot load '.*x.keras'")):
+        (tmp_path / name).write_text("no model")
+        with pytest.raises(ValueError, match=message):
+            keras_file.load(tmp_path / name)
