@@ -87,7 +87,7 @@ model.fit(images, labels)  # float32 {input_shape} each, and whole numbers
 """
 _INVOKE = """from dbf_keras import Interpreter, zoo
 
-interpreter = Interpreter(zoo.path("{name}", "{role}"))  # The file beside this card.
+interpreter = Interpreter(zoo.path("{name}", "{role}"))
 interpreter.allocate_tensors()
 interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images[:1])
 interpreter.invoke()

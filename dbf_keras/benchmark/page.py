@@ -30,7 +30,7 @@ def to_html(reports: Sequence[Report]) -> str:
     for report in reports:
         heading = f"<h2>{escape(report.machine)}</h2>" if several else ""
         tables.append(heading + _tables(report))
-        strips.append(f'{heading}<div class="wide">{_strips(report.results, colours)}</div>')
+        strips.append(heading + _wide(_strips(report.results, colours)))
         facts.append(_facts(report.settings))
     return string.Template(_PAGE).substitute(
         colours="\n".join(f".c{number} {{ --colour: {colour}; }}" for number, colour in enumerate(_COLOURS)),
@@ -93,8 +93,13 @@ def _failures(report: Report) -> str:
 def _tables(report: Report) -> str:
     """Returns the table of what decides between models, and folded below it that of the details."""
     decisive, details = split_details(to_rows(report.results))
-    folded = f'<div class="wide">{_table(details)}</div><p>{escape(CAPTION)}</p>'
-    return f"{_table(decisive)}{_failures(report)}<details><summary>Details</summary>{folded}</details>"
+    folded = f"<details><summary>Details</summary>{_wide(_table(details))}<p>{escape(CAPTION)}</p></details>"
+    return _wide(_table(decisive)) + _failures(report) + folded
+
+
+def _wide(content: str) -> str:
+    """Returns content that scrolls by itself where the page is narrower."""
+    return f'<div class="wide">{content}</div>'
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -216,14 +221,14 @@ circle { fill: var(--colour); opacity: .45; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 5.5em; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 5em; }
 summary, details p, .note { color: var(--soft); font-size: .88rem; }
 details { margin-top: .6rem; }
 details + h2 { margin-top: 1.4rem; }
 @media (max-width: 600px) {
   body { padding: 0 .6rem; margin-top: 1rem; }
   section { padding: .8rem .6rem; }
-  table { font-size: .8rem; }
+  table { font-size: .75rem; }
   th, td { padding: .35rem .25rem; white-space: normal; }
 }
 dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem 1.2rem; color: var(--soft); font-size: .88rem; }
