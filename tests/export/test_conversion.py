@@ -2,13 +2,14 @@ import collections
 import io
 import warnings
 
+import numpy as np
 import pytest
 import rich.console
 
 import dbf_keras.export
 from dbf_keras import networks
 from dbf_keras.backend import keras
-from dbf_keras.export import rewrite
+from dbf_keras.export import metadata, rewrite, to_tflite, verify
 from dbf_keras.layers import DBFConv2D
 
 from .tools import TOLERANCE, layers, needs_library, ops, randomize
