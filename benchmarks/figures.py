@@ -294,7 +294,7 @@ def pipeline() -> Figure:
     """Returns how a layer is computed in each export mode, with the numbers of a 4×4 layer of 64 channels."""
     shape, filters, ratio = (4, 4, 64), 64, 0.25
     kept = codes.select(shape, ratio)
-    pool = codes.product(kept, shape).runs
+    pool = codes.pool_size(kept, shape)
     pools, left = f"{pool[0]}×{pool[1]}", f"{shape[0] // pool[0]}×{shape[1] // pool[1]}"
     taps, fewer = int(np.prod(shape)) * filters, len(kept) * filters
     rows = (

@@ -13,7 +13,7 @@ from typing import Any
 
 import filelock
 
-from dbf_keras import command, data, keras_file
+from dbf_keras import command, data, keras_file, plots
 from dbf_keras.backend import keras
 from dbf_keras.networks.cost import multiply_adds
 from dbf_keras.sweep.plots import plot
@@ -177,4 +177,4 @@ def _report(runs: Sequence[Run], plot_options: Mapping[str, Any], output_dir: pa
     if results:
         groups = join_seeds(results)
         write_table(table(groups), output_dir)
-        command.write_atomically(output_dir / "results.png", lambda path: plot(groups, plot_options, path))
+        plots.write(output_dir / "results.png", lambda path: plot(groups, plot_options, path))

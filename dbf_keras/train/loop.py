@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dbf_keras import command, data, keras_file
+from dbf_keras import command, data, keras_file, plots
 from dbf_keras.backend import all_layers, computing_in, keras
 from dbf_keras.layers import DBFConv2D, DBFDense
 from dbf_keras.progress import progress
@@ -120,7 +120,7 @@ def train(
             layer.fix_rounding()
     if distributed.is_first():
         saved.write_history(history)
-        command.write_atomically(output.with_suffix(".png"), lambda path: plot_history(history, path))
+        plots.write(output.with_suffix(".png"), lambda path: plot_history(history, path))
         command.write_atomically(output, lambda path: keras_file.save(model, path, dataset.class_names))
         saved.remove()
     return history
