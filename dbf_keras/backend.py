@@ -11,7 +11,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 LEGACY = os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true")
 
@@ -21,7 +21,7 @@ if LEGACY:
 
     WITHOUT_AUTOCAST = {"experimental_autocast": False}
 
-    class ops:  # noqa: N801 - stands in for the module keras.ops
+    class _TensorFlowOps:
         """The functions of ``keras.ops`` that the layers use, in TensorFlow."""
 
         abs = staticmethod(_tf.abs)
@@ -53,14 +53,16 @@ if LEGACY:
         take = staticmethod(_tf.gather)
         tensordot = staticmethod(_tf.tensordot)
 
+    ops: Any = _TensorFlowOps
 else:
     import keras
-    from keras import ops
+
+    ops = keras.ops
 
     WITHOUT_AUTOCAST = {"autocast": False}
 
 # Mixins of layers come before the layer itself: to a type checker they have its methods, else no base of their own.
-MixinBase = keras.layers.Layer if TYPE_CHECKING else object
+MixinBase: Any = keras.layers.Layer if TYPE_CHECKING else object
 
 __all__ = [
     "LEGACY",

@@ -179,7 +179,8 @@ def _measure(paths: Sequence[str], runtime: str, dataset: str | None, flags: arg
         loads.append(loaded - start)
         calls.append(call)
         op_memories.append(op_memory)
-    names, shares = _name(paths), [None] * len(paths)
+    names = _name(paths)
+    shares: list[float | None] = [None] * len(paths)
     if dataset:
         images, labels = _load_images(dataset, flags.data_dir, interpreters[0].get_input_details()[0]["shape"])
         for number, interpreter in enumerate(interpreters):
@@ -233,7 +234,7 @@ def _export_default(folder: str) -> tuple[list[str], str]:
 
 def _load_images(
     dataset: str, data_dir: str | None, input_shape: Sequence[int]
-) -> tuple[Sequence[np.ndarray], np.ndarray]:
+) -> tuple[np.ndarray | Images, np.ndarray]:
     """Returns test images, uint8 [N, H, W, C], and labels, int [N]; image files are scaled to the input's height."""
     from dbf_keras import data
 

@@ -98,7 +98,7 @@ def describe(  # Each parameter is a field of the format.
     model = flatfile.load(data)
     graph = model.subgraphs[0]
     inputs = [_input(graph.tensors[index], mean, std, value_range) for index in graph.inputs]
-    outputs = [{"name": _text(graph.tensors[index].name)} for index in graph.outputs]
+    outputs: list[dict[str, Any]] = [{"name": _text(graph.tensors[index].name)} for index in graph.outputs]
     if labels is not None:
         if any(len(label.splitlines()) > 1 for label in labels):
             raise ValueError("A label cannot have more than one line.")
@@ -185,6 +185,7 @@ def _write(builder: flatbuffers.Builder, table: str, values: Mapping[str, Any]) 
     places = {}  # What a table refers to comes before it.
     for name, value in values.items():
         kind = fields[name]
+        assert kind is not None, f"{table} has an empty slot for {name}."
         if kind == "string":
             if value:
                 places[name] = builder.CreateString(value)

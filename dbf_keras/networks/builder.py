@@ -53,12 +53,12 @@ class NetworkBuilder:
     weights: str | None = None
     classifier_activation: str | None = "softmax"
 
-    def __post_init__(self):
-        if not isinstance(self.ratio, Mapping):
-            self.ratio = {"*": self.ratio}
-        if not isinstance(self.selection, Mapping):
-            self.selection = {"*": self.selection}
-        self._unused = set(self.ratio)
+    def __post_init__(self) -> None:
+        self._ratios: Mapping[str, float] = self.ratio if isinstance(self.ratio, Mapping) else {"*": self.ratio}
+        self._selections: Mapping[str, Selection] = (
+            self.selection if isinstance(self.selection, Mapping) else {"*": self.selection}
+        )
+        self._unused = set(self._ratios)
 
     @property
     def large(self) -> bool:
@@ -75,9 +75,9 @@ class NetworkBuilder:
         Raises:
             ValueError: no entry matches.
         """
-        pattern = _first_match(self.ratio, name, "ratio")
+        pattern = _first_match(self._ratios, name, "ratio")
         self._unused.discard(pattern)
-        return self.ratio[pattern]
+        return self._ratios[pattern]
 
     def convolution(self, x, filters: int, name: str, kernel_size: int | None = None, **arguments):
         """A DBF convolution, in the plain twin a Conv2D, with 'same' padding: [batch, h, w, c] to [..., filters]."""
@@ -88,7 +88,7 @@ class NetworkBuilder:
             return keras.layers.Conv2D(filters, kernel_size, **arguments)(x)
         if self.filter_decay:
             arguments["kernel_regularizer"] = keras.regularizers.L2(self.filter_decay / 2)
-        arguments["selection"] = self.selection[_first_match(self.selection, name, "selection")]
+        arguments["selection"] = self._selections[_first_match(self._selections, name, "selection")]
         arguments["alpha_bits"] = self.alpha_bits
         arguments.setdefault("kernel_initializer", self.kernel_initializer)
         return DBFConv2D(filters, kernel_size, ratio=self.layer_ratio(name), **arguments)(x)

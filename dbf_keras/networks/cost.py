@@ -99,6 +99,7 @@ def _einsum(layer: keras.layers.EinsumDense, inputs: Any) -> int:
 
 
 def _product(layer: keras.layers.Layer, sizes: Sequence[int | None]) -> int:
-    if None in sizes:
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
         raise ValueError(f"The size of '{layer.name}' is open; build the network for images of a fixed size.")
-    return math.prod(sizes)
+    return math.prod(known)
