@@ -394,7 +394,8 @@ def _short_inverse(x: np.ndarray) -> np.ndarray:
     """
     size = x.shape[-1]
     if size == padded(size):
-        return fwht(x) / size
+        solution: np.ndarray = fwht(x) / size
+        return solution
     m = padded(size) // 2
     top, bottom = x[..., :m], x[..., m:]
     b = _short_inverse((top[..., : size - m] - bottom) / 2)

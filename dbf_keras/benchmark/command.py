@@ -40,6 +40,7 @@ from dbf_keras.benchmark.report import (
 )
 from dbf_keras.benchmark.timing import prepare, time_interleaved
 from dbf_keras.forms import FORMS
+from dbf_keras.images import Images
 from dbf_keras.progress import progress
 
 
