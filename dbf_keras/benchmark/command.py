@@ -18,8 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -102,10 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _at_least(kind: type, least: float):
+def _at_least(kind: type, least: float) -> Callable[[str], Any]:
     """Returns a reader of numbers that are not smaller."""
 
-    def read(text: str):
+    def read(text: str) -> Any:
         value = kind(text)
         if not value >= least:
             raise argparse.ArgumentTypeError(f"{value} is less than {least}")

@@ -39,7 +39,7 @@ def multiply_adds(model: keras.Model) -> int:
     total = 0
 
     def observed(operation: Any) -> Callable:
-        def call(*arguments, **options):
+        def call(*arguments: Any, **options: Any) -> Any:
             nonlocal total
             if isinstance(operation, keras.Model):
                 return _through(operation, arguments[0], observed)
