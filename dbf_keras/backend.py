@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 LEGACY = os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true")
 
@@ -21,7 +21,7 @@ if LEGACY:
 
     WITHOUT_AUTOCAST = {"experimental_autocast": False}
 
-    class ops:  # noqa: N801 - stands in for the module keras.ops
+    class _TensorFlowOps:
         """The functions of ``keras.ops`` that the layers use, in TensorFlow."""
 
         abs = staticmethod(_tf.abs)
@@ -53,14 +53,16 @@ if LEGACY:
         take = staticmethod(_tf.gather)
         tensordot = staticmethod(_tf.tensordot)
 
+    ops: Any = _TensorFlowOps
 else:
     import keras
-    from keras import ops
+
+    ops = keras.ops
 
     WITHOUT_AUTOCAST = {"autocast": False}
 
 # Mixins of layers come before the layer itself: to a type checker they have its methods, else no base of their own.
-MixinBase = keras.layers.Layer if TYPE_CHECKING else object
+MixinBase: Any = keras.layers.Layer if TYPE_CHECKING else object
 
 __all__ = [
     "LEGACY",
@@ -77,7 +79,7 @@ __all__ = [
 ]
 
 
-def compiled(function, *tensors):
+def compiled(function: Callable, *tensors: Any) -> Any:
     """What a function of tensors gives where it is compiled, as training is."""
     if keras.backend.backend() == "jax":
         import jax
@@ -88,7 +90,7 @@ def compiled(function, *tensors):
     return tf.function(function)(*tensors)
 
 
-def all_layers(model) -> list:
+def all_layers(model: keras.Model) -> list:
     """Every layer of a model once, those of nested models and wrappers included."""
     return list({id(layer): layer for layer in model._flatten_layers(include_self=False)}.values())
 
@@ -107,14 +109,14 @@ def computing_in(policy: str, layers: Iterable) -> Iterator[None]:
             _set_policy(layer, own)
 
 
-def _set_policy(layer, policy) -> None:
+def _set_policy(layer: keras.layers.Layer, policy: Any) -> None:
     if LEGACY:
         layer._set_dtype_policy(policy)
     else:
         layer.dtype_policy = policy
 
 
-def own_variables(layer) -> list:
+def own_variables(layer: keras.layers.Layer) -> list:
     """The trainable variables of a layer itself, without those of layers inside it."""
     return list(layer._trainable_weights if LEGACY else layer._trainable_variables)
 
@@ -131,7 +133,7 @@ def on_accelerator() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def convolution(inputs, kernel, strides: tuple[int, int], dilations: tuple[int, int]):
+def convolution(inputs: Any, kernel: Any, strides: tuple[int, int], dilations: tuple[int, int]) -> Any:
     """A convolution without padding: [batch, h, w, c] and [kh, kw, c, filters] to [batch, h', w', filters].
 
     As ``ops.conv``, which on TensorFlow dilates between two copies, SPACE_TO_BATCH_ND and BATCH_TO_SPACE_ND; this one
@@ -145,7 +147,7 @@ def convolution(inputs, kernel, strides: tuple[int, int], dilations: tuple[int, 
 
 
 @functools.cache
-def _dilates_in_the_op(dtype) -> bool:
+def _dilates_in_the_op(dtype: Any) -> bool:
     """Whether TensorFlow has the gradients of dilated convolutions here: on CPUs those of oneDNN only."""
     import tensorflow as tf
 

@@ -226,9 +226,10 @@ def order(kernel_shape: KernelShape, selection: Selection) -> np.ndarray:
     Raises:
         ValueError: the selection is no order over this grid.
     """
-    kernel_shape = tuple(int(size) for size in kernel_shape)
-    if len(kernel_shape) != 3 or min(kernel_shape) < 1:
-        raise ValueError(f"A kernel shape is (kh, kw, C), each at least 1; got {kernel_shape}.")
+    sizes = tuple(int(size) for size in kernel_shape)
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ValueError(f"A kernel shape is (kh, kw, C), each at least 1; got {sizes}.")
+    kernel_shape = sizes
     if isinstance(selection, str):
         name, _, seed = selection.partition(":")
         seeded = name in _SEEDED and seed.isdecimal() and int(seed) < 2**32
@@ -393,7 +394,8 @@ def _short_inverse(x: np.ndarray) -> np.ndarray:
     """
     size = x.shape[-1]
     if size == padded(size):
-        return fwht(x) / size
+        solution: np.ndarray = fwht(x) / size
+        return solution
     m = padded(size) // 2
     top, bottom = x[..., :m], x[..., m:]
     b = _short_inverse((top[..., : size - m] - bottom) / 2)
@@ -550,7 +552,7 @@ def sp_ovsf_fit(filters: np.ndarray, n: int, kernel_shape: KernelShape) -> np.nd
     length = padded(int(np.prod(kernel_shape)))
     natural = bit_reverse(np.arange(n), length.bit_length() - 1)
 
-    def adjoint(taps):
+    def adjoint(taps: np.ndarray) -> np.ndarray:
         flat = taps.reshape(*taps.shape[:-3], -1)
         return fwht(np.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(0, length - flat.shape[-1])]))[..., natural]
 

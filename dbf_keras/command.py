@@ -12,17 +12,20 @@ from typing import TextIO
 
 
 def run(
-    main: Callable[[list[str]], int | None], module: str | None = None, arguments: Sequence[str] | None = None
+    main: Callable[[list[str]], int | None],
+    module: str | None = None,
+    arguments: Sequence[str] | None = None,
+    takes_arguments: bool = False,
 ) -> None:
     """Runs ``main`` under absl, and ends the process.
 
     What the user can mend (ValueError, OSError) is one line on stderr, and the exit status 2.
 
     Args:
-        main: takes what of the command line is no flag, the program's name first. Unless it has an attribute
-            ``takes_arguments``, there may be nothing but the name.
+        main: takes what of the command line is no flag, the program's name first.
         module: the module that defines the flags, and whose docstring --help prints; by default the main module.
         arguments: the command line without the program's name; by default this process's.
+        takes_arguments: whether ``main`` takes more than the program's name.
     """
     from absl import app, flags, logging
 
@@ -33,12 +36,13 @@ def run(
             print(f"{sys.modules[module].__doc__}\nflags:{flags.FLAGS.module_help(module)}")
             sys.exit(0)
         try:
-            return flags.FLAGS(argv)
+            remaining: list[str] = flags.FLAGS(argv)
+            return remaining
         except flags.Error as error:
             sys.exit(f"error: {error}; see --help")
 
     def guarded(arguments: list[str]) -> int | None:
-        if len(arguments) > 1 and not getattr(main, "takes_arguments", False):
+        if len(arguments) > 1 and not takes_arguments:
             sys.exit(f"error: unexpected argument {arguments[1]!r}; see --help")
         try:
             with quiet_libraries():

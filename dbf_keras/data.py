@@ -45,7 +45,7 @@ class Dataset:
     classes: int
     class_names: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.class_names = tuple(self.class_names) or tuple(map(str, range(self.classes)))
         if len(self.class_names) != self.classes:
             raise ValueError(f"{self.classes} classes cannot have {len(self.class_names)} names.")
@@ -139,7 +139,7 @@ def _read_npz(path: pathlib.Path) -> list[np.ndarray]:
         raise ValueError(f"{path} is no .npz with x_train, y_train, x_test and y_test: {error}") from None
 
 
-def _dataset(x_train, y_train, x_test, y_test) -> Dataset:
+def _dataset(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> Dataset:
     images, labels = [], []
     for part, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
         if x.dtype != np.uint8 or x.ndim not in (3, 4):
@@ -180,19 +180,21 @@ def _folder(data_dir: str | None, image_size: int) -> Dataset:
         tests = [root / part for part in _TEST_PARTS if (root / part).is_dir()]
         if not tests:
             raise FileNotFoundError(f"Beside {root / 'train'} there is no folder {', '.join(_TEST_PARTS)}.")
-        train, test = ([_images(part / name) for name in names] for part in (root / "train", tests[0]))
         where = root / "train", tests[0]
+        by_part = [[_images(part / name) for name in names] for part in where]
     else:
         names = _classes(root)
-        train, test = zip(*(_split(_images(root / name)) for name in names), strict=True)
         where = root, root
-    parts = []
-    for folder, by_class in zip(where, (train, test), strict=True):
+        splits = [_split(_images(root / name)) for name in names]
+        by_part = [[split[part] for split in splits] for part in (0, 1)]
+    images, labels = [], []
+    for folder, by_class in zip(where, by_part, strict=True):
         paths = [path for paths in by_class for path in paths]
         if not paths:
             raise FileNotFoundError(f"{folder} holds no images ({', '.join(_SUFFIXES)}) in class folders.")
-        parts += [ImageFolder(paths, image_size), np.repeat(np.arange(len(names)), [len(paths) for paths in by_class])]
-    return Dataset(*parts, len(names), tuple(names))
+        images.append(ImageFolder(paths, image_size))
+        labels.append(np.repeat(np.arange(len(names)), [len(paths) for paths in by_class]))
+    return Dataset(images[0], labels[0], images[1], labels[1], len(names), tuple(names))
 
 
 def _classes(folder: pathlib.Path) -> list[str]:
@@ -229,8 +231,10 @@ def _tfrecords(data_dir: str | None, image_size: int) -> Dataset:
     if data_dir is None:
         raise ValueError("The dataset 'tfrecords' needs --data_dir with files train-* and validation-*.")
 
-    def split(part):
-        files = sorted(path for path in pathlib.Path(data_dir).glob(f"{part}-*") if path.is_file())
+    folder = pathlib.Path(data_dir)
+
+    def split(part: str) -> TFRecords:
+        files = sorted(path for path in folder.glob(f"{part}-*") if path.is_file())
         records = TFRecords(files, image_size) if files else None
         if not records:
             raise FileNotFoundError(f"{data_dir} holds no records in files {part}-*.")

@@ -87,7 +87,7 @@ class Folding:
         separable = dbf_codes.separable(codes, kernel_shape)
         if separable is None:
             return None
-        return cls(tuple(kernel_shape), separable.pool_size, separable.channels, tuple(strides), tuple(dilations))
+        return cls(kernel_shape, separable.pool_size, separable.channels, strides, dilations)
 
     @property
     def pooled(self) -> bool:

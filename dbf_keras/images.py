@@ -8,15 +8,22 @@ import io
 import math
 import os
 import pathlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from dbf_keras.progress import progress
 
+if TYPE_CHECKING:
+    import PIL.Image
+
 # Share of a test image's shorter side that its centre shows: 224 of 256 pixels.
 _CENTRE = 0.875
+
+# From (width, height) of an image to (left, top, width, height) of the part to read.
+_ChooseBox = Callable[[int, int], tuple[float, float, float, float]]
 
 
 class Images(abc.ABC):
@@ -32,16 +39,19 @@ class Images(abc.ABC):
         self._chosen = np.arange(count)  # Which of the images that `_open` knows these are.
         self._threads = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes and scales without Python's lock.
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index) -> np.ndarray:
+    def __getitem__(self, index: Any) -> np.ndarray:
         chosen = np.arange(len(self))[index]
         if chosen.ndim == 0:
             return self._read(int(chosen))
         return np.stack(list(self._threads.map(self._read, chosen)))
 
-    def part(self, indices: np.ndarray) -> Images:
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[index] for index in range(len(self)))
+
+    def part(self, indices: np.ndarray) -> Self:
         """Some of the images.
 
         Args:
@@ -64,12 +74,13 @@ class Images(abc.ABC):
             uint8 [n, size, size, 3].
         """
 
-        def read(index, seed):
-            return self._read(index, lambda *sides: random_box(*sides, smallest, np.random.default_rng([*seed, index])))
+        def read(index: int, seed: np.ndarray) -> np.ndarray:
+            rng = np.random.default_rng([*seed, index])
+            return self._read(index, lambda width, height: random_box(width, height, smallest, rng))
 
         return np.stack(list(self._threads.map(read, indices, seeds)))
 
-    def _read(self, index: int, choose_box=None) -> np.ndarray:
+    def _read(self, index: int, choose_box: _ChooseBox | None = None) -> np.ndarray:
         from PIL import Image
 
         side, index = self.shape[1], int(self._chosen[index])
@@ -79,7 +90,8 @@ class Images(abc.ABC):
                 original = np.array(image.size)
                 left, top, width, height = (choose_box or centre_box)(*image.size)
                 # A JPEG can be decoded at a half, a quarter or an eighth where that is enough.
-                image.draft("RGB", tuple(int(n) for n in np.ceil(original * side / min(width, height))))
+                enough_width, enough_height = np.ceil(original * side / min(width, height))
+                image.draft("RGB", (int(enough_width), int(enough_height)))
                 scale = np.array(image.size) / original
                 box = np.array([left, top, left + width, top + height]) * np.tile(scale, 2)
                 box = tuple(np.minimum(box, np.tile(image.size, 2)))
@@ -104,7 +116,7 @@ def _check_pillow() -> None:
         raise ValueError("Reading images from files needs Pillow: pip install pillow.") from None
 
 
-def _to_rgb(image):
+def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     """A Pillow image as RGB of 8 bits a channel; of 16 bits the upper 8 are kept, which Pillow would clip."""
     from PIL import Image
 
@@ -153,10 +165,10 @@ class ImageFolder(Images):
         super().__init__(len(paths), size)
         self._paths = paths
 
-    def _open(self, index):
+    def _open(self, index: int) -> pathlib.Path:
         return self._paths[index]
 
-    def _where(self, index):
+    def _where(self, index: int) -> str:
         return str(self._paths[index])
 
 
@@ -198,25 +210,25 @@ class TFRecords(Images):
         self._places = np.array(places, np.int64).reshape(-1, 3)
         super().__init__(len(labels), size)
 
-    def part(self, indices: np.ndarray) -> TFRecords:
+    def part(self, indices: np.ndarray) -> Self:
         """Some of the records, with their labels."""
         part = super().part(indices)
         part.labels = self.labels[indices]
         return part
 
-    def _feature(self, record: bytes, key: str, path: pathlib.Path):
+    def _feature(self, record: bytes, key: str, path: pathlib.Path) -> Any:
         features = self._parse(record).features.feature
         if key not in features:
             raise ValueError(f"{path} has a record without {key!r}; it has {', '.join(sorted(features)) or 'no keys'}.")
         return features[key]
 
-    def _open(self, index):
+    def _open(self, index: int) -> io.BytesIO:
         number, start, length = self._places[index]
         with open(self._paths[number], "rb") as file:
             file.seek(start)
             record = file.read(length)
         return io.BytesIO(self._feature(record, "image/encoded", self._paths[number]).bytes_list.value[0])
 
-    def _where(self, index):
+    def _where(self, index: int) -> str:
         number, start, _ = self._places[index]
         return f"The image of the record at byte {start} of {self._paths[number]}"

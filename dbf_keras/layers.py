@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from dbf_keras.backend import keras, ops
-from dbf_keras.codes import DEFAULT_SELECTION
+from dbf_keras.codes import DEFAULT_SELECTION, Selection
 from dbf_keras.mixins.contracts import ContractsMixin
 from dbf_keras.mixins.folded import FoldedMixin
 
@@ -41,29 +44,29 @@ class DBFConv2D(ContractsMixin, FoldedMixin, keras.layers.Conv2D):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        strides=(1, 1),
-        padding="valid",
-        data_format=None,
-        dilation_rate=(1, 1),
-        groups=1,
-        activation=None,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        ratio=1.0,
-        selection=DEFAULT_SELECTION,
-        alpha_initializer=None,
-        alpha_regularizer=None,
-        alpha_constraint=None,
-        alpha_bits=None,
-        **kwargs,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = (1, 1),
+        groups: int = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        ratio: float = 1.0,
+        selection: Selection = DEFAULT_SELECTION,
+        alpha_initializer: Any = None,
+        alpha_regularizer: Any = None,
+        alpha_constraint: Any = None,
+        alpha_bits: int | None = None,
+        **kwargs: Any,
     ):
         super().__init__(
             filters,
@@ -92,7 +95,7 @@ class DBFConv2D(ContractsMixin, FoldedMixin, keras.layers.Conv2D):
             raise ValueError(f"DBFConv2D has no grouped form: `groups` must be 1; got {groups}.")
         self._init_coefficients(ratio, selection, alpha_initializer, alpha_regularizer, alpha_constraint, alpha_bits)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[int | None]) -> None:
         """Creates α [n, filters] and bias [filters] for inputs [batch, height, width, channels]."""
         channels = input_shape[-1]
         if channels is None:
@@ -103,7 +106,7 @@ class DBFConv2D(ContractsMixin, FoldedMixin, keras.layers.Conv2D):
         self.input_spec = keras.layers.InputSpec(min_ndim=4, axes={-1: int(channels)})
         self.built = True
 
-    def _convolve(self, inputs, kernel):
+    def _convolve(self, inputs: Any, kernel: Any) -> Any:
         return self.convolution_op(inputs, kernel)
 
 
@@ -130,23 +133,23 @@ class DBFDense(ContractsMixin, FoldedMixin, keras.layers.Dense):
 
     def __init__(
         self,
-        units,
-        activation=None,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        ratio=1.0,
-        selection=DEFAULT_SELECTION,
-        alpha_initializer=None,
-        alpha_regularizer=None,
-        alpha_constraint=None,
-        alpha_bits=None,
-        **kwargs,
+        units: int,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        ratio: float = 1.0,
+        selection: Selection = DEFAULT_SELECTION,
+        alpha_initializer: Any = None,
+        alpha_regularizer: Any = None,
+        alpha_constraint: Any = None,
+        alpha_bits: int | None = None,
+        **kwargs: Any,
     ):
         super().__init__(
             units,
@@ -163,7 +166,7 @@ class DBFDense(ContractsMixin, FoldedMixin, keras.layers.Dense):
         )
         self._init_coefficients(ratio, selection, alpha_initializer, alpha_regularizer, alpha_constraint, alpha_bits)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[int | None]) -> None:
         """Creates α [n, units] and bias [units] for inputs [batch, ..., channels]."""
         channels = input_shape[-1]
         if channels is None:
@@ -173,11 +176,11 @@ class DBFDense(ContractsMixin, FoldedMixin, keras.layers.Dense):
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: int(channels)})
         self.built = True
 
-    def _convolve(self, inputs, kernel):
+    def _convolve(self, inputs: Any, kernel: Any) -> Any:
         return ops.tensordot(inputs, kernel, axes=1)
 
     @property
-    def twin_shape(self):
+    def twin_shape(self) -> tuple[int, ...]:
         """The shape of the plain twin's kernel, (channels, units)."""
         return super().twin_shape[2:]
 

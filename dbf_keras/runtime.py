@@ -46,7 +46,7 @@ def library_path() -> str | None:
     stem = _LIBRARY.replace(".", "/")
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("dbf-keras") or ():
-            if str(file).startswith(stem) and file.locate().is_file():
+            if str(file).startswith(stem) and os.path.isfile(file.locate()):
                 return str(file.locate())
     return None
 

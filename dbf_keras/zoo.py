@@ -6,7 +6,10 @@ import functools
 import hashlib
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from dbf_keras.backend import keras
 
 # Parts of the index: the models, and plain networks to compare them with.
 GROUPS = ("models", "controls")
@@ -52,7 +55,8 @@ def index() -> dict[str, Any]:
     layers together) and ``selection``; controls, plain networks to compare with, do not. Some large networks have no
     ``weights``, and most of these no file at all.
     """
-    return json.loads((folder() / "index.json").read_text())
+    listed: dict[str, Any] = json.loads((folder() / "index.json").read_text())
+    return listed
 
 
 def entry(name: str | None = None) -> dict[str, Any]:
@@ -130,7 +134,7 @@ def path(name: str | None = None, role: str = "weights") -> pathlib.Path:
     if role not in model["files"]:
         raise ValueError(f"{model['name']} has no file {role!r}; it has {', '.join(sorted(model['files']))}.")
     listed = model["files"][role]
-    found = folder() / model["name"] / listed["file"]
+    found: pathlib.Path = folder() / model["name"] / listed["file"]
     instead = "Install the package, or check it out, again; or publish the model again."
     if not found.is_file():
         raise FileNotFoundError(f"The zoo lists {found}, but there is no such file. {instead}")
@@ -139,7 +143,7 @@ def path(name: str | None = None, role: str = "weights") -> pathlib.Path:
     return found
 
 
-def load_zoo(name: str | None = None):
+def load_zoo(name: str | None = None) -> keras.Model:
     """Loads a trained model, offline.
 
     It can be compiled and trained further as any Keras model, for its outputs are class probabilities::

@@ -4,18 +4,22 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dbf_keras.images import Images
 from dbf_keras.runtime import Interpreter
 
 
 def accuracy(
-    interpreter: Interpreter, images: np.ndarray, labels: np.ndarray, tick: Callable[[float], None] = lambda done: None
+    interpreter: Interpreter,
+    images: np.ndarray | Images,
+    labels: np.ndarray,
+    tick: Callable[[float], None] = lambda done: None,
 ) -> float:
     """Invokes a classifier on images, one at a time.
 
     Args:
         interpreter: An allocated interpreter with one image [1, H, W, C] in (raw pixels; quantised as its input says if
             that is an integer type) and class scores [1, classes] out.
-        images: uint8 [N, H, W, C]; an array, or what yields images and has its `shape`.
+        images: uint8 [N, H, W, C]; an array, or `Images`, which reads what is indexed.
         labels: int [N].
         tick: Called now and then with the share done, from 0 to 1.
 

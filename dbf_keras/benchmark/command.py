@@ -18,8 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from dbf_keras.benchmark.report import (
 )
 from dbf_keras.benchmark.timing import prepare, time_interleaved
 from dbf_keras.forms import FORMS
+from dbf_keras.images import Images
 from dbf_keras.progress import progress
 
 
@@ -101,10 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _at_least(kind: type, least: float):
+def _at_least(kind: type, least: float) -> Callable[[str], Any]:
     """Returns a reader of numbers that are not smaller."""
 
-    def read(text: str):
+    def read(text: str) -> Any:
         value = kind(text)
         if not value >= least:
             raise argparse.ArgumentTypeError(f"{value} is less than {least}")
@@ -179,7 +180,8 @@ def _measure(paths: Sequence[str], runtime: str, dataset: str | None, flags: arg
         loads.append(loaded - start)
         calls.append(call)
         op_memories.append(op_memory)
-    names, shares = _name(paths), [None] * len(paths)
+    names = _name(paths)
+    shares: list[float | None] = [None] * len(paths)
     if dataset:
         images, labels = _load_images(dataset, flags.data_dir, interpreters[0].get_input_details()[0]["shape"])
         for number, interpreter in enumerate(interpreters):
@@ -233,7 +235,7 @@ def _export_default(folder: str) -> tuple[list[str], str]:
 
 def _load_images(
     dataset: str, data_dir: str | None, input_shape: Sequence[int]
-) -> tuple[Sequence[np.ndarray], np.ndarray]:
+) -> tuple[np.ndarray | Images, np.ndarray]:
     """Returns test images, uint8 [N, H, W, C], and labels, int [N]; image files are scaled to the input's height."""
     from dbf_keras import data
 

@@ -69,10 +69,16 @@ def _charts(reports: Sequence[Report], colours: dict[str, str]) -> str:
                 colours,
                 "Accuracy",
                 f"{unit}, more is better",
-                lambda r, _: (r.accuracy, f"{r.accuracy:.2%}"),
+                lambda r, _: _accuracy(r),
             )
         )
     return "".join(charts)
+
+
+def _accuracy(result: Result) -> tuple[float, str]:
+    """Returns the length and text of the bar of an accuracy that was measured."""
+    assert result.accuracy is not None  # `_charts` draws reports only in which all accuracies are known.
+    return result.accuracy, f"{result.accuracy:.2%}"
 
 
 def _facts(settings: dict[str, Any]) -> str:

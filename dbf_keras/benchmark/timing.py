@@ -51,7 +51,7 @@ def time_interleaved(
     Returns:
         For each side the time of every repetition, in seconds. All sides have equally many.
     """
-    times = [[] for _ in sides]
+    times: list[list[float]] = [[] for _ in sides]
     started = time.monotonic()
     rounds = max(1, -(-repetitions // _BURST))
     for number in range(1, rounds + 1):

@@ -90,7 +90,7 @@ class Site:
             return cls(int(operator.inputs[0]), (1, 1), (1, 1), (1, 1), False, zero_point)
         return cls(
             int(operator.inputs[0]),
-            tuple(int(size) for size in weights.shape[1:3]),
+            (int(weights.shape[1]), int(weights.shape[2])),
             (options.strideH, options.strideW),
             (options.dilationHFactor, options.dilationWFactor),
             options.padding == flatfile.schema().Padding.SAME,
@@ -147,7 +147,8 @@ def draw_windows(
     )
     random = np.random.default_rng(seed)
     samples = samples[:: -(-len(samples) // _SAMPLES)]
-    names, drawn = converter.input_names(model), [[] for _ in sites]
+    names = converter.input_names(model)
+    drawn: list[list[np.ndarray]] = [[] for _ in sites]
     for sample in samples:
         verify.run_signature(interpreter, dict(zip(names, sample, strict=True)))
         for site, windows in zip(sites, drawn, strict=True):

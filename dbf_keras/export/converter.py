@@ -36,7 +36,7 @@ def plain_call(layer: keras.layers.Layer, kernel: Any, folding: Folding | None =
     """
     import tensorflow as tf
 
-    def call(inputs, **_):  # Keras may pass `training`.
+    def call(inputs: Any, **_: Any) -> Any:  # Keras may pass `training`.
         if isinstance(layer, keras.layers.Dense):
             if folding is not None:
                 inputs = tf.linalg.matmul(inputs, tf.cast(folding.projection.astype(np.float32), inputs.dtype))
@@ -61,10 +61,10 @@ def _convolve(inputs: Any, kernel: Any, strides: Any, padding: str, dilations: A
 def _folded_convolution(layer: keras.layers.Layer, inputs: Any, kernel: np.ndarray, folding: Folding) -> Any:
     import tensorflow as tf
 
-    def project(inputs, matrix):
+    def project(inputs: Any, matrix: np.ndarray) -> Any:
         return tf.nn.conv2d(inputs, tf.cast(matrix[None, None].astype(np.float32), inputs.dtype), 1, "SAME")
 
-    def pool(inputs, size, step):
+    def pool(inputs: Any, size: tuple[int, int], step: int) -> Any:
         ones = tf.ones((*size, inputs.shape[-1], 1), inputs.dtype)
         return tf.nn.depthwise_conv2d(inputs, ones, (1, step, step, 1), "VALID")
 
@@ -139,7 +139,7 @@ def to_flatbuffer(
     }
 
     @tf.function(autograph=False)
-    def serve(**inputs):
+    def serve(**inputs: Any) -> dict[str, Any]:
         outputs = run(model, [inputs[name] for name in names])
         return {f"output_{index}": output for index, output in enumerate(outputs)}
 

@@ -117,10 +117,12 @@ def operator_code(model: Any, builtin: int, version: int, custom: str | None = N
 
 @functools.cache
 def _aligned_buffer() -> type:
-    class AlignedBuffer(schema().BufferT):
+    base: Any = schema().BufferT
+
+    class AlignedBuffer(base):
         """A buffer whose data begins at a multiple of 16 bytes, as the schema demands and Python's writer forgets."""
 
-        def Pack(self, builder):  # noqa: N802
+        def Pack(self, builder: Any) -> int:  # noqa: N802
             if self.data is not None:
                 builder.Prep(16, len(self.data))
             builder.buffers = True
@@ -140,12 +142,12 @@ def _builder() -> type:
 
         buffers = False  # Whether the vectors that are being written are data of buffers, which are aligned.
 
-        def __init__(self, size):
+        def __init__(self, size: int):
             super().__init__(size)
-            self._offsets = {}
+            self._offsets: dict[tuple[str, bool, bytes], int] = {}
 
-        def CreateNumpyVector(self, x):  # noqa: N802
-            key = x.dtype.str, self.buffers, hashlib.sha256(np.ascontiguousarray(x)).digest()
+        def CreateNumpyVector(self, x: np.ndarray) -> int:  # noqa: N802
+            key = x.dtype.str, self.buffers, hashlib.sha256(np.ascontiguousarray(x).data).digest()
             if key not in self._offsets:
                 self._offsets[key] = super().CreateNumpyVector(x)
             return self._offsets[key]
@@ -154,7 +156,8 @@ def _builder() -> type:
 
 
 def _drop_unused(model: Any) -> None:
-    used_codes, used_buffers = set(), {0}  # Buffer 0 is the empty one, by convention.
+    used_codes: set[int] = set()
+    used_buffers = {0}  # Buffer 0 is the empty one, by convention.
     used_buffers.update(entry.buffer for entry in model.metadata or [])
     for index, subgraph in enumerate(model.subgraphs):
         signatures = [entry for entry in model.signatureDefs or [] if entry.subgraphIndex == index]

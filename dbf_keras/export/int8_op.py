@@ -78,11 +78,10 @@ class _Features:
         kh, kw, self.channels = layer.shape
         taps = kh * kw
         self.spatial = np.kron(dbf_codes.short_codes(kh), dbf_codes.short_codes(kw)).astype(np.float32)
-        kept = np.zeros(taps * self.channels, bool)
-        kept[layer.grid_codes] = True
-        kept = kept.reshape(taps, self.channels)
+        kept = np.zeros((taps, self.channels), bool)
+        kept.reshape(-1)[layer.grid_codes] = True
         self.codes = np.flatnonzero(kept.any(0))
-        self.full = kept[:, self.codes].all(0)
+        self.full = np.all(kept[:, self.codes], axis=0)
         divisor = int(np.bitwise_or.reduce(self.codes))
         group = divisor & -divisor if divisor else dbf_codes.padded(self.channels)
         every = np.arange(0, self.channels, group)
@@ -205,8 +204,8 @@ def _pool(
         return np.square((_rounded(sums, *fit) - fit[1]) * np.float32(2) ** fit[0] - sums).mean()
 
     # Clipping rare sums for the sake of a finer shift gains a tenth of a point of accuracy in ResNet-18 on CIFAR-10.
-    shift, zero = min((_fit(sums.reshape(-1, 1), _MOST_SHIFT, less) for less in (0, 1)), key=noise)
-    rounded, shift, zero = _rounded(sums, shift, zero), int(shift[0]), int(zero[0])
+    fit = min((_fit(sums.reshape(-1, 1), _MOST_SHIFT, less) for less in (0, 1)), key=noise)
+    rounded, shift, zero = _rounded(sums, *fit), int(fit[0][0]), int(fit[1][0])
     left, scale = layer.over_pools(), source.scale * 2.0**shift
     # The bias takes the mean of what rounding adds.
     lost = sums.mean(0) / 2.0**shift - (rounded.mean(0) - zero)

@@ -189,6 +189,7 @@ def _write(builder: flatbuffers.Builder, table: str, values: Mapping[str, Any]) 
     places = {}  # What a table refers to comes before it.
     for name, value in values.items():
         kind = fields[name]
+        assert kind is not None, f"{table} has an empty slot for {name}."
         if kind == "string":
             if value:
                 places[name] = builder.CreateString(value)

@@ -87,7 +87,7 @@ def to_int8_ops(
         if match is not None:
             found.append((operator, *match))
             sites.append(calibration.Site.of(graph, operator))
-    reasons = {}
+    reasons: dict[int, str] = {}
     for (operator, index, layer), windows in zip(found, draw(sites), strict=True):
         try:
             _replace_int8(model, graph, operator, layer, windows)
@@ -128,7 +128,9 @@ def _replace_int8(model: Any, graph: Any, operator: Any, layer: Filters, windows
     bias = np.zeros(len(layer.alpha))
     if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
         tensor = graph.tensors[operator.inputs[2]]
-        bias = flatfile.constant(model, tensor, np.int32) * np.float64(tensor.quantization.scale)
+        units = flatfile.constant(model, tensor, np.int32)
+        assert units is not None, "the standard converter writes biases as constants"
+        bias = units * np.float64(tensor.quantization.scale)
     source, target = (int8_op.Quantization(float(held.scale[0]), int(held.zeroPoint[0])) for held in (source, target))
     integers = int8_op.quantize(layer, bias, source, target, windows)
     add = functools.partial(flatfile.add_constant, model, graph)
@@ -175,7 +177,7 @@ def _match(
 
 def _replace(model: Any, operator: Any, inputs: list[int], layer: Filters, **more: bytes) -> None:
     schema = flatfile.schema()
-    options = {
+    options: dict[str, int | bytes] = {
         "version": VERSION,
         "channels": layer.shape[2],
         "activation": int(operator.builtinOptions.fusedActivationFunction),

@@ -44,7 +44,7 @@ def random_inputs(model: keras.Model, batch: int = 2, seed: int = 0, pixels: boo
     return inputs
 
 
-def run_file(model: keras.Model, data: bytes, inputs: list[np.ndarray], **interpreter: object) -> list[np.ndarray]:
+def run_file(model: keras.Model, data: bytes, inputs: list[np.ndarray], **interpreter: Any) -> list[np.ndarray]:
     """The outputs of a file that `converter.to_flatbuffer` made of a model, in the order of the model's.
 
     Real numbers go in and come out, also where the file's inputs or outputs are int8.
@@ -107,5 +107,6 @@ def difference(reference: list[np.ndarray], outputs: list[np.ndarray]) -> tuple[
             continue
         largest = float(np.abs(expected.astype(np.float64) - actual).max())
         absolute = np.maximum(absolute, largest)
-        relative = np.maximum(relative, largest / max(float(np.abs(expected).max()), np.finfo(np.float32).tiny))
+        scale, tiny = float(np.abs(expected).max()), np.finfo(np.float32).tiny
+        relative = np.maximum(relative, largest / (tiny if tiny > scale else scale))
     return float(absolute), float(relative)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def rounded(alpha: Any, bits: int) -> Any:
     largest = 2 ** (bits - 1) - 1
     unclipped = ops.maximum(ops.max(ops.abs(held), axis=0), 1e-30) / largest  # Scales at which nothing is clipped.
 
-    def at(scales):
+    def at(scales: Any) -> Any:
         return ops.clip(ops.round(held / scales), -largest, largest) * scales
 
     trials = ops.reshape(unclipped, (1, 1, -1)) * _CLIPPING[:, None, None]
@@ -82,10 +82,10 @@ class CoefficientsMixin(MixinBase):
             filters: K.
         """
         self.filter_shape = filter_shape
-        self._inverse_gram = None
+        self._inverse_gram: np.ndarray | None = None
         count = dbf_codes.count(math.prod(filter_shape), self.ratio)
         if self.selection == dbf_codes.SP_OVSF:
-            self.codes = None
+            self.codes: np.ndarray | None = None
         else:
             self.codes = dbf_codes.select(filter_shape, self.ratio, self.selection)
             if (
@@ -120,7 +120,7 @@ class CoefficientsMixin(MixinBase):
         if self.kernel_initializer is None:
             return self._white_noise(count)
 
-        def fitted(shape, dtype=None, **kwargs):
+        def fitted(shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> Any:
             kernel = self.kernel_initializer((*self.filter_shape, shape[-1]), dtype)
             return ops.cast(self._fit(ops.convert_to_numpy(kernel)), dtype or "float32")
 
@@ -171,11 +171,17 @@ class CoefficientsMixin(MixinBase):
         """The shape of the plain twin's kernel."""
         return *self.filter_shape, int(self.coefficients.shape[-1])
 
+    @property
+    def _grid_codes(self) -> np.ndarray:
+        """`codes` of a layer that has a grid form."""
+        assert self.codes is not None
+        return self.codes
+
     def _by_channel_code(self, blocks: np.ndarray, alpha: Any) -> Any:
         """Products of blocks [C, kh·kw, kh·kw] with those coefficients of α [n, K] that share a channel code."""
         size, filters = alpha.shape
         channels, taps, _ = blocks.shape
-        spatial, channel = np.divmod(self.codes, channels)
+        spatial, channel = np.divmod(self._grid_codes, channels)
         by_channel = channel * taps + spatial
         places = np.full(channels * taps, size)
         places[by_channel] = np.arange(size)

@@ -21,7 +21,7 @@ class FoldedMixin(GeneratedKernelMixin):
 
     def _build_folding(self, filters: int) -> None:
         """Decides whether a layer of so many filters is ever computed in folded form. After `_build_coefficients`."""
-        self._folding = None
+        self._folding: Folding | None = None
         if self.codes is None:
             return
         strides, dilations = (getattr(self, name, (1, 1)) for name in ("strides", "dilation_rate"))
@@ -43,21 +43,21 @@ class FoldedMixin(GeneratedKernelMixin):
             return False
         return self._folding.knows_margins(inputs.shape[1:-1], getattr(self, "padding", "valid"))
 
-    def _folded_kernel(self) -> Any:
+    def _folded_kernel(self, folding: Folding) -> Any:
         """The kernel of the convolution that is left, in the layout of the twin's."""
-        kh, kw = self._folding.kernel_size
-        alpha = self._take(np.argsort(self.codes))  # Ascending codes are sorted by (u, v, w).
-        kernel = self._spatial_transform(ops.reshape(alpha, (kh, kw, len(self._folding.channels), alpha.shape[-1])))
-        if not self._folding.projected:
+        kh, kw = folding.kernel_size
+        alpha = self._take(np.argsort(self._grid_codes))  # Ascending codes are sorted by (u, v, w).
+        kernel = self._spatial_transform(ops.reshape(alpha, (kh, kw, len(folding.channels), alpha.shape[-1])))
+        if not folding.projected:
             kernel = ops.matmul(self._block(self.filter_shape[2]), kernel)
         # Pools give means, the quickest to differentiate, so the kernel is multiplied by their size, a power of two.
-        kernel = kernel * float(math.prod(self._folding.pool_size))
+        kernel = kernel * float(math.prod(folding.pool_size))
         return ops.reshape(kernel, kernel.shape[-len(self.twin_shape) :])
 
-    def _folded_convolution(self, inputs: Any) -> Any:
-        folding = self._folding
-
-        def convolve(inputs, kernel, strides, padding, dilations):
+    def _folded_convolution(self, inputs: Any, folding: Folding) -> Any:
+        def convolve(
+            inputs: Any, kernel: Any, strides: tuple[int, int], padding: str, dilations: tuple[int, int]
+        ) -> Any:
             if folding.pooled:
                 return convolution(inputs, kernel, strides, dilations)
             return self._convolve(inputs, kernel)
@@ -68,13 +68,13 @@ class FoldedMixin(GeneratedKernelMixin):
             pool=lambda inputs, size, step: ops.average_pool(inputs, size, step, "valid", "channels_last"),
             convolve=convolve,
         )
-        return folding.apply(inputs, self._folded_kernel(), getattr(self, "padding", "valid"), steps)
+        return folding.apply(inputs, self._folded_kernel(folding), getattr(self, "padding", "valid"), steps)
 
     def call(self, inputs: Any) -> Any:
         """The plain twin's computation with the generated filters, in folded form where that is less work."""
-        folds = self._folds(inputs)
-        kernel = self.kernel if not folds or self.kernel_regularizer is not None else None
-        outputs = self._folded_convolution(inputs) if folds else self._convolve(inputs, kernel)
+        folding = self._folding if self._folds(inputs) else None
+        kernel = self.kernel if folding is None or self.kernel_regularizer is not None else None
+        outputs = self._convolve(inputs, kernel) if folding is None else self._folded_convolution(inputs, folding)
         if self.kernel_regularizer is not None:
             self.add_loss(self.kernel_regularizer(kernel))
         if self.bias is not None:

@@ -42,9 +42,9 @@ class GeneratedKernelMixin(CoefficientsMixin):
         return take_codes(ops.cast(self.rounded_coefficients, self.compute_dtype), places)
 
     def _grid_kernel(self) -> Any:
-        kh, kw, channels = self.filter_shape
-        places = np.full(kh * kw * channels, len(self.codes))
-        places[self.codes] = np.arange(len(self.codes))
+        (kh, kw, channels), codes = self.filter_shape, self._grid_codes
+        places = np.full(kh * kw * channels, len(codes))
+        places[codes] = np.arange(len(codes))
         grid = self._take(places)
         spatial = self._spatial_transform(ops.reshape(grid, (kh, kw, channels, grid.shape[-1])))
         return ops.matmul(self._block(channels), spatial)

@@ -8,8 +8,10 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from dbf_keras import keras_file
+from dbf_keras.backend import keras
 from dbf_keras.networks.builder import NetworkBuilder
 from dbf_keras.networks.dbfnet import DBFNet, DBFNetMicro
 from dbf_keras.networks.resnet import ResNet8, ResNet18, ResNet34
@@ -25,7 +27,7 @@ NETWORKS: dict[str, Callable] = {
 }
 
 
-def build(name: str, **arguments):
+def build(name: str, **arguments: Any) -> keras.Model:
     """Builds a network.
 
     Args:
@@ -78,7 +80,9 @@ def _imported(name: str) -> tuple[Callable, set[str]]:
     return function, _parameters(function)
 
 
-def _of_file(path: str, input_shape: tuple[int, ...], classes: int, ratio=None, selection=None, **options):
+def _of_file(
+    path: str, input_shape: tuple[int, ...], classes: int, ratio: Any = None, selection: Any = None, **options: Any
+) -> keras.Model:
     """The model of a .keras file, if it takes these images; ``ratio`` and ``selection`` are its own."""
     if options:
         raise ValueError(f"{path} is a network as it is, without options; got {', '.join(sorted(options))}.")

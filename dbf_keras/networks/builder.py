@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from collections.abc import Mapping
+from typing import Any
 
 from dbf_keras.backend import keras
 from dbf_keras.codes import DEFAULT_SELECTION, Selection
@@ -53,12 +54,12 @@ class NetworkBuilder:
     weights: str | None = None
     classifier_activation: str | None = "softmax"
 
-    def __post_init__(self):
-        if not isinstance(self.ratio, Mapping):
-            self.ratio = {"*": self.ratio}
-        if not isinstance(self.selection, Mapping):
-            self.selection = {"*": self.selection}
-        self._unused = set(self.ratio)
+    def __post_init__(self) -> None:
+        self._ratios: Mapping[str, float] = self.ratio if isinstance(self.ratio, Mapping) else {"*": self.ratio}
+        self._selections: Mapping[str, Selection] = (
+            self.selection if isinstance(self.selection, Mapping) else {"*": self.selection}
+        )
+        self._unused = set(self._ratios)
 
     @property
     def large(self) -> bool:
@@ -75,11 +76,11 @@ class NetworkBuilder:
         Raises:
             ValueError: no entry matches.
         """
-        pattern = _first_match(self.ratio, name, "ratio")
+        pattern = _first_match(self._ratios, name, "ratio")
         self._unused.discard(pattern)
-        return self.ratio[pattern]
+        return self._ratios[pattern]
 
-    def convolution(self, x, filters: int, name: str, kernel_size: int | None = None, **arguments):
+    def convolution(self, x: Any, filters: int, name: str, kernel_size: int | None = None, **arguments: Any) -> Any:
         """A DBF convolution, in the plain twin a Conv2D, with 'same' padding: [batch, h, w, c] to [..., filters]."""
         kernel_size = kernel_size or self.kernel_size
         arguments = {"padding": "same", "name": name, **arguments}
@@ -88,16 +89,16 @@ class NetworkBuilder:
             return keras.layers.Conv2D(filters, kernel_size, **arguments)(x)
         if self.filter_decay:
             arguments["kernel_regularizer"] = keras.regularizers.L2(self.filter_decay / 2)
-        arguments["selection"] = self.selection[_first_match(self.selection, name, "selection")]
+        arguments["selection"] = self._selections[_first_match(self._selections, name, "selection")]
         arguments["alpha_bits"] = self.alpha_bits
         arguments.setdefault("kernel_initializer", self.kernel_initializer)
         return DBFConv2D(filters, kernel_size, ratio=self.layer_ratio(name), **arguments)(x)
 
-    def convolution_bn(self, x, filters: int, name: str, relu: bool = True, **arguments):
+    def convolution_bn(self, x: Any, filters: int, name: str, relu: bool = True, **arguments: Any) -> Any:
         """`convolution` without bias, BatchNorm and, if asked, ReLU."""
         return normalized(self.convolution(x, filters, name, use_bias=False, **arguments), name, relu)
 
-    def image(self):
+    def image(self) -> tuple[Any, Any]:
         """The input layer and, if the network includes it, the scaling of raw pixels.
 
         Returns:
@@ -113,12 +114,12 @@ class NetworkBuilder:
         variance = [value**2 for value in deviation]
         return inputs, keras.layers.Normalization(mean=mean, variance=variance, name="preprocessing")(inputs)
 
-    def classifier(self, x):
+    def classifier(self, x: Any) -> Any:
         """Global average pooling and a plain dense layer: [batch, h, w, c] to [batch, classes]."""
         x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
         return keras.layers.Dense(self.classes, activation=self.classifier_activation, name="classifier")(x)
 
-    def model(self, inputs, outputs, name: str):
+    def model(self, inputs: Any, outputs: Any, name: str) -> keras.Model:
         """The Keras model, with its weights loaded if a file is given.
 
         Raises:
@@ -140,14 +141,14 @@ def _first_match(schedule: Mapping[str, object], name: str, option: str) -> str:
     raise ValueError(f"The {option} schedule of {known} has no entry for layer '{name}'; add a '*'.")
 
 
-def normalized(x, name: str, relu: bool = True):
+def normalized(x: Any, name: str, relu: bool = True) -> Any:
     """BatchNorm and, if asked, ReLU."""
     # Keras's momentum of 0.99 lags behind the weights for whole epochs of small data sets.
     x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
     return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
-def plain_convolution_bn(x, filters: int, kernel_size: int, name: str, strides: int = 1, relu: bool = True):
+def plain_convolution_bn(x: Any, filters: int, kernel_size: int, name: str, strides: int = 1, relu: bool = True) -> Any:
     """An ordinary convolution with BatchNorm and, if asked, ReLU: first layers and shortcuts, which stay plain."""
     x = keras.layers.Conv2D(
         filters,

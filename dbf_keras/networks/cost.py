@@ -39,7 +39,7 @@ def multiply_adds(model: keras.Model) -> int:
     total = 0
 
     def observed(operation: Any) -> Callable:
-        def call(*arguments, **options):
+        def call(*arguments: Any, **options: Any) -> Any:
             nonlocal total
             if isinstance(operation, keras.Model):
                 return _through(operation, arguments[0], observed)
@@ -99,6 +99,7 @@ def _einsum(layer: keras.layers.EinsumDense, inputs: Any) -> int:
 
 
 def _product(layer: keras.layers.Layer, sizes: Sequence[int | None]) -> int:
-    if None in sizes:
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
         raise ValueError(f"The size of '{layer.name}' is open; build the network for images of a fixed size.")
-    return math.prod(sizes)
+    return math.prod(known)

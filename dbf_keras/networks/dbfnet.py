@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dbf_keras.backend import keras
 from dbf_keras.networks.builder import NetworkBuilder, plain_convolution_bn
 
 
-def DBFNet(stem_strides: int | None = None, name: str = "dbfnet", **options):  # noqa: N802 - as in keras.applications
+def DBFNet(stem_strides: int | None = None, name: str = "dbfnet", **options: Any) -> keras.Model:  # noqa: N802 - as in keras.applications
     """DBFNet: a first convolution, then eight modules of three DBF layers with a bypass, in three cascades.
 
     The paper does not publish the widths. Ours: cascades of 3, 2 and 3 modules with 32, 64 and 128 channels, which
@@ -26,7 +28,9 @@ def DBFNet(stem_strides: int | None = None, name: str = "dbfnet", **options):  #
     return _cascades(build, cascades, stem_strides or (4 if build.large else 1), name)
 
 
-def DBFNetMicro(name: str = "dbfnet_micro", input_shape=(8, 8, 1), **options):  # noqa: N802
+def DBFNetMicro(
+    name: str = "dbfnet_micro", input_shape: tuple[int, int, int] = (8, 8, 1), **options: Any
+) -> keras.Model:  # noqa: N802
     """DBFNet with one module each of 16 and 32 channels: under 100 KB at ρ = 0.25, for tiny images.
 
     Args:
@@ -40,7 +44,9 @@ def DBFNetMicro(name: str = "dbfnet_micro", input_shape=(8, 8, 1), **options):  
     return _cascades(NetworkBuilder(input_shape=input_shape, **options), ((1, 16), (1, 32)), 1, name)
 
 
-def _cascades(build: NetworkBuilder, cascades: tuple[tuple[int, int], ...], stem_strides: int, name: str):
+def _cascades(
+    build: NetworkBuilder, cascades: tuple[tuple[int, int], ...], stem_strides: int, name: str
+) -> keras.Model:
     """A first convolution and cascades of (modules, channels), separated by max-pooling."""
     inputs, x = build.image()
     x = plain_convolution_bn(x, build.channels(cascades[0][1]), build.kernel_size, "stem", stem_strides)
@@ -52,7 +58,7 @@ def _cascades(build: NetworkBuilder, cascades: tuple[tuple[int, int], ...], stem
     return build.model(inputs, build.classifier(x), name)
 
 
-def _module(build: NetworkBuilder, x, channels: int, name: str):
+def _module(build: NetworkBuilder, x: Any, channels: int, name: str) -> Any:
     """Three DBF layers with a bypass; a 1×1 convolution on the bypass where the channel count changes."""
     bypass = x
     if x.shape[-1] != channels:

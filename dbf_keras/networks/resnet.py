@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dbf_keras.backend import keras
 from dbf_keras.networks.builder import NetworkBuilder, plain_convolution_bn
 
 
-def ResNet8(stem_strides: int = 1, name: str = "resnet8", **options):  # noqa: N802 - named as in keras.applications
+def ResNet8(stem_strides: int = 1, name: str = "resnet8", **options: Any) -> keras.Model:  # noqa: N802 - named as in keras.applications
     """ResNet-8 with DBF layers, for studies: one block a stage.
 
     Three stages of 16, 32 and 64 channels, or four of 64 to 512 for images of 64 pixels or more.
@@ -22,7 +24,7 @@ def ResNet8(stem_strides: int = 1, name: str = "resnet8", **options):  # noqa: N
     return _resnet(NetworkBuilder(**options), (1, 1, 1), (1, 1, 1, 1), name, stem_strides)
 
 
-def ResNet18(name: str = "resnet18", **options):  # noqa: N802 - named as in keras.applications
+def ResNet18(name: str = "resnet18", **options: Any) -> keras.Model:  # noqa: N802 - named as in keras.applications
     """ResNet-18 (He et al., CVPR 2016) with DBF layers.
 
     For images under 64 pixels thin: stages of 16, 32 and 64 channels with 3, 3 and 2 blocks, which with 4×4 filters
@@ -39,7 +41,7 @@ def ResNet18(name: str = "resnet18", **options):  # noqa: N802 - named as in ker
     return _resnet(NetworkBuilder(**options), (3, 3, 2), (2, 2, 2, 2), name)
 
 
-def ResNet34(name: str = "resnet34", **options):  # noqa: N802
+def ResNet34(name: str = "resnet34", **options: Any) -> keras.Model:  # noqa: N802
     """ResNet-34 with DBF layers: 5, 6 and 5 thin blocks (the paper's 3.39 MB), or 3, 4, 6 and 3 for large images.
 
     Args:
@@ -52,7 +54,9 @@ def ResNet34(name: str = "resnet34", **options):  # noqa: N802
     return _resnet(NetworkBuilder(**options), (5, 6, 5), (3, 4, 6, 3), name)
 
 
-def _resnet(build: NetworkBuilder, thin: tuple[int, ...], full: tuple[int, ...], name: str, stem_strides: int = 1):
+def _resnet(
+    build: NetworkBuilder, thin: tuple[int, ...], full: tuple[int, ...], name: str, stem_strides: int = 1
+) -> keras.Model:
     inputs, x = build.image()
     first = build.channels(64 if build.large else 16)
     if build.large:
@@ -68,7 +72,7 @@ def _resnet(build: NetworkBuilder, thin: tuple[int, ...], full: tuple[int, ...],
     return build.model(inputs, build.classifier(x), name)
 
 
-def _block(build: NetworkBuilder, x, channels: int, strides: int, name: str):
+def _block(build: NetworkBuilder, x: Any, channels: int, strides: int, name: str) -> Any:
     """Two DBF layers with a shortcut; a plain 1×1 convolution on it where the shape changes."""
     shortcut = x
     if strides > 1 or x.shape[-1] != channels:

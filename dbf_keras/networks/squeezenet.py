@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dbf_keras.backend import keras
 from dbf_keras.networks.builder import NetworkBuilder, plain_convolution_bn
 
@@ -9,7 +11,7 @@ from dbf_keras.networks.builder import NetworkBuilder, plain_convolution_bn
 _FIRES = ((16, 64), (16, 64), (32, 128), None, (32, 128), (48, 192), (48, 192), (64, 256), None, (64, 256))
 
 
-def SqueezeNet(name: str = "squeezenet", dropout: float = 0.5, **options):  # noqa: N802 - as in keras.applications
+def SqueezeNet(name: str = "squeezenet", dropout: float = 0.5, **options: Any) -> keras.Model:  # noqa: N802 - as in keras.applications
     """SqueezeNet 1.0 (Iandola et al., 2016) with DBF layers in all fire modules, 1×1 layers included.
 
     Two things are not as published: each convolution but the classifier has a BatchNorm, which is gone in exported
@@ -47,7 +49,7 @@ def SqueezeNet(name: str = "squeezenet", dropout: float = 0.5, **options):  # no
     return build.model(inputs, outputs, name)
 
 
-def _fire(build: NetworkBuilder, x, squeeze: int, expand: int, name: str):
+def _fire(build: NetworkBuilder, x: Any, squeeze: int, expand: int, name: str) -> Any:
     """A 1×1 squeeze layer, then 1×1 and k×k expand layers side by side."""
     x = build.convolution_bn(x, squeeze, f"{name}_squeeze", kernel_size=1)
     narrow = build.convolution_bn(x, expand, f"{name}_expand1", kernel_size=1)

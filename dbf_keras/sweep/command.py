@@ -25,7 +25,7 @@ def define_flags() -> None:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Runs the command on these arguments, by default this process's."""
     define_flags()
-    command.run(main, __name__, arguments)
+    command.run(main, __name__, arguments, takes_arguments=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -51,6 +51,3 @@ def main(arguments: list[str]) -> int:
     if errors:  # Why, is told where it happened.
         print(f"{len(errors)} of {len(runs)} runs failed: {', '.join(errors)}", file=sys.stderr)
     return 1 if errors else 0
-
-
-main.takes_arguments = True

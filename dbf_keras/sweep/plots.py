@@ -30,8 +30,9 @@ def plot(groups: Sequence[Group], options: Mapping[str, Any], path: pathlib.Path
     from matplotlib.figure import Figure
 
     panels: dict[Any, list[Group]] = {}
+    panel = options.get("panels")
     for group in groups:
-        panels.setdefault(group.given.get(options.get("panels")), []).append(group)
+        panels.setdefault(None if panel is None else group.given.get(panel), []).append(group)
     styles = _styles(groups, options)
     by_row = "x" not in options
     x = options.get("x") or ("bytes" if all(group.figures["bytes"] is not None for group in groups) else "parameters")

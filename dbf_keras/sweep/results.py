@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import pathlib
@@ -42,6 +43,8 @@ class Group:
 
     def line(self, setting: str | None) -> str:
         """The title, and the value of a setting if the grid gave it."""
+        if setting is None:
+            return self.title
         value = slug(self.given.get(setting))
         return f"{self.title} {value}" if f"{setting}={value}" in self.name else self.title
 
@@ -115,4 +118,4 @@ def write_table(rows: Sequence[Mapping[str, Any]], output_dir: pathlib.Path) -> 
         cells = {**row, "accuracy": f"{row['accuracy']:.2f} %{spread}", **figures}
         lines.append("| " + " | ".join("" if cells[key] is None else str(cells[key]) for key in shown) + " |")
     for name, content in {"results.csv": text.getvalue(), "results.md": "\n".join(lines) + "\n"}.items():
-        command.write_atomically(output_dir / name, lambda path, content=content: path.write_text(content))
+        command.write_atomically(output_dir / name, functools.partial(pathlib.Path.write_text, data=content))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from dbf_keras.backend import keras, ops
 
@@ -51,7 +52,7 @@ class Augmentation:
             self._layers.append(keras.layers.MixUp(mixup, data_format="channels_last", dtype="float32"))
         self._generators += [layer.generator for layer in self._layers]
 
-    def __call__(self, images, targets, seed):
+    def __call__(self, images: Any, targets: Any, seed: Any) -> tuple[Any, Any]:
         """Changes a batch.
 
         Args:
@@ -76,10 +77,10 @@ class Augmentation:
                 images, targets = changed["images"], changed["labels"]
         return images, targets
 
-    def _move(self, images):
+    def _move(self, images: Any) -> Any:
         count, height, width, _ = images.shape
 
-        def uniform(low=-1.0, high=1.0):
+        def uniform(low: float = -1.0, high: float = 1.0) -> Any:
             return keras.random.uniform((count,), low, high, seed=self._generator)
 
         blended = self.rotation or self.zoom
@@ -98,7 +99,7 @@ class Augmentation:
         )
 
 
-def affine_maps(height: int, width: int, angle, scale_y, scale_x, shift_y, shift_x):
+def affine_maps(height: int, width: int, angle: Any, scale_y: Any, scale_x: Any, shift_y: Any, shift_x: Any) -> Any:
     """Maps about the image's centre, for ``keras.ops.image.affine_transform``.
 
     Args:

@@ -8,6 +8,7 @@ it, and random numbers are those of the joint batch.
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -63,24 +64,24 @@ def share(order: np.ndarray) -> np.ndarray:
     return np.split(order, processes, axis=1)[process]
 
 
-def whole(array: np.ndarray, dtype: str):
+def whole(array: np.ndarray, dtype: str) -> Any:
     """An array that is on every device: the same in each process."""
     return _place(array, dtype, [])
 
 
-def divided(array: np.ndarray, dtype: str):
+def divided(array: np.ndarray, dtype: str) -> Any:
     """An array whose second axis is divided among the devices, of the `share` of it that is here."""
     return _place(array, dtype, [None, _AXIS])
 
 
-def divide(*tensors):
+def divide(*tensors: Any) -> tuple:
     """Tensors inside a compiled step, their first axis divided among the devices."""
     if keras.distribution.distribution() is None:
         return tensors
     return tuple(keras.distribution.distribute_tensor(tensor, _layout([_AXIS])) for tensor in tensors)
 
 
-def everywhere():
+def everywhere() -> Any:
     """The sharding, for ``jax.jit``, of results that every process reads; None for one process."""
     return None if keras.distribution.distribution() is None else _layout([])
 
@@ -117,12 +118,12 @@ def _process() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
-def _layout(axes: list[str | None]):
+def _layout(axes: list[str | None]) -> Any:
     mesh = keras.distribution.distribution().device_mesh
     return keras.distribution.TensorLayout(axes, mesh).backend_layout
 
 
-def _place(array: np.ndarray, dtype: str, axes: list[str | None]):
+def _place(array: np.ndarray, dtype: str, axes: list[str | None]) -> Any:
     if keras.distribution.distribution() is None:
         return ops.convert_to_tensor(array, dtype)
     import jax

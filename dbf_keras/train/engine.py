@@ -6,9 +6,9 @@ the model. All that is random in it follows from a seed a step, which the caller
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def resident(images: np.ndarray, labels: np.ndarray) -> Source:
     return lambda order, seeds: iter([(*tensors, order)])
 
 
-def streamed(images, labels: np.ndarray, steps: int = 4, crop: float | None = None) -> Source:
+def streamed(images: Any, labels: np.ndarray, steps: int = 4, crop: float | None = None) -> Source:
     """Images read as they are needed, the next part while one is in use.
 
     Args:
@@ -43,7 +43,7 @@ def streamed(images, labels: np.ndarray, steps: int = 4, crop: float | None = No
         crop: trains on random parts of the images, of this share of the area at least.
     """
 
-    def read(order, seeds):
+    def read(order: np.ndarray, seeds: np.ndarray | None) -> tuple:
         here = distributed.share(order)
         if crop is None or seeds is None:
             read_images = images[here.ravel()]
@@ -55,11 +55,11 @@ def streamed(images, labels: np.ndarray, steps: int = 4, crop: float | None = No
             np.arange(len(order), dtype=np.int32),
         )
 
-    def parts(order, seeds):
+    def parts(order: np.ndarray, seeds: np.ndarray | None) -> Iterator[tuple]:
         pieces = [slice(start, start + steps) for start in range(0, len(order), steps)]
         with ThreadPoolExecutor(1) as reader:
 
-            def submit(piece):
+            def submit(piece: slice) -> Future:
                 return reader.submit(read, order[piece], None if seeds is None else seeds[piece])
 
             ahead = submit(pieces[0])
@@ -184,12 +184,12 @@ class Engine:
 
     # The parts of a step, in ``keras.ops`` on either backend.
 
-    def batch(self, images, labels, seed):
+    def batch(self, images: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
         """Images as float32 and one-hot labels, augmented."""
         images, targets = ops.cast(images, "float32"), ops.one_hot(labels, self._classes, dtype="float32")
         return (images, targets) if self._augmentation is None else self._augmentation(images, targets, seed)
 
-    def loss(self, targets, logits, teacher_logits, penalties):
+    def loss(self, targets: Any, logits: Any, teacher_logits: Any, penalties: Iterable[Any]) -> Any:
         """The loss of a batch, a float32 scalar."""
         logits = ops.cast(logits, "float32")
         loss = self._to_labels(targets, logits)
@@ -198,20 +198,20 @@ class Engine:
             loss = (1 - self._lesson.weight) * loss + self._lesson.weight * distance
         return loss + sum(ops.cast(penalty, "float32") for penalty in penalties)
 
-    def ask_teacher(self, state, images):
+    def ask_teacher(self, state: Sequence[Any], images: Any) -> Any:
         """The teacher's logits, or None if there is no teacher."""
         if self._lesson is None:
             return None
         return self._lesson.teacher.stateless_call(*state, images, training=False)[0]
 
-    def teacher_state(self):
+    def teacher_state(self) -> tuple:
         """Values of the teacher's variables, trainable and others."""
         if self._lesson is None:
             return ()
         teacher = self._lesson.teacher
         return [v.value for v in teacher.trainable_variables], [v.value for v in teacher.non_trainable_variables]
 
-    def score(self, state, images, labels, weights):
+    def score(self, state: Sequence[Any], images: Any, labels: Any, weights: Any) -> Any:
         """Sums of cross-entropy and of right answers over a batch, [2]."""
         logits, _ = self.model.stateless_call(*state, ops.cast(images, "float32"), training=False)
         logits = ops.cast(logits, "float32")
@@ -221,7 +221,7 @@ class Engine:
         return ops.stack([ops.sum(weights * losses), ops.sum(weights * right)])
 
 
-def _accuracy(targets, logits):
+def _accuracy(targets: Any, logits: Any) -> Any:
     return ops.mean(ops.cast(ops.argmax(targets, -1) == ops.argmax(logits, -1), "float32"))
 
 
@@ -229,7 +229,7 @@ def _accuracy(targets, logits):
 _VECTOR = 16
 
 
-def _fuse_batch_normalization(layer) -> None:
+def _fuse_batch_normalization(layer: keras.layers.Layer) -> None:
     """Has a BatchNorm layer train by TensorFlow's one op for it, the same function as Keras's many and much faster."""
     import tensorflow as tf
 

@@ -77,7 +77,7 @@ def train(
         "seed": seed,
         "architecture_sha256": hashlib.sha256(model.to_json().encode()).hexdigest(),
         "train_images": len(dataset.y_train),
-        "labels_sha256": hashlib.sha256(np.ascontiguousarray(dataset.y_train, np.int64)).hexdigest(),
+        "labels_sha256": hashlib.sha256(np.ascontiguousarray(dataset.y_train, np.int64).data).hexdigest(),
         "precision": precision,
         "start": start,
         "teacher": teacher and dataclasses.asdict(teacher),
@@ -149,8 +149,8 @@ def _epochs(
     for epoch in range(done, recipe.epochs):
         begin = time.perf_counter()
         rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(len(dataset.y_train))[: steps * recipe.batch_size]
-        order = order.astype(np.int32).reshape(steps, recipe.batch_size)
+        chosen = rng.permutation(len(dataset.y_train))[: steps * recipe.batch_size]
+        order = chosen.astype(np.int32).reshape(steps, recipe.batch_size)
         loss, accuracy = trainer.train(training, order, rng.integers(2**30, size=(steps, 2), dtype=np.int32))
         seconds = time.perf_counter() - begin
         val_loss, val_accuracy = trainer.evaluate(test, len(dataset.y_test), recipe.batch_size)

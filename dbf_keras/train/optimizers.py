@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from dbf_keras.backend import keras, ops
 
 
@@ -23,12 +26,12 @@ class CodeSGD(keras.optimizers.SGD):
         **kwargs: SGD's.
     """
 
-    def __init__(self, *args, alpha_rate=1.0, **kwargs):
+    def __init__(self, *args: Any, alpha_rate: float = 1.0, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.alpha_rate = alpha_rate
         self.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> Any:
         """Projects the gradients of α, then as SGD."""
         variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
         grads = [
@@ -39,7 +42,7 @@ class CodeSGD(keras.optimizers.SGD):
         ]
         return super().apply(grads, trainable_variables)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "alpha_rate": self.alpha_rate}
 
@@ -55,12 +58,12 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         steps: of the whole training.
     """
 
-    def __init__(self, peak, steps):
+    def __init__(self, peak: float, steps: int):
         super().__init__()
         self.peak = peak
         self.steps = steps
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         """The learning rate of a step."""
         done = ops.cast(step, "float32") / self.steps
         rise = 0.1 + 0.9 * done / 0.3
@@ -69,6 +72,6 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         share = ops.minimum(rise, ops.where(done < 0.9, fall, last))
         return self.peak * ops.maximum(share, 0.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"peak": self.peak, "steps": self.steps}

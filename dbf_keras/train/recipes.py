@@ -46,7 +46,7 @@ class Recipe:
     augmentation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     crop: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"Unknown schedule {self.schedule!r}. Known: {', '.join(SCHEDULES)}.")
         if bool(self.drops) != (self.schedule == "step"):
@@ -67,7 +67,7 @@ class Recipe:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"--label_smoothing must be at least 0 and under 1; got {self.label_smoothing}.")
 
-    def change(self, epochs: int | None = None, augmentation: Mapping[str, Any] | None = None, **fields) -> Recipe:
+    def change(self, epochs: int | None = None, augmentation: Mapping[str, Any] | None = None, **fields: Any) -> Recipe:
         """The recipe with other values.
 
         Args:

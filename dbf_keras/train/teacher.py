@@ -25,7 +25,7 @@ class Teacher:
     temperature: float = 4.0
     weight: float = 0.9
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"--temperature must be over 0; got {self.temperature}.")
         if not 0 <= self.weight <= 1:
