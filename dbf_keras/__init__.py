@@ -11,28 +11,21 @@ import os
 import sys
 from typing import Any
 
-from dbf_keras.version import __version__
+from dbf_keras import lazy
 
-_MODULES = {
-    "CodeSGD": "train.optimizers",
-    "DBFConv2D": "layers",
-    "DBFDense": "layers",
-    "Interpreter": "runtime",
-    "custom_objects": "layers",
-    "load_zoo": "zoo",
-    "to_tflite": "export",
-}
-__all__ = ["__version__", *sorted(_MODULES)]
-
-
-def __dir__() -> list[str]:
-    return __all__
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'dbf_keras' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"dbf_keras.{_MODULES[name]}"), name)
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    {
+        "CodeSGD": "train.optimizers",
+        "DBFConv2D": "layers",
+        "DBFDense": "layers",
+        "Interpreter": "runtime",
+        "__version__": "version",
+        "custom_objects": "layers",
+        "load_zoo": "zoo",
+        "to_tflite": "export",
+    },
+)
 
 
 def _register(_: Any) -> None:

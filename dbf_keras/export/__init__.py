@@ -12,20 +12,10 @@ or, with a check against the Keras model and a table, `python -m dbf_keras.expor
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from dbf_keras import lazy
 
-_MODULES = {"convert": "conversion", "to_tflite": "conversion", "ExportResult": "report", "LayerReport": "report"}
-
-__all__ = sorted(_MODULES)
-
-
-def __dir__() -> list[str]:
-    return __all__
-
-
-def __getattr__(name: str) -> Any:
-    # Late, so that the command line can say --help or complain without importing TensorFlow.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+# Late, so that the command line can say --help or complain without importing TensorFlow.
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    {"convert": "conversion", "to_tflite": "conversion", "ExportResult": "report", "LayerReport": "report"},
+)

@@ -6,27 +6,17 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from dbf_keras import lazy
 
-_MODULES = {
-    "CodeSGD": "optimizers",
-    "OneCycle": "optimizers",
-    "Recipe": "recipes",
-    "Settings": "settings",
-    "Teacher": "teacher",
-    "train": "loop",
-}
-
-__all__ = sorted(_MODULES)
-
-
-def __dir__() -> list[str]:
-    return __all__
-
-
-def __getattr__(name: str) -> Any:
-    # Late, so that a module can be imported from here without all the others, and Keras.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+# Late, so that a module can be imported from here without all the others, and Keras.
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    {
+        "CodeSGD": "optimizers",
+        "OneCycle": "optimizers",
+        "Recipe": "recipes",
+        "Settings": "settings",
+        "Teacher": "teacher",
+        "train": "loop",
+    },
+)
