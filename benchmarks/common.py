@@ -145,7 +145,7 @@ def single_layer(shape: Shape, selection: str, ratio: float) -> "keras.Model":
     """Builds a model of one layer with random weights.
 
     Args:
-        shape: Of the layer; padding is 'same'.
+        shape: The layer's shape; padding is 'same'.
         selection: Which codes are kept.
         ratio: Share of the codes that is kept.
 
@@ -284,7 +284,7 @@ def measure_all(title: str, cases: Sequence[Case], measure_one: Callable[[Case],
     """Measures cases one after another, under a progress bar.
 
     Args:
-        title: Of the bar.
+        title: What the bar says.
         cases: The cases.
         measure_one: What measures a case, as `measure` does.
 

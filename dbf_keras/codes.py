@@ -300,7 +300,7 @@ def select(kernel_shape: KernelShape, ratio: float, selection: Selection = DEFAU
 
 
 def pool_size(codes: np.ndarray, kernel_shape: KernelShape) -> tuple[int, int]:
-    """The largest pool, a window of (vertical, horizontal) neighbouring taps, over which all given codes are constant.
+    """The largest pool, a window of neighbouring taps (vertical, horizontal), over which all given codes are constant.
 
     Args:
         codes: [n] grid indices, any order.

@@ -55,7 +55,7 @@ class Images(abc.ABC):
         """Some of the images.
 
         Args:
-            indices: of them, in the order that they get.
+            indices: their indices, in the order that they get.
         """
         part = copy.copy(self)
         part._chosen = self._chosen[indices]
@@ -66,7 +66,7 @@ class Images(abc.ABC):
         """Random parts of images, scaled: see `random_box`.
 
         Args:
-            indices: of the images, [n].
+            indices: which images, [n].
             seeds: integers [n, k], not negative; a part follows from these and the index.
             smallest: least share of an image's area.
 
@@ -138,8 +138,8 @@ def random_box(width: int, height: int, smallest: float, rng: np.random.Generato
     largest square at the centre.
 
     Args:
-        width: of the image.
-        height: of the image.
+        width: the image's width, in pixels.
+        height: the image's height, in pixels.
         smallest: least share of the area.
         rng: draws it.
 

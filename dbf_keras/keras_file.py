@@ -26,7 +26,7 @@ def load(path: str | os.PathLike, what: str = "the model") -> keras.Model:
     """Loads a model with DBF or ordinary layers, not compiled.
 
     Args:
-        path: of the .keras file.
+        path: the .keras file.
         what: what the file is to the caller, for errors: ``"--teacher"``, for example.
 
     Raises:

@@ -19,9 +19,9 @@ class Choice(NamedTuple):
     """A file of the zoo, as `best` found it.
 
     Attributes:
-        name: of the zoo entry.
-        role: of its file, as for `path`; ``python -m dbf_keras.export`` makes it from the weights if it is not kept.
-        bytes: of the file.
+        name: the zoo entry's name.
+        role: the file's role, as for `path`; ``dbf export`` makes it from the weights if it is not kept.
+        bytes: size of the file.
         accuracy: on the test set.
     """
 

@@ -131,7 +131,7 @@ def draw_windows(
         data: the file; standard ops only.
         sites: where to draw.
         samples: as `to_samples` returns them.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
         For each site int8 windows [N, kh·kw, C].

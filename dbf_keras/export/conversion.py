@@ -201,7 +201,7 @@ def _write_on_the_fly(
         model: that the file was made of.
         data: the explicit file.
         explicit: the same in float32.
-        samples: of an int8 file, typical inputs.
+        samples: typical inputs, for an int8 file.
     """
     wanted = [record for record in records if record.form == ONTHEFLY]
     filters = [record.filters for record in wanted]

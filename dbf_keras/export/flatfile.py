@@ -70,7 +70,7 @@ def add_constant(
         subgraph: where to add it.
         name: the tensor's name.
         values: float32, int32 or int8.
-        scales: of integers, symmetric about zero, one for each index of an axis.
+        scales: scales of integers, symmetric about zero, one for each index of an axis.
         axis: that axis.
         int4: store int8 values of −8…7 as int4.
     """

@@ -68,10 +68,10 @@ class _Features:
         full: whether each of W is kept with all spatial codes, bool [|W|].
         group: channels of a group, in group form; None in general form.
         halvings: bits over which the transform halves.
-        tap: of each column, its tap (full) or spatial code (partial).
-        position: of each column, the place of its channel code in W.
-        absorbed: of each column, whether its channel code is full.
-        rounding: of each column, the number of the rounding (s, z, x) that it shares.
+        tap: the tap (full) or spatial code (partial) of each column.
+        position: the place in W of each column's channel code.
+        absorbed: whether each column's channel code is full.
+        rounding: the number of the rounding (s, z, x) that each column shares with others.
     """
 
     def __init__(self, layer: Filters):

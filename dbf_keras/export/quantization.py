@@ -62,7 +62,7 @@ def to_int4(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     largest = np.abs(weights).max(1)
     largest = np.where(largest > 0, largest, 7)
     best, scales = np.full(len(weights), np.inf), np.ones(len(weights), np.float32)
-    for share in np.linspace(0.3, 1, 36):  # Of the largest coefficient: what is beyond is clipped.
+    for share in np.linspace(0.3, 1, 36):  # Coefficients over this share of the largest are clipped.
         trial = (share * largest / 7).astype(np.float32)
         error = np.square(_int4(weights, trial) * trial[:, None] - weights).sum(1)
         scales = np.where(error < best, trial, scales)

@@ -17,7 +17,7 @@ def DBFNet(stem_strides: int | None = None, name: str = "dbfnet", **options: Any
 
     Args:
         stem_strides: strides of the first convolution; by default 1, and 4 for images of 64 pixels or more.
-        name: of the model.
+        name: the model's name.
         **options: the attributes of `dbf_keras.networks.builder.NetworkBuilder`.
 
     Returns:
@@ -34,7 +34,7 @@ def DBFNetMicro(
     """DBFNet with one module each of 16 and 32 channels: under 100 KB at ρ = 0.25, for tiny images.
 
     Args:
-        name: of the model.
+        name: the model's name.
         input_shape: (height, width, channels); by default that of scikit-learn's digits.
         **options: the other attributes of `dbf_keras.networks.builder.NetworkBuilder`.
 

@@ -15,7 +15,7 @@ def ResNet8(stem_strides: int = 1, name: str = "resnet8", **options: Any) -> ker
 
     Args:
         stem_strides: strides of the first convolution for images under 64 pixels; 2 makes all four times cheaper.
-        name: of the model.
+        name: the model's name.
         **options: the attributes of `dbf_keras.networks.builder.NetworkBuilder`.
 
     Returns:
@@ -32,7 +32,7 @@ def ResNet18(name: str = "resnet18", **options: Any) -> keras.Model:  # noqa: N8
     and 512 channels with 2 blocks each behind a 7×7 convolution and max-pooling.
 
     Args:
-        name: of the model.
+        name: the model's name.
         **options: the attributes of `dbf_keras.networks.builder.NetworkBuilder`.
 
     Returns:
@@ -45,7 +45,7 @@ def ResNet34(name: str = "resnet34", **options: Any) -> keras.Model:  # noqa: N8
     """ResNet-34 with DBF layers: 5, 6 and 5 thin blocks (the paper's 3.39 MB), or 3, 4, 6 and 3 for large images.
 
     Args:
-        name: of the model.
+        name: the model's name.
         **options: the attributes of `dbf_keras.networks.builder.NetworkBuilder`.
 
     Returns:

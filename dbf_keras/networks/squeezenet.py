@@ -22,7 +22,7 @@ def SqueezeNet(name: str = "squeezenet", dropout: float = 0.5, **options: Any) -
     through a 3×3 convolution of stride 1 without the first pooling (our reading); larger ones through 7×7 of stride 2.
 
     Args:
-        name: of the model.
+        name: the model's name.
         dropout: rate before the classifier.
         **options: the attributes of `dbf_keras.networks.builder.NetworkBuilder`.
 

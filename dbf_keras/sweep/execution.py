@@ -29,7 +29,7 @@ def execute(run: Run, output_dir: pathlib.Path, data_dir: str | None, datasets: 
 
     Args:
         run: the run.
-        output_dir: of its files: ``<name>.json``, the result, and what `dbf_keras.train.train` writes.
+        output_dir: folder of its files: ``<name>.json``, the result, and what `dbf_keras.train.train` writes.
         data_dir: for runs that give none.
         datasets: data sets by what they are made from; filled as they are loaded.
 
@@ -107,7 +107,7 @@ def sweep(
     Args:
         runs: the runs.
         plot_options: see `dbf_keras.sweep.plot`.
-        output_dir: of all files.
+        output_dir: folder of all files.
         data_dir: for runs that give none.
 
     Returns:

@@ -19,13 +19,13 @@ def plot(groups: Sequence[Group], options: Mapping[str, Any], path: pathlib.Path
     """Draws the accuracy of every group, mean and spread over seeds, as a PNG.
 
     Args:
-        groups: of `dbf_keras.sweep.join_seeds`.
+        groups: what `dbf_keras.sweep.join_seeds` gives.
         options: ``x``, a figure or setting to draw the accuracy against, with a line for each title; without it each
             group has a row, beside a panel of accuracy against bytes or, if those are not known, parameters.
             ``lines``, a setting whose values in a grid are lines of their own. ``panels``, a setting with a panel for
             each of its values. ``highlight``, a list of lines that stand out, as the legend calls them; those that
             are not there (yet) count for nothing.
-        path: of the file.
+        path: the PNG to write.
     """
     from matplotlib.figure import Figure
 

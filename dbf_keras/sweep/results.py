@@ -53,7 +53,7 @@ def join_seeds(results: Sequence[Mapping[str, Any]]) -> list[Group]:
     """Joins the seeds of runs.
 
     Args:
-        results: of `dbf_keras.sweep.execute`.
+        results: what `dbf_keras.sweep.execute` gives.
 
     Returns:
         The groups, in the order of the results.
@@ -82,7 +82,7 @@ def table(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """The table of results.
 
     Args:
-        groups: of `join_seeds`.
+        groups: what `join_seeds` gives.
 
     Returns:
         A row for each group: run, what of the settings varies, those of `FIGURES` that are known of any, seeds,

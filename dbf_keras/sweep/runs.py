@@ -51,7 +51,7 @@ def read(path: str | os.PathLike) -> tuple[list[Run], dict[str, Any]]:
     """Reads a file of runs.
 
     Args:
-        path: of the yaml file.
+        path: the yaml file.
 
     Returns:
         The runs in the order of the file, and what the file says of the plot.

@@ -103,8 +103,8 @@ def affine_maps(height: int, width: int, angle: Any, scale_y: Any, scale_x: Any,
     """Maps about the image's centre, for ``keras.ops.image.affine_transform``.
 
     Args:
-        height: of the images.
-        width: of the images.
+        height: the images' height, in pixels.
+        width: the images' width, in pixels.
         angle: radians, tensor [batch], as all that follow.
         scale_y: factor on input rows.
         scale_x: factor on input columns; negative mirrors.

@@ -39,7 +39,7 @@ def streamed(images: Any, labels: np.ndarray, steps: int = 4, crop: float | None
     Args:
         images: `dbf_keras.images.Images`, or another array of uint8 [N, H, W, C] if there is no `crop`.
         labels: [N].
-        steps: of a part.
+        steps: how many steps a part has.
         crop: trains on random parts of the images, of this share of the area at least.
     """
 
@@ -111,7 +111,7 @@ class Engine:
             optimizer: not yet built.
             classes: number of classes.
             label_smoothing: share of the target spread over all classes.
-            augmentation: of training images.
+            augmentation: random changes of the training images.
             lesson: a model to learn from.
             scale_loss: whether to scale the loss, so that gradients of half precision do not vanish.
         """
@@ -142,7 +142,7 @@ class Engine:
         """Trains one epoch.
 
         Args:
-            source: of the training images.
+            source: hands out the training images.
             order: int32 [steps, batch], indices of the images.
             seeds: int32 [steps, 2], not negative; of augmentation. The first also seeds dropout.
 
@@ -163,7 +163,7 @@ class Engine:
         """Evaluates on all images of a source.
 
         Args:
-            source: of the images.
+            source: hands out the images.
             count: number of images.
             batch_size: images a step.
 

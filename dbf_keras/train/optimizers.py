@@ -55,7 +55,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         peak: the highest learning rate.
-        steps: of the whole training.
+        steps: number of steps of the whole training.
     """
 
     def __init__(self, peak: float, steps: int):

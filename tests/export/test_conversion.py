@@ -135,7 +135,7 @@ def test_a_network_computes_what_keras_does(mode):
 )
 def test_batch_normalization_is_part_of_the_convolutions(mode, convolutions):
     model = randomize(networks.build("squeezenet", ratio=0.25))
-    scaling = {"SUB": 1, "MUL": 1}  # Of raw pixels.
+    scaling = {"SUB": 1, "MUL": 1}  # Raw pixels are normalised.
     rest = {"CONCATENATION": 8, "MAX_POOL_2D": 2, "MEAN": 1, "SOFTMAX": 1}
     assert collections.Counter(ops(dbf_keras.export.to_tflite(model, mode))) == convolutions | scaling | rest
 
