@@ -38,8 +38,8 @@ class Result:
         accuracy: Share of test images classified correctly, or None if no data set was given.
         load: Seconds until its tensors were allocated, or None if that is not known.
         first: Seconds of the first inference, or None if that is not known.
-        check: For a model that came with expected outputs, else None: the largest `difference` as a share of the largest
-            output, the `tolerance`, and whether it `passed`.
+        check: For a model that came with expected outputs, else None: the largest `difference` as a share of the
+            largest output, the `tolerance`, and whether it `passed`.
     """
 
     name: str

@@ -27,11 +27,12 @@ class NetworkBuilder:
             the first that matches counts, e.g. ``{"stage3_*": 0.0625, "*": 1.0}``.
         selection: which codes the DBF layers keep; see `dbf_keras.codes.order`; or a mapping as of `ratio`.
         alpha_bits: None, or the bits to which the DBF layers round α, see `DBFConv2D`.
-        kernel_initializer: initialiser of the filters; DBF layers start from those closest to them. By default He's, and for DBF
-            layers white noise of He's variance. With ``"he_normal"`` and the same seed a network of ρ = 1 starts as the
-            same function as its plain twin.
+        kernel_initializer: initialiser of the filters; DBF layers start from those closest to them. By default He's,
+            and for DBF layers white noise of He's variance. With ``"he_normal"`` and the same seed a network of ρ = 1
+            starts as the same function as its plain twin.
         filter_decay: weight of ½‖f‖² of the generated filters f in the loss, beside what the optimizer does to α.
-        kernel_size: spatial taps of the DBF layers along each axis; 4 as in the paper (a power of two: orthogonal codes) or 3.
+        kernel_size: spatial taps of the DBF layers along each axis; 4 as in the paper (a power of two: orthogonal
+            codes) or 3.
         plain: build the plain twin, with ``keras.layers.Conv2D`` in place of `DBFConv2D`.
         width: factor on all channel counts, for narrower controls.
         include_preprocessing: take raw pixel values 0–255 and scale them in the graph; otherwise inputs are expected
