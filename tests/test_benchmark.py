@@ -361,7 +361,7 @@ class TestBoard:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "the default model is exported, which needs absl, not installed here"),
+            ([], "the default model is exported, which needs keras, not installed here"),
             (["explicit.tflite", "--dataset=digits"], "scikit-learn"),
             (["explicit.tflite", "--dataset=mnist"], "--data_dir"),
             (["explicit.tflite", "--dataset=folder", "--data_dir=folder"], "pip install pillow"),

@@ -1,4 +1,3 @@
-import configparser
 import os
 import pathlib
 import re
@@ -12,6 +11,7 @@ import common
 import comparison
 from dbf_keras import zoo
 from dbf_keras.export import to_tflite
+from dbf_keras.version import __version__
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = [
@@ -100,9 +100,7 @@ def test_the_site_has_every_page_once():
 
 def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    assert citation["version"] == setup["metadata"]["version"]
+    assert citation["version"] == __version__
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert f"[{citation['version']}]" in (ROOT / "CHANGELOG.md").read_text()
 

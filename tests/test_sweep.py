@@ -278,7 +278,7 @@ def test_runs_that_another_process_is_at_are_left_to_it(tmp_path, capsys, monkey
     other_process.acquire()
     monkeypatch.setattr(execution.time, "sleep", lambda seconds: other_process.release())
     errors = sweep.sweep(runs, options, tmp_path)
-    assert list(errors) == ["lost"] and "no such file" in errors["lost"]
+    assert list(errors) == ["lost"] and "there is no file" in errors["lost"]
     began = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
     assert began == ["energy", "lost", "other", "energy", "lost", "full", "energy", "lost"]
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))

@@ -100,7 +100,7 @@ def test_what_cards_say_of_use_works(name, count):
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "CodeSGD"])
 def test_a_zoo_model_can_be_trained_for_two_steps(optimizer):
-    from dbf_keras.optimizers import CodeSGD
+    from dbf_keras.train.optimizers import CodeSGD
 
     digits = data.load("digits")
     model = dbf_keras.load_zoo("digits")
