@@ -30,8 +30,8 @@ def plot_history(history: History, path: str | os.PathLike) -> None:
     loss, error = figure.subplots(1, 2)
     marker = "o" if len(epochs) == 1 else ""  # A line of one point cannot be seen.
     for prefix, label in _CURVES.items():
-        loss.plot(epochs, losses[label], marker, ls="-", label=label)
-        error.plot(epochs, [100 * (1 - row[f"{prefix}accuracy"]) for row in history], marker, ls="-", label=label)
+        loss.plot(epochs, losses[label], marker=marker, label=label)
+        error.plot(epochs, [100 * (1 - row[f"{prefix}accuracy"]) for row in history], marker=marker, label=label)
     together = np.concatenate(list(losses.values()))
     limit = _OUTLIER * losses["training"].max()
     outside = int(np.sum(together > limit))
