@@ -8,8 +8,8 @@
 
 #include <string.h>
 
-#include "conv.h"
-#include "testing.h"
+#include "engine/conv.h"
+#include "tests/testing.h"
 
 // Features of an int8 layer: 3 bytes for each channel code, or in runs form one for all, and for
 // each code that is left over. What they hold does not matter here.
@@ -60,7 +60,7 @@ int main(int argc, char** argv) {
   float* input = RandomFloats(inputs);
   for (size_t i = 0; int8 && i < inputs; ++i) ((int8_t*)input)[i] = (int8_t)RandomIn(-128, 127);
   float* output = malloc((size_t)size * size * filters * sizeof(*output));
-  for (int i = 0; i < times; ++i) DbfConvRun(conv, input, output);
+  for (int i = 0; i < times; ++i) DbfConvInvoke(conv, input, output);
   printf("%zu\n", (size_t)size * size * filters * test.layer.num_codes);
   DbfConvFree(conv);
   FreeLayer(&test);

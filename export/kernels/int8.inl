@@ -394,7 +394,7 @@ INLINE void StoreH(int16_t* p, H v) { StoreU(p, (U)v); }
 #define STORE StoreH
 #define ADD AddH
 #define SUBTRACT SubtractH
-#include "combine.inl"
+#include "kernels/combine.inl"
 
 INLINE H NarrowOne(H x, const DbfNarrow* op, const bool both, H low, H high) {
   x = DBF_SATURATED_ADD(x, (H)SplatU(op->add[0]));

@@ -225,7 +225,7 @@ static void CombineMany(const DbfCombine* args) {
 #define STORE Store
 #define ADD(a, b) ((a) + (b))
 #define SUBTRACT(a, b) ((a) - (b))
-#include "combine.inl"
+#include "kernels/combine.inl"
 
 static void Gather(const DbfLineOp* ops, size_t num_ops, const float* src, float* dst,
                    size_t pitch) {
@@ -346,8 +346,8 @@ static void Gemm(const DbfGemm* g) {
   }
 }
 
-#include "int8.inl"
-#include "winograd.inl"
+#include "kernels/int8.inl"
+#include "kernels/winograd.inl"
 
 DBF_POP_TARGET
 

@@ -1,7 +1,7 @@
 // AVX2 with FMA: 8 floats a vector, 16 registers. Int8 by products of int16: those of bytes
 // saturate.
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #define DBF_VARIANT Avx2
 #define DBF_NAME "avx2"
@@ -23,4 +23,4 @@
 #define DBF_ANY(mask) (!_mm256_testz_si256((__m256i)(mask), (__m256i)(mask)))
 #endif
 
-#include "kernel.inl"
+#include "kernels/kernel.inl"

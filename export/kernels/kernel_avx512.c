@@ -1,6 +1,6 @@
 // AVX-512: 16 floats a vector, 32 registers. Int8 by products of int16.
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #define DBF_VARIANT Avx512
 #define DBF_NAME "avx512"
@@ -8,7 +8,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "avx512.h"
+#include "kernels/avx512.h"
 #define DBF_SUPPORTED                                                          \
   (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&  \
    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && \
@@ -18,4 +18,4 @@
 #define DBF_DOT(acc, a, b) ((acc) + (I)_mm512_madd_epi16((__m512i)(a), (__m512i)(b)))
 #endif
 
-#include "kernel.inl"
+#include "kernels/kernel.inl"

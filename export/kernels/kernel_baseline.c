@@ -1,6 +1,6 @@
 // Any processor: 4 floats a vector, whatever the compiler makes of that (SSE2 on x86-64).
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #define DBF_VARIANT Baseline
 #define DBF_NAME "baseline"
@@ -9,4 +9,4 @@
 #define DBF_LOG2_VECTOR 2
 #define DBF_ROWS 6
 
-#include "kernel.inl"
+#include "kernels/kernel.inl"

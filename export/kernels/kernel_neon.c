@@ -1,7 +1,7 @@
 // 64-bit ARM: 4 floats a vector, 32 registers. NEON is part of the architecture, so there is
 // nothing to ask for. Int8 by products of int16.
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #define DBF_VARIANT Neon
 #define DBF_NAME "neon"
@@ -9,7 +9,7 @@
 #if defined(__aarch64__)
 #include <arm_neon.h>
 
-#include "neon.h"
+#include "kernels/neon.h"
 #define DBF_SUPPORTED 1
 #define DBF_PACK 2
 #define DBF_PLANAR 1
@@ -24,4 +24,4 @@ static inline __attribute__((always_inline)) int32x4_t DotLane(int32x4_t acc, in
 }
 #endif
 
-#include "kernel.inl"
+#include "kernels/kernel.inl"

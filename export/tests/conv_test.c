@@ -1,12 +1,12 @@
 // The engine against the definition, over random layers, on every instruction set that this
 // processor has.
 
-#include "conv.h"
+#include "engine/conv.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "testing.h"
+#include "tests/testing.h"
 
 enum { kMaxVariants = 16 };
 
@@ -20,7 +20,7 @@ static void CheckRun(const DbfLayer* layer, DbfConv* conv, const char* name, con
   for (int run = 0; run < 2; ++run) {
     memset(output, 0xff, count * sizeof(*output));  // NaN
     SpoilScratch(conv, DbfConvScratchBytes(conv));
-    DbfConvRun(conv, input, output);
+    DbfConvInvoke(conv, input, output);
     for (size_t i = 0; i < count; ++i) {
       const double difference = fabs(output[i] - expected[i]);
       error_max = difference <= error_max ? error_max : difference;  // NaN stays
@@ -229,7 +229,7 @@ static void TestSizes(void) {
   float unused = 0;
   DbfConv* conv = DbfConvCreate(&test.layer, DbfKernelsBest(), &error);
   CHECK(DbfConvResize(conv, 0, 8, 8, 1, NULL) == NULL, "an empty batch");
-  DbfConvRun(conv, &unused, &unused);
+  DbfConvInvoke(conv, &unused, &unused);
   CHECK(DbfConvResize(conv, 1, 2, 8, 1, NULL) != NULL, "a kernel that does not fit");
   CHECK(DbfConvResize(conv, -1, 8, 8, 1, NULL) != NULL, "a negative batch");
   CHECK(DbfConvResize(conv, 1, 8, -8, 1, NULL) != NULL, "a negative width");
@@ -240,7 +240,7 @@ static void TestSizes(void) {
   conv = DbfConvCreate(&test.layer, DbfKernelsBest(), &error);
   CHECK(conv != NULL && DbfConvResize(conv, 1, 8, 8, 1, NULL) != NULL, "too much scratch memory");
   CHECK(DbfConvResize(conv, 1, 0, 8, 1, NULL) == NULL, "an empty image");
-  DbfConvRun(conv, &unused, &unused);
+  DbfConvInvoke(conv, &unused, &unused);
   DbfConvFree(conv);
   FreeLayer(&test);
 }

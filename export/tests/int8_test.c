@@ -4,8 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "conv.h"
-#include "testing.h"
+#include "engine/conv.h"
+#include "tests/testing.h"
 
 static int32_t Clamp(int32_t x, int32_t low, int32_t high) {
   return x < low ? low : x > high ? high : x;
@@ -309,7 +309,7 @@ static void CheckLayer(const DbfLayer* layer, const DbfKernels* kernels, int bat
     for (int run = 0; run < 2; ++run) {
       memset(output, 0x55, outputs);
       SpoilScratch(conv, DbfConvScratchBytes(conv));
-      DbfConvRun(conv, input, output);
+      DbfConvInvoke(conv, input, output);
       for (size_t i = 0; i < outputs; ++i) {
         CHECK(output[i] == expected[i],
               "%s: kernel %dx%d stride %dx%d dilation %dx%d same %d channels %d filters %d codes "

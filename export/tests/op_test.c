@@ -1,13 +1,13 @@
 // The TFLite side with a made-up runtime: the registrations and the delegate on good, wrong and
 // hostile models.
 
-#include "op.h"
+#include "tflite/op.h"
 
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
 
-#include "testing.h"
+#include "tests/testing.h"
 
 TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t num_options,
                                               void (*report_error)(const char*));

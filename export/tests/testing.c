@@ -1,9 +1,9 @@
-#include "testing.h"
+#include "tests/testing.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "arena.h"
+#include "support/arena.h"
 
 long num_checks = 0;
 

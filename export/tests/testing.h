@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "plan.h"
+#include "plan/plan.h"
 
 // Counts a check, and ends the test with a message if it fails.
 #define CHECK(condition, ...)                                         \

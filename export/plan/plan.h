@@ -42,8 +42,8 @@
 // Int8 layers follow the same rule. Their coefficients are absorbed already in the file
 // (FORMAT.md); see plan_int8.h.
 
-#ifndef DBF_EXPORT_PLAN_H_
-#define DBF_EXPORT_PLAN_H_
+#ifndef DBF_EXPORT_PLAN_PLAN_H_
+#define DBF_EXPORT_PLAN_PLAN_H_
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -178,4 +178,4 @@ void DbfPlanFree(DbfPlan* plan);
 // Bytes of the packed coefficients.
 size_t DbfPlanPackedBytes(const DbfPlan* plan);
 
-#endif  // DBF_EXPORT_PLAN_H_
+#endif  // DBF_EXPORT_PLAN_PLAN_H_

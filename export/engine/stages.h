@@ -1,12 +1,12 @@
 // What conv.c, which knows the geometry, and the stages of float and of int8 layers share.
 
-#ifndef DBF_EXPORT_STAGES_H_
-#define DBF_EXPORT_STAGES_H_
+#ifndef DBF_EXPORT_ENGINE_STAGES_H_
+#define DBF_EXPORT_ENGINE_STAGES_H_
 
-#include "arena.h"
-#include "conv.h"
-#include "plan_int8.h"
-#include "threadpool.h"
+#include "engine/conv.h"
+#include "plan/plan_int8.h"
+#include "support/arena.h"
+#include "support/threads.h"
 
 // One axis of the convolution. Output i, tap t reads padded input i * stride + t * dilation, which
 // is entry i + step[t] of phase phase[t].
@@ -79,7 +79,7 @@ struct DbfConv {
   size_t y_offset_pitch;
   int row_parts, filter_parts;  // how the work is split
   DbfArena* arena;              // [parts, scratch.bytes]
-  DbfPool* pool;
+  DbfThreads* pool;
 };
 
 static inline size_t DbfMin(size_t a, size_t b) { return a < b ? a : b; }
@@ -190,4 +190,4 @@ static inline bool DbfWalkNext(DbfWalk* walk, const void* padding, size_t count,
   return true;
 }
 
-#endif  // DBF_EXPORT_STAGES_H_
+#endif  // DBF_EXPORT_ENGINE_STAGES_H_

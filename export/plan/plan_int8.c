@@ -1,10 +1,10 @@
-#include "plan_int8.h"
+#include "plan/plan_int8.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "checked.h"
+#include "support/checked.h"
 
 enum {
   kMaxShift = 8,

@@ -1,11 +1,11 @@
-#include "plan.h"
+#include "plan/plan.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "checked.h"
-#include "plan_int8.h"
+#include "plan/plan_int8.h"
+#include "support/checked.h"
 
 enum {
   kMaxSide = 1024,  // of a kernel: bounds the tables of signs

@@ -1,4 +1,4 @@
-#include "threadpool.h"
+#include "support/threads.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -10,16 +10,16 @@
 enum { kSpins = 2000 };
 
 typedef struct Worker {
-  DbfPool* pool;
+  DbfThreads* pool;
   pthread_t thread;
   int index;
 } Worker;
 
-struct DbfPool {
+struct DbfThreads {
   const void* owner;
   int threads;
-  int users;      // guarded by registry_mutex
-  DbfPool* next;  // likewise
+  int users;         // guarded by registry_mutex
+  DbfThreads* next;  // likewise
   pthread_mutex_t mutex;
   pthread_cond_t wake, done;
   atomic_uint generation;               // counts jobs; written under mutex
@@ -32,7 +32,7 @@ struct DbfPool {
 };
 
 static pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
-static DbfPool* registry = NULL;
+static DbfThreads* registry = NULL;
 
 static void Pause(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -42,7 +42,7 @@ static void Pause(void) {
 
 static void* Work(void* argument) {
   const Worker* worker = argument;
-  DbfPool* pool = worker->pool;
+  DbfThreads* pool = worker->pool;
   unsigned seen = 0;
   for (;;) {
     for (int i = 0; i < kSpins && atomic_load(&pool->generation) == seen; ++i) Pause();
@@ -63,8 +63,8 @@ static void* Work(void* argument) {
 }
 
 // Starts a job on workers 1 ... tasks - 1. Those that take no part may see it late or never.
-static void Publish(DbfPool* pool, void (*task)(void* argument, int i), void* argument, int tasks,
-                    bool quit) {
+static void Publish(DbfThreads* pool, void (*task)(void* argument, int i), void* argument,
+                    int tasks, bool quit) {
   pthread_mutex_lock(&pool->mutex);
   pool->task = task;
   pool->argument = argument;
@@ -77,7 +77,7 @@ static void Publish(DbfPool* pool, void (*task)(void* argument, int i), void* ar
 }
 
 // Ends the workers and frees the pool, which nobody uses any more.
-static void Destroy(DbfPool* pool) {
+static void Destroy(DbfThreads* pool) {
   Publish(pool, NULL, NULL, 1, true);
   for (int i = 1; i < pool->threads; ++i) pthread_join(pool->workers[i].thread, NULL);
   pthread_cond_destroy(&pool->wake);
@@ -86,8 +86,8 @@ static void Destroy(DbfPool* pool) {
   free(pool);
 }
 
-static DbfPool* Create(const void* owner, int threads) {
-  DbfPool* pool = calloc(1, sizeof(*pool) + (size_t)threads * sizeof(pool->workers[0]));
+static DbfThreads* Create(const void* owner, int threads) {
+  DbfThreads* pool = calloc(1, sizeof(*pool) + (size_t)threads * sizeof(pool->workers[0]));
   if (pool == NULL) return NULL;
   pool->owner = owner;
   pool->threads = 1;
@@ -106,9 +106,9 @@ static DbfPool* Create(const void* owner, int threads) {
   return NULL;
 }
 
-DbfPool* DbfPoolAcquire(const void* owner, int threads) {
+DbfThreads* DbfThreadsAcquire(const void* owner, int threads) {
   pthread_mutex_lock(&registry_mutex);
-  DbfPool* pool = registry;
+  DbfThreads* pool = registry;
   while (pool != NULL && (pool->owner != owner || pool->threads < threads)) pool = pool->next;
   if (pool == NULL) {
     pool = Create(owner, threads);
@@ -122,12 +122,12 @@ DbfPool* DbfPoolAcquire(const void* owner, int threads) {
   return pool;
 }
 
-void DbfPoolRelease(DbfPool* pool) {
+void DbfThreadsRelease(DbfThreads* pool) {
   if (pool == NULL) return;
   pthread_mutex_lock(&registry_mutex);
   const bool last = --pool->users == 0;
   if (last) {
-    DbfPool** link = &registry;
+    DbfThreads** link = &registry;
     while (*link != pool) link = &(*link)->next;
     *link = pool->next;
   }
@@ -135,7 +135,8 @@ void DbfPoolRelease(DbfPool* pool) {
   if (last) Destroy(pool);
 }
 
-void DbfPoolRun(DbfPool* pool, void (*task)(void* argument, int i), void* argument, int tasks) {
+void DbfThreadsCall(DbfThreads* pool, void (*task)(void* argument, int i), void* argument,
+                    int tasks) {
   Publish(pool, task, argument, tasks, false);
   task(argument, 0);
   for (int i = 0; i < kSpins && atomic_load(&pool->running) > 0; ++i) Pause();

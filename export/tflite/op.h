@@ -1,13 +1,13 @@
 // The ops DBFConv2D and DBFDense of FORMAT.md, as TensorFlow Lite sees them.
 
-#ifndef DBF_EXPORT_OP_H_
-#define DBF_EXPORT_OP_H_
+#ifndef DBF_EXPORT_TFLITE_OP_H_
+#define DBF_EXPORT_TFLITE_OP_H_
 
 #include <stdbool.h>
 #include <stddef.h>
 
 #include "kernels/kernels.h"
-#include "tflite_abi.h"
+#include "tflite/tflite_abi.h"
 
 typedef struct DbfOp DbfOp;
 
@@ -47,4 +47,4 @@ DBF_EXPORT const TfLiteRegistration* dbf_dense_registration(void);
 // have it.
 DBF_EXPORT bool dbf_set_isa(const char* isa);
 
-#endif  // DBF_EXPORT_OP_H_
+#endif  // DBF_EXPORT_TFLITE_OP_H_

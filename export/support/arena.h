@@ -1,7 +1,7 @@
 // Scratch memory that the ops of one interpreter take turns to use: as much as the largest needs.
 
-#ifndef DBF_EXPORT_ARENA_H_
-#define DBF_EXPORT_ARENA_H_
+#ifndef DBF_EXPORT_SUPPORT_ARENA_H_
+#define DBF_EXPORT_SUPPORT_ARENA_H_
 
 #include <stddef.h>
 
@@ -21,4 +21,4 @@ char* DbfArenaMemory(const DbfArena* arena);
 // Bytes of all arenas of the process.
 size_t DbfArenaHeldBytes(void);
 
-#endif  // DBF_EXPORT_ARENA_H_
+#endif  // DBF_EXPORT_SUPPORT_ARENA_H_

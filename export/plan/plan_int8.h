@@ -5,10 +5,10 @@
 // channel codes, and partial codes, are ordered by descending exponent. Each exponent's group is
 // padded to whole elements; the sums are shifted left from group to group.
 
-#ifndef DBF_EXPORT_PLAN_INT8_H_
-#define DBF_EXPORT_PLAN_INT8_H_
+#ifndef DBF_EXPORT_PLAN_PLAN_INT8_H_
+#define DBF_EXPORT_PLAN_PLAN_INT8_H_
 
-#include "plan.h"
+#include "plan/plan.h"
 
 // Elements that enter the product together: lines of tap `tap`, or packed partial features.
 typedef struct DbfPlanSlice {
@@ -65,4 +65,4 @@ DbfPlanInt8* DbfPlanInt8Create(DbfPlan* plan, const DbfLayer* layer, const DbfCo
 
 void DbfPlanInt8Free(DbfPlanInt8* plan);
 
-#endif  // DBF_EXPORT_PLAN_INT8_H_
+#endif  // DBF_EXPORT_PLAN_PLAN_INT8_H_

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "stages.h"
+#include "engine/stages.h"
 
 static void Add(const DbfConv* conv, const void* a, const void* b, void* sum, size_t count) {
   const DbfKernels* kernels = conv->plan->kernels;

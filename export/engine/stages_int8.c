@@ -1,6 +1,6 @@
 #include <string.h>
 
-#include "stages.h"
+#include "engine/stages.h"
 
 // Projects the channels of rows: elements of full features to `raw`, `raw_pitch` apart, and partial
 // channels to the rows of codes. Padding before the first row and after the last stays as it is,

@@ -1,8 +1,8 @@
 // Arithmetic on sizes that come from a file: a product or sum that does not fit sticks at SIZE_MAX,
 // and allocating that many elements fails.
 
-#ifndef DBF_EXPORT_CHECKED_H_
-#define DBF_EXPORT_CHECKED_H_
+#ifndef DBF_EXPORT_SUPPORT_CHECKED_H_
+#define DBF_EXPORT_SUPPORT_CHECKED_H_
 
 #include <stddef.h>
 #include <stdint.h>
@@ -33,4 +33,4 @@ static inline void* DbfAllocateAligned(size_t count, size_t size, void** allocat
   return (void*)(((uintptr_t)*allocation + kCacheLine - 1) / kCacheLine * kCacheLine);
 }
 
-#endif  // DBF_EXPORT_CHECKED_H_
+#endif  // DBF_EXPORT_SUPPORT_CHECKED_H_

@@ -1,14 +1,14 @@
-#include "op.h"
+#include "tflite/op.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "arena.h"
-#include "checked.h"
-#include "conv.h"
-#include "flexbuffer.h"
+#include "engine/conv.h"
+#include "support/arena.h"
+#include "support/checked.h"
+#include "tflite/flexbuffer.h"
 
 enum { kBlobs = 3 };  // options that are blobs: codes, features and sums
 
@@ -385,7 +385,7 @@ TfLiteStatus DbfOpInvoke(DbfOp* op, TfLiteContext* context) {
     context->ReportError(context, "DBF op: the tensors have changed since the op was prepared");
     return kTfLiteError;
   }
-  DbfConvRun(op->conv, input->data, output->data);
+  DbfConvInvoke(op->conv, input->data, output->data);
   return kTfLiteOk;
 }
 

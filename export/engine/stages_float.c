@@ -1,6 +1,6 @@
 #include <string.h>
 
-#include "stages.h"
+#include "engine/stages.h"
 
 // Projects the channels of rows to lines at `dst`, `pitch` apart; partial ones follow the full
 // ones. Padding before the first row and after the last stays zero: vectors that run over the end

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "checked.h"
-#include "op.h"
-#include "tflite_abi.h"
+#include "support/checked.h"
+#include "tflite/op.h"
+#include "tflite/tflite_abi.h"
 
 typedef struct DbfDelegate {
   TfLiteDelegate base;  // first, so that a pointer to it is a pointer to this

@@ -20,15 +20,15 @@
 // The numbers are floats. In int8 layers, raw lines hold 32-bit elements of several features, and
 // those of codes hold int16; stages_float.c and stages_int8.c do what is different.
 
-#include "conv.h"
+#include "engine/conv.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "arena.h"
-#include "checked.h"
-#include "stages.h"
-#include "threadpool.h"
+#include "engine/stages.h"
+#include "support/arena.h"
+#include "support/checked.h"
+#include "support/threads.h"
 
 enum {
   kTilePixels = 168,      // pixels of a product, at most: of 12 tiles of 14 or 28 of 6
@@ -143,7 +143,7 @@ DbfConv* DbfConvCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
 static void Release(DbfConv* conv) {
   free(conv->y_offset);
   DbfArenaRelease(conv->arena);
-  DbfPoolRelease(conv->pool);
+  DbfThreadsRelease(conv->pool);
   conv->arena = NULL;
   conv->y_offset = NULL;
   conv->pool = NULL;
@@ -390,7 +390,7 @@ const char* DbfConvResize(DbfConv* conv, int32_t batch, int32_t height, int32_t 
   conv->arena = DbfArenaAcquire(owner, DbfMul(parts, bytes));
   if (conv->arena == NULL || conv->y_offset == NULL) return "out of memory";
   if (parts > 1) {
-    conv->pool = DbfPoolAcquire(owner, threads);
+    conv->pool = DbfThreadsAcquire(owner, threads);
     if (conv->pool == NULL) return "cannot start threads";
   }
   return NULL;
@@ -574,13 +574,13 @@ static void RunPart(void* argument, int index) {
   }
 }
 
-void DbfConvRun(const DbfConv* conv, const void* input, void* output) {
+void DbfConvInvoke(const DbfConv* conv, const void* input, void* output) {
   if (conv->images == 0) return;
   const size_t number = conv->plan->int8 != NULL ? sizeof(int8_t) : sizeof(float);
   Part part = {conv, input, output, number};
   const int parts = conv->row_parts * conv->filter_parts;
   if (parts > 1) {
-    DbfPoolRun(conv->pool, RunPart, &part, parts);
+    DbfThreadsCall(conv->pool, RunPart, &part, parts);
   } else {
     RunPart(&part, 0);
   }
