@@ -23,6 +23,7 @@ setup(
             sources=files("c"),
             depends=files("h") + files("inl"),
             include_dirs=["export"],
+            define_macros=[("NDEBUG", None)],
             libraries=["m", "pthread"],
             extra_compile_args=["-std=gnu11", "-O3", "-pthread", "-fvisibility=hidden", "-ffp-contract=fast"],
         )

@@ -12,14 +12,14 @@
 #define DBF_TARGET "avx2,fma"
 #define DBF_DEPTH 320
 #define DBF_LOG2_VECTOR 3
-#define DBF_ROWS 6
+#define DBF_TILE_PIXELS 6
 #define DBF_PACK 2
-#define DBF_DOT(acc, a, b) ((acc) + (I)_mm256_madd_epi16((__m256i)(a), (__m256i)(b)))
+#define DBF_DOT(acc, a, b) ((acc) + (VecI32)_mm256_madd_epi16((__m256i)(a), (__m256i)(b)))
 #define DBF_CLAMP16(x, low, high) \
-  ((H)_mm256_min_epi16(_mm256_max_epi16((__m256i)(x), (__m256i)(low)), (__m256i)(high)))
+  ((VecI16)_mm256_min_epi16(_mm256_max_epi16((__m256i)(x), (__m256i)(low)), (__m256i)(high)))
 #define DBF_CLAMP32(x, low, high) \
-  ((I)_mm256_min_epi32(_mm256_max_epi32((__m256i)(x), (__m256i)(low)), (__m256i)(high)))
-#define DBF_SATURATED_ADD(a, b) ((H)_mm256_adds_epi16((__m256i)(a), (__m256i)(b)))
+  ((VecI32)_mm256_min_epi32(_mm256_max_epi32((__m256i)(x), (__m256i)(low)), (__m256i)(high)))
+#define DBF_SATURATED_ADD(a, b) ((VecI16)_mm256_adds_epi16((__m256i)(a), (__m256i)(b)))
 #define DBF_ANY(mask) (!_mm256_testz_si256((__m256i)(mask), (__m256i)(mask)))
 #endif
 

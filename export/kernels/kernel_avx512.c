@@ -15,7 +15,7 @@
    __builtin_cpu_supports("fma"))
 #define DBF_TARGET "avx512f,avx512bw,avx512dq,avx512vl,fma"
 #define DBF_PACK 2
-#define DBF_DOT(acc, a, b) ((acc) + (I)_mm512_madd_epi16((__m512i)(a), (__m512i)(b)))
+#define DBF_DOT(acc, a, b) ((acc) + (VecI32)_mm512_madd_epi16((__m512i)(a), (__m512i)(b)))
 #endif
 
 #include "kernels/kernel.inl"

@@ -16,7 +16,7 @@
 #define DBF_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma"
 #define DBF_PACK 4
 #define DBF_BIASED 1  // the instruction multiplies unsigned by signed bytes
-#define DBF_DOT(acc, a, b) ((I)_mm512_dpbusd_epi32((__m512i)(acc), (__m512i)(a), (__m512i)(b)))
+#define DBF_DOT(acc, a, b) ((VecI32)_mm512_dpbusd_epi32((__m512i)(acc), (__m512i)(a), (__m512i)(b)))
 #endif
 
 #include "kernels/kernel.inl"

@@ -7,6 +7,6 @@
 #define DBF_SUPPORTED 1
 #define DBF_DEPTH 384
 #define DBF_LOG2_VECTOR 2
-#define DBF_ROWS 6
+#define DBF_TILE_PIXELS 6
 
 #include "kernels/kernel.inl"

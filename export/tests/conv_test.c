@@ -183,7 +183,7 @@ static void TestWinogradRule(void) {
     const char* error;
     DbfPlan* plan = DbfPlanCreate(&test.layer, DbfKernelsBest(), &error);
     CHECK(plan != NULL, "%s", error);
-    CHECK(plan->patch == cases[i].patch, "case %zu: %d", i, plan->patch);
+    CHECK(plan->rule.patch == cases[i].patch, "case %zu: %d", i, plan->rule.patch);
     DbfPlanFree(plan);
     free(kept);
     FreeLayer(&test);
@@ -212,9 +212,11 @@ static void TestRunsRule(void) {
     const char* error;
     DbfPlan* plan = DbfPlanCreate(&test.layer, DbfKernelsBest(), &error);
     CHECK(plan != NULL, "%s", error);
-    CHECK(plan->run_h == cases[i].run_h && plan->run_w == cases[i].run_w, "case %zu: %d x %d", i,
-          plan->run_h, plan->run_w);
-    CHECK(plan->kernel_h == kh / plan->run_h && plan->kernel_w == kw / plan->run_w, "case %zu", i);
+    CHECK(plan->rule.pool_h == cases[i].run_h && plan->rule.pool_w == cases[i].run_w,
+          "case %zu: %d x %d", i, plan->rule.pool_h, plan->rule.pool_w);
+    CHECK(plan->rule.kernel_h == kh / plan->rule.pool_h &&
+              plan->rule.kernel_w == kw / plan->rule.pool_w,
+          "case %zu", i);
     DbfPlanFree(plan);
     free(kept);
     FreeLayer(&test);

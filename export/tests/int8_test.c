@@ -452,7 +452,7 @@ static void TestBadSums(void) {
     const char* error;
   } cases[] = {
       {good, 2, 0, NULL},
-      {good, 2, 3, "sums without runs of taps"},
+      {good, 2, 3, "sums without pools"},
       {good, 16, 0, "sums of too many taps"},
       {{.sums = far, .sums_bytes = 2}, 2, 0, "sums is out of range"},
       {{.sums = sums, .sums_bytes = 3}, 2, 0, "sums has the wrong length"},
