@@ -22,7 +22,7 @@ void DbfSetPaddingFloat(const DbfConv* conv, char* scratch) {
 void DbfProjectFloat(const DbfConv* conv, const DbfRows* rows, char* scratch, void* raw,
                      size_t pitch) {
   const DbfRule* rule = &conv->plan->rule;
-  const DbfPlanFloat* plan = conv->plan->floats;
+  const DbfPlanFloat* plan = &conv->plan->floats;
   const DbfKernels* kernels = rule->kernels;
   const size_t channels = rule->channels, vector = kernels->vector;
   const size_t projected = rule->full + rule->partial;
@@ -48,13 +48,14 @@ void DbfProjectFloat(const DbfConv* conv, const DbfRows* rows, char* scratch, vo
   }
 }
 
+// Fills `count` lines, `pitch` floats apart, with `out` zeros each.
+static void ZeroLines(float* lines, size_t count, size_t pitch, size_t out) {
+  for (size_t i = 0; i < count; ++i) memset(lines + i * pitch, 0, out * sizeof(float));
+}
+
 void DbfFillPaddingFloat(const DbfConv* conv, size_t out, char* scratch, size_t at) {
-  float* raw_lines = (float*)(scratch + conv->scratch.raw_lines) + at;
-  float* code_lines = (float*)(scratch + conv->scratch.code_lines) + at;
-  for (size_t i = 0; i < conv->x.taps * conv->plan->raw; ++i) {
-    memset(raw_lines + i * conv->line_pitch, 0, out * sizeof(float));
-  }
-  for (size_t i = 0; i < conv->plan->rule.code_lines; ++i) {
-    memset(code_lines + i * conv->line_pitch, 0, out * sizeof(float));
-  }
+  ZeroLines((float*)(scratch + conv->scratch.raw_lines) + at, conv->x.taps * conv->plan->raw,
+            conv->line_pitch, out);
+  ZeroLines((float*)(scratch + conv->scratch.code_lines) + at, conv->plan->rule.code_lines,
+            conv->line_pitch, out);
 }

@@ -12,12 +12,14 @@ const DbfStages* DbfStagesOf(DbfForm form) {
   return kStages[form];
 }
 
-void DbfCopyRawLines(const DbfConv* conv, const DbfRows* rows, char* scratch) {
+void DbfCombineRows(const DbfConv* conv, const DbfRows* rows, char* scratch, const void* signs,
+                    void (*combine)(const DbfCombine*)) {
   const DbfPlan* plan = conv->plan;
+  const size_t taps = conv->x.taps, raw = plan->raw, code_lines = plan->rule.code_lines;
   char* raw_lines = scratch + conv->scratch.raw_lines + rows->at * kDbfRawBytes;
-  DbfCombine copy = {
+  DbfCombine args = {
       .ops = plan->copy_ops,
-      .num_ops = plan->raw,
+      .num_ops = raw,
       .taps = 1,  // 4 bytes are copied, whatever they are
       .spans = rows->count,
       .src = scratch + conv->scratch.raw_row,
@@ -27,27 +29,18 @@ void DbfCopyRawLines(const DbfConv* conv, const DbfRows* rows, char* scratch) {
       .dst_span = conv->x.out,
       .width = rows->out,
   };
-  for (size_t t = 0; t < conv->x.taps && plan->raw > 0; ++t) {
-    copy.offsets = &conv->x_offset[t];
-    copy.dst = raw_lines + t * plan->raw * conv->line_pitch * kDbfRawBytes;
-    plan->rule.kernels->combine(&copy);
+  for (size_t t = 0; t < taps && raw > 0; ++t) {
+    args.offsets = &conv->x_offset[t];
+    args.dst = raw_lines + t * raw * conv->line_pitch * kDbfRawBytes;
+    plan->rule.kernels->combine(&args);
   }
-}
-
-DbfCombine DbfCodeLines(const DbfConv* conv, const DbfRows* rows, char* scratch) {
-  const DbfRule* rule = &conv->plan->rule;
-  return (DbfCombine){
-      .ops = rule->line_ops,
-      .num_ops = rule->code_lines,
-      .offsets = conv->x_offset,
-      .taps = (int)conv->x.taps,
-      .spans = rows->count,
-      .src = scratch + conv->scratch.code_row,
-      .src_pitch = conv->row_pitch,
-      .src_span = conv->row_entries,
-      .dst = scratch + conv->scratch.code_lines + rows->at * conv->stages->wide,
-      .dst_pitch = conv->line_pitch,
-      .dst_span = conv->x.out,
-      .width = rows->out,
-  };
+  if (code_lines == 0) return;
+  args.ops = plan->rule.line_ops;
+  args.num_ops = code_lines;
+  args.signs = signs;
+  args.offsets = conv->x_offset;
+  args.taps = (int)taps;
+  args.src = scratch + conv->scratch.code_row;
+  args.dst = scratch + conv->scratch.code_lines + rows->at * conv->stages->wide;
+  combine(&args);
 }

@@ -134,12 +134,10 @@ extern const DbfStages kDbfStagesFloat, kDbfStagesWinograd, kDbfStagesInt8;
 // The stages of a form.
 const DbfStages* DbfStagesOf(DbfForm form);
 
-// Copies projected rows of raw features to their lines, for all horizontal taps.
-void DbfCopyRawLines(const DbfConv* conv, const DbfRows* rows, char* scratch);
-
-// Says how the projected rows of partial channels combine along x to their lines, but for the
-// signs.
-DbfCombine DbfCodeLines(const DbfConv* conv, const DbfRows* rows, char* scratch);
+// Makes the lines of projected rows: copies raw features, for all horizontal taps, and combines
+// partial channels along x, with `signs`, by the micro-kernel `combine`.
+void DbfCombineRows(const DbfConv* conv, const DbfRows* rows, char* scratch, const void* signs,
+                    void (*combine)(const DbfCombine*));
 
 // Adds up the pixels under the pools (pooling.c): `count` rows of pooled sums, y.stride apart, from
 // row `y` on.

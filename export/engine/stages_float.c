@@ -14,21 +14,19 @@ static DbfNeeds Measure(const DbfConv* conv, size_t pixels) {
   const size_t depth = DbfMin(rule->depth, kernels->depth);
   const bool one_panel = DbfPanels(rule) == 1;  // then raw features are not packed, pixels not cut
   return (DbfNeeds){
-      .strip_bytes = conv->plan->floats->strips * kernels->vector * sizeof(float),
+      .strip_bytes = conv->plan->floats.strips * kernels->vector * sizeof(float),
       .code_rows_follow = true,
       .tiles = one_panel ? rule->num_code_features > 0 : DbfDivideUp(pixels, kernels->tile_pixels),
       .tile_floats =
           DbfTileFloats(depth, one_panel ? conv->packed_pitch
                                          : DbfRoundUp(kernels->tile_pixels, kernels->vector)),
-      .offsets = conv->plan->floats->num_segments,
+      .offsets = conv->plan->floats.num_segments,
   };
 }
 
 static void Combine(const DbfConv* conv, const DbfRows* rows, char* scratch) {
-  DbfCopyRawLines(conv, rows, scratch);
-  DbfCombine lines = DbfCodeLines(conv, rows, scratch);
-  lines.signs = conv->plan->floats->signs_w;
-  conv->plan->rule.kernels->combine(&lines);
+  DbfCombineRows(conv, rows, scratch, conv->plan->floats.signs_w,
+                 conv->plan->rule.kernels->combine);
 }
 
 // The features of one block of the gemm.
@@ -48,7 +46,7 @@ static void CombineBlock(const DbfConv* conv, const DbfBlock* block, const DbfPi
   const DbfCombine combine = {
       .ops = rule->feature_ops + block->first,
       .num_ops = block->depth,
-      .signs = conv->plan->floats->signs_h,
+      .signs = conv->plan->floats.signs_h,
       .offsets = piece->offsets,
       .taps = (int)conv->y.taps,
       .src = (const float*)(scratch + conv->scratch.code_lines) + piece->first,
@@ -97,7 +95,7 @@ static BlockFeatures FillBlock(const DbfConv* conv, const DbfBlock* block, const
   }
   const float* raw_lines = (const float*)(scratch + conv->scratch.raw_lines) + piece->first;
   for (size_t s = 0; s < block->num_segments; ++s) {
-    const DbfSegment* segment = &conv->plan->floats->segments[block->first + s];
+    const DbfSegment* segment = &conv->plan->floats.segments[block->first + s];
     DBF_REQUIRE(segment->line + block->depth <= conv->x.taps * conv->plan->raw,
                 "a segment is out of range");
     piece->offsets[s] = segment->line * conv->line_pitch + DbfTapOffset(conv, segment->tap);
@@ -116,7 +114,7 @@ static BlockFeatures FillBlock(const DbfConv* conv, const DbfBlock* block, const
 
 static void Multiply(const DbfConv* conv, const DbfPiece* piece, char* scratch) {
   const DbfRule* rule = &conv->plan->rule;
-  const DbfPlanFloat* plan = conv->plan->floats;
+  const DbfPlanFloat* plan = &conv->plan->floats;
   const DbfKernels* kernels = rule->kernels;
   const size_t columns = DbfPanelColumns(rule);
   float* output = (float*)piece->output + piece->pixel * rule->filters;

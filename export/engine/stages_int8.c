@@ -13,7 +13,7 @@ static size_t PiecePixels(const DbfConv* conv) {
 
 static DbfNeeds Measure(const DbfConv* conv, size_t pixels) {
   (void)pixels;
-  const DbfPlanInt8* plan = conv->plan->int8;
+  const DbfPlanInt8* plan = &conv->plan->int8;
   const size_t strip = 2 * (size_t)conv->plan->rule.kernels->vector;
   return (DbfNeeds){
       .strip_bytes = plan->strips * strip * sizeof(int16_t),
@@ -23,7 +23,7 @@ static DbfNeeds Measure(const DbfConv* conv, size_t pixels) {
 }
 
 static void Widen(const DbfConv* conv, const void* row, void* wide, size_t count) {
-  conv->plan->rule.kernels->widen(row, conv->plan->int8->image_zero, wide, count);
+  conv->plan->rule.kernels->widen(row, conv->plan->int8.image_zero, wide, count);
 }
 
 static void Add(const DbfKernels* kernels, const void* a, const void* b, void* sum, size_t count) {
@@ -31,13 +31,13 @@ static void Add(const DbfKernels* kernels, const void* a, const void* b, void* s
 }
 
 static void RoundSums(const DbfConv* conv, const void* wide, void* sums, size_t count) {
-  const DbfPlanInt8* plan = conv->plan->int8;
+  const DbfPlanInt8* plan = &conv->plan->int8;
   conv->plan->rule.kernels->round_sums(wide, plan->sums_shift, plan->input_zero, sums, count);
 }
 
 static void SetPadding(const DbfConv* conv, char* scratch) {
   const DbfRule* rule = &conv->plan->rule;
-  const DbfPlanInt8* plan = conv->plan->int8;
+  const DbfPlanInt8* plan = &conv->plan->int8;
   memset(scratch + conv->scratch.padding, (uint8_t)plan->input_zero, rule->channels);
   if (conv->direct) return;
   memset(scratch + conv->scratch.code_row, 0, rule->partial * conv->row_pitch * sizeof(int16_t));
@@ -52,7 +52,7 @@ static void SetPadding(const DbfConv* conv, char* scratch) {
 static void ProjectStrips(const DbfConv* conv, const int8_t* const* pixels, char* scratch,
                           uint32_t* raw, size_t pitch, size_t at) {
   const DbfRule* rule = &conv->plan->rule;
-  const DbfPlanInt8* plan = conv->plan->int8;
+  const DbfPlanInt8* plan = &conv->plan->int8;
   const DbfKernels* kernels = rule->kernels;
   const size_t strip = 2 * (size_t)kernels->vector, none = 0;
   int16_t* strips = (int16_t*)(scratch + conv->scratch.strips);
@@ -85,7 +85,7 @@ static void ProjectStrips(const DbfConv* conv, const int8_t* const* pixels, char
 static void Project(const DbfConv* conv, const DbfRows* rows, char* scratch, void* raw,
                     size_t pitch) {
   const DbfRule* rule = &conv->plan->rule;
-  const DbfPlanInt8* plan = conv->plan->int8;
+  const DbfPlanInt8* plan = &conv->plan->int8;
   const size_t vector = rule->kernels->vector, count = rule->group_form ? vector : 2 * vector;
   for (size_t p = 0; p < conv->x.num_phases; ++p) {
     DbfWalk walk = DbfWalkPhase(conv, rows, sizeof(int8_t), p);
@@ -104,31 +104,31 @@ static void Project(const DbfConv* conv, const DbfRows* rows, char* scratch, voi
 }
 
 static void Combine(const DbfConv* conv, const DbfRows* rows, char* scratch) {
-  DbfCopyRawLines(conv, rows, scratch);
-  DbfCombine lines = DbfCodeLines(conv, rows, scratch);
-  lines.signs = conv->plan->int8->masks_w;
-  conv->plan->rule.kernels->combine_int16(&lines);
+  DbfCombineRows(conv, rows, scratch, conv->plan->int8.masks_w,
+                 conv->plan->rule.kernels->combine_int16);
 }
 
 static void FillPadding(const DbfConv* conv, size_t out, char* scratch, size_t at) {
-  const DbfPlanInt8* plan = conv->plan->int8;
-  uint32_t* raw_lines = (uint32_t*)(scratch + conv->scratch.raw_lines) + at;
-  int16_t* code_lines = (int16_t*)(scratch + conv->scratch.code_lines) + at;
-  for (size_t t = 0; t < conv->x.taps; ++t) {
-    for (size_t e = 0; e < plan->full_elements; ++e, raw_lines += conv->line_pitch) {
+  const DbfPlanInt8* plan = &conv->plan->int8;
+  const size_t taps = conv->x.taps, elements = plan->full_elements, pitch = conv->line_pitch;
+  const size_t code_lines = conv->plan->rule.code_lines;
+  uint32_t* raw_line = (uint32_t*)(scratch + conv->scratch.raw_lines) + at;
+  int16_t* code_line = (int16_t*)(scratch + conv->scratch.code_lines) + at;
+  for (size_t t = 0; t < taps; ++t) {
+    for (size_t e = 0; e < elements; ++e, raw_line += pitch) {
       const uint32_t element = plan->padding[e];
-      for (size_t x = 0; x < out; ++x) raw_lines[x] = element;
+      for (size_t x = 0; x < out; ++x) raw_line[x] = element;
     }
   }
-  for (size_t i = 0; i < conv->plan->rule.code_lines; ++i) {
-    memset(code_lines + i * conv->line_pitch, 0, out * sizeof(*code_lines));
+  for (size_t i = 0; i < code_lines; ++i) {
+    memset(code_line + i * pitch, 0, out * sizeof(*code_line));
   }
 }
 
 // Computes the code features of a piece.
 static void PackFeatures(const DbfConv* conv, const DbfPiece* piece, char* scratch,
                          uint32_t* packed) {
-  const DbfPlanInt8* plan = conv->plan->int8;
+  const DbfPlanInt8* plan = &conv->plan->int8;
   for (size_t t = 0; t < conv->y.taps; ++t) piece->offsets[t] = DbfTapOffset(conv, t);
   const DbfFeatures features = {
       .ops = plan->feature_ops,
@@ -147,7 +147,7 @@ static void PackFeatures(const DbfConv* conv, const DbfPiece* piece, char* scrat
 
 static void Multiply(const DbfConv* conv, const DbfPiece* piece, char* scratch) {
   const DbfRule* rule = &conv->plan->rule;
-  const DbfPlanInt8* plan = conv->plan->int8;
+  const DbfPlanInt8* plan = &conv->plan->int8;
   int8_t* output = (int8_t*)piece->output + piece->pixel * rule->filters;
   const uint32_t* raw_lines = (const uint32_t*)(scratch + conv->scratch.raw_lines) + piece->first;
   uint32_t* packed = (uint32_t*)(scratch + conv->scratch.packed);

@@ -19,7 +19,7 @@ static DbfNeeds Measure(const DbfConv* conv, size_t patches) {
   const DbfKernels* kernels = rule->kernels;
   const size_t numbers = (size_t)rule->patch * rule->patch;
   return (DbfNeeds){
-      .strip_bytes = conv->plan->floats->strips * kernels->vector * sizeof(float),
+      .strip_bytes = conv->plan->floats.strips * kernels->vector * sizeof(float),
       .code_rows_follow = true,
       .tiles = DbfMul(numbers, DbfDivideUp(patches, kernels->tile_pixels)),
       .tile_floats = DbfTileFloats(rule->full, DbfRoundUp(kernels->tile_pixels, kernels->vector)),
@@ -72,7 +72,7 @@ static void FillPatches(const DbfConv* conv, const DbfPiece* piece, const DbfTil
 // (1, 1), which every output of the patch takes once.
 static void Multiply(const DbfConv* conv, const DbfPiece* piece, char* scratch) {
   const DbfRule* rule = &conv->plan->rule;
-  const DbfPlanFloat* plan = conv->plan->floats;
+  const DbfPlanFloat* plan = &conv->plan->floats;
   const DbfKernels* kernels = rule->kernels;
   const size_t patch = rule->patch, full = rule->full, patches = piece->pixels;
   const size_t columns = DbfPanelColumns(rule), none = 0;

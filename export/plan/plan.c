@@ -10,14 +10,12 @@ static const char* PlanType(DbfPlan* plan, const DbfColumns* columns,
   const DbfRule* rule = &plan->rule;
   size_t depth;  // of the gemm, in numbers of 4 bytes
   if (rule->form == kDbfFormInt8) {
-    const char* error;
-    plan->int8 = DbfPlanInt8Create(rule, columns, pooled, &error);
-    if (plan->int8 == NULL) return error;
-    plan->raw = plan->int8->full_elements;
-    depth = plan->int8->elements;
+    const char* error = DbfPlanInt8Make(rule, columns, pooled, &plan->int8);
+    if (error != NULL) return error;
+    plan->raw = plan->int8.full_elements;
+    depth = plan->int8.elements;
   } else {
-    plan->floats = DbfPlanFloatCreate(rule, columns, &pooled->layer);
-    if (plan->floats == NULL) return "out of memory";
+    if (!DbfPlanFloatMake(rule, columns, &pooled->layer, &plan->floats)) return "out of memory";
     plan->raw = rule->full;
     depth = rule->depth;
   }
@@ -52,8 +50,11 @@ DbfPlan* DbfPlanCreate(const DbfLayer* layer, const DbfKernels* kernels, const c
 
 void DbfPlanFree(DbfPlan* plan) {
   if (plan == NULL) return;
-  DbfPlanInt8Free(plan->int8);
-  DbfPlanFloatFree(plan->floats);
+  if (plan->rule.form == kDbfFormInt8) {
+    DbfPlanInt8Free(&plan->int8);
+  } else {
+    DbfPlanFloatFree(&plan->floats);
+  }
   free(plan->copy_ops);
   DbfRuleFree(&plan->rule);
   free(plan);

@@ -12,12 +12,14 @@
 
 typedef struct DbfPlan {
   DbfRule rule;
-  DbfPlanFloat* floats;  // NULL for an int8 layer
-  DbfPlanInt8* int8;     // NULL for a float layer
-  size_t raw;            // raw features of a pixel: 32-bit numbers, of which an int8 layer's hold
-                         // several features
-  DbfLineOp* copy_ops;   // the identity of all raw lines
-  size_t packed_bytes;   // of the packed coefficients
+  union {  // which one there is says rule.form
+    DbfPlanFloat floats;
+    DbfPlanInt8 int8;
+  };
+  size_t raw;           // raw features of a pixel: 32-bit numbers, of which an int8 layer's hold
+                        // several features
+  DbfLineOp* copy_ops;  // the identity of all raw lines
+  size_t packed_bytes;  // of the packed coefficients
 } DbfPlan;
 
 // Makes the plan of a layer. Sets *error to NULL, or on failure returns NULL and sets *error to a

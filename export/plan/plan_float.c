@@ -217,11 +217,10 @@ static void SetActivation(DbfPlanFloat* plan, DbfActivation activation) {
   plan->high = activation == kDbfRelu6 ? 6.0f : activation == kDbfReluN1To1 ? 1.0f : INFINITY;
 }
 
-DbfPlanFloat* DbfPlanFloatCreate(const DbfRule* rule, const DbfColumns* columns,
-                                 const DbfLayer* layer) {
+bool DbfPlanFloatMake(const DbfRule* rule, const DbfColumns* columns, const DbfLayer* layer,
+                      DbfPlanFloat* plan) {
   DBF_REQUIRE(rule->form != kDbfFormInt8, "an int8 layer has no float plan");
-  DbfPlanFloat* plan = DbfAllocate(1, sizeof(*plan));
-  if (plan == NULL) return NULL;
+  *plan = (DbfPlanFloat){0};
   SetTransform(rule, plan);
   SetActivation(plan, layer->activation);
   plan->signs_h = SignTable(rule->kernel_h);
@@ -229,24 +228,21 @@ DbfPlanFloat* DbfPlanFloatCreate(const DbfRule* rule, const DbfColumns* columns,
   plan->bias = DbfAllocate(rule->padded_filters, sizeof(*plan->bias));
   plan->packed = DbfAllocateAligned(DbfMul(rule->depth, rule->padded_filters),
                                     sizeof(*plan->packed), &plan->packed_allocation);
-  Packer packer = {.rule = rule, .columns = columns, .layer = layer, .plan = plan};
-  if (plan->signs_h != NULL && plan->signs_w != NULL && plan->bias != NULL &&
-      plan->packed != NULL && (rule->form == kDbfFormWinograd || PlanBlocks(rule, plan)) &&
-      Pack(&packer)) {
-    if (layer->bias != NULL) memcpy(plan->bias, layer->bias, layer->filters * sizeof(*plan->bias));
-    return plan;
+  if (plan->signs_h == NULL || plan->signs_w == NULL || plan->bias == NULL ||
+      plan->packed == NULL) {
+    return false;
   }
-  DbfPlanFloatFree(plan);
-  return NULL;
+  if (layer->bias != NULL) memcpy(plan->bias, layer->bias, layer->filters * sizeof(*plan->bias));
+  if (rule->form != kDbfFormWinograd && !PlanBlocks(rule, plan)) return false;
+  Packer packer = {.rule = rule, .columns = columns, .layer = layer, .plan = plan};
+  return Pack(&packer);
 }
 
 void DbfPlanFloatFree(DbfPlanFloat* plan) {
-  if (plan == NULL) return;
   free(plan->signs_h);
   free(plan->signs_w);
   free(plan->blocks);
   free(plan->segments);
   free(plan->packed_allocation);
   free(plan->bias);
-  free(plan);
 }

@@ -37,10 +37,12 @@ typedef struct DbfPlanFloat {
   float low, high;  // the activation's range
 } DbfPlanFloat;
 
-// Makes the float part of a plan. Returns NULL if there is no memory. Nothing of `layer` is kept.
-DbfPlanFloat* DbfPlanFloatCreate(const DbfRule* rule, const DbfColumns* columns,
-                                 const DbfLayer* layer);
+// Makes the float part of a plan. Returns false if there is no memory. Whatever it returns, `plan`
+// is to be freed. Nothing of `layer` is kept.
+bool DbfPlanFloatMake(const DbfRule* rule, const DbfColumns* columns, const DbfLayer* layer,
+                      DbfPlanFloat* plan);
 
+// Frees what the plan points to.
 void DbfPlanFloatFree(DbfPlanFloat* plan);
 
 #endif  // DBF_EXPORT_PLAN_PLAN_FLOAT_H_

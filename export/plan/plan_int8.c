@@ -484,25 +484,18 @@ static const char* Build(Builder* b) {
   return error != NULL ? error : Pack(b);
 }
 
-DbfPlanInt8* DbfPlanInt8Create(const DbfRule* rule, const DbfColumns* columns,
-                               const DbfPooledLayer* pooled, const char** error) {
+const char* DbfPlanInt8Make(const DbfRule* rule, const DbfColumns* columns,
+                            const DbfPooledLayer* pooled, DbfPlanInt8* plan) {
   DBF_REQUIRE(rule->form == kDbfFormInt8, "a float layer has no int8 plan");
-  *error = "out of memory";
-  DbfPlanInt8* plan = DbfAllocate(1, sizeof(*plan));
-  if (plan == NULL) return NULL;
-  plan->image_zero = pooled->image_zero;
-  plan->sums_shift = pooled->sums_shift;
+  *plan = (DbfPlanInt8){.image_zero = pooled->image_zero, .sums_shift = pooled->sums_shift};
   Builder b = {.rule = rule, .columns = columns, .layer = &pooled->layer, .plan = plan};
-  *error = Build(&b);
+  const char* error = Build(&b);
   SlotsFree(&b.full);
   SlotsFree(&b.partial);
-  if (*error == NULL) return plan;
-  DbfPlanInt8Free(plan);
-  return NULL;
+  return error;
 }
 
 void DbfPlanInt8Free(DbfPlanInt8* plan) {
-  if (plan == NULL) return;
   free(plan->full_ops);
   free(plan->padding);
   free(plan->masks_w);
@@ -516,5 +509,4 @@ void DbfPlanInt8Free(DbfPlanInt8* plan) {
   free(plan->right_shift);
   free(plan->scale);
   free(plan->limit);
-  free(plan);
 }

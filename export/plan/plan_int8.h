@@ -59,11 +59,12 @@ typedef struct DbfPlanInt8 {
   int32_t zero, low, high;  // zero point and range of the output
 } DbfPlanInt8;
 
-// Makes the int8 part of a plan. Returns NULL and sets *error as DbfPlanCreate does. Nothing of
-// `pooled` is kept.
-DbfPlanInt8* DbfPlanInt8Create(const DbfRule* rule, const DbfColumns* columns,
-                               const DbfPooledLayer* pooled, const char** error);
+// Makes the int8 part of a plan. Returns an error message as DbfPlanCreate sets it, or NULL.
+// Whatever it returns, `plan` is to be freed. Nothing of `pooled` is kept.
+const char* DbfPlanInt8Make(const DbfRule* rule, const DbfColumns* columns,
+                            const DbfPooledLayer* pooled, DbfPlanInt8* plan);
 
+// Frees what the plan points to.
 void DbfPlanInt8Free(DbfPlanInt8* plan);
 
 #endif  // DBF_EXPORT_PLAN_PLAN_INT8_H_
