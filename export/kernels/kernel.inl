@@ -115,7 +115,8 @@ static void AddArrays(const float* a, const float* b, float* sum, size_t count) 
     }                                                                \
   }
 
-// `low` = min(shift, log2 VL) and `hadamard` are compile-time constants.
+// Transposes as `transpose` of DbfKernels says. `low` = min(shift, log2 VL) and `hadamard` are
+// compile-time constants.
 INLINE void Transpose(const float* const* pixels, size_t channels, int shift, float* dst,
                       size_t pitch, const int low, const bool hadamard) {
   const int in_group = (1 << low) - 1;

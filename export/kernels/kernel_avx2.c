@@ -1,5 +1,5 @@
-// AVX2 with FMA: 8 floats a vector, 16 registers. Int8 by products of int16: those of bytes
-// saturate.
+// AVX2 with FMA: a vector has 8 floats, and there are 16 registers. Int8 gemms multiply int16, as
+// products of bytes saturate.
 
 #include "kernels/kernels.h"
 

@@ -1,4 +1,4 @@
-// AVX-512: 16 floats a vector, 32 registers. Int8 by products of int16.
+// AVX-512: a vector has 16 floats, and there are 32 registers. Int8 gemms multiply int16.
 
 #include "kernels/kernels.h"
 

@@ -1,4 +1,4 @@
-// AVX-512 with VNNI: as avx512, int8 by products of bytes.
+// AVX-512 with VNNI: as avx512, but int8 gemms multiply bytes.
 
 #include "kernels/kernels.h"
 

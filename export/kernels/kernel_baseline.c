@@ -1,4 +1,4 @@
-// Any processor: 4 floats a vector, whatever the compiler makes of that (SSE2 on x86-64).
+// Any processor: a vector has 4 floats, whatever the compiler makes of that (SSE2 on x86-64).
 
 #include "kernels/kernels.h"
 

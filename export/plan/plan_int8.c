@@ -416,7 +416,7 @@ static const char* Pack(Builder* b) {
   for (size_t k = 0; error == NULL && k < filters; ++k) {
     const int32_t bias = b->layer->quantized->bias != NULL ? b->layer->quantized->bias[k] : 0;
     const Totals totals = PackFilter(b, &places, k, bias);
-    if (totals.bound > INT32_MAX) error = "the sums of a filter may overflow";
+    if (totals.bound > INT32_MAX) error = "the accumulators of a filter may overflow";
     plan->bias[k] = (int32_t)(uint32_t)(bias - totals.offset);  // modulo 2^32, as accumulators are
     if (!SetMultiplier(plan, b->layer, k)) error = "the scales of a filter are out of range";
   }

@@ -8,8 +8,8 @@
 typedef struct DbfArena DbfArena;
 
 // Returns the memory of `owner` (any address; the ops pass their TfLiteContext), of at least
-// `bytes` bytes, and counts the user. None of its users may run meanwhile. NULL if there is no
-// memory. Thread-safe between owners.
+// `bytes` bytes, and counts the user. None of its users may use it meanwhile. Returns
+// NULL if there is no memory. Thread-safe between owners.
 DbfArena* DbfArenaAcquire(const void* owner, size_t bytes);
 
 // Gives back what DbfArenaAcquire returned (NULL is fine). The last user frees it. Thread-safe.
