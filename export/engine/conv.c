@@ -232,6 +232,8 @@ static void ComputePart(void* argument, int index) {
       .offsets = conv->y_offset + (size_t)index * conv->y_offset_pitch,
   };
   char* scratch = DbfArenaMemory(conv->arena) + (size_t)index * conv->scratch.bytes;
+  DBF_REQUIRE((uintptr_t)scratch % 64 == 0, "the scratch memory is not aligned");
+  DBF_REQUIRE(piece.panel < piece.end_panel && piece.end_panel <= panels, "panels out of range");
   conv->stages->set_padding(conv, scratch);
   const size_t image_in = conv->y.pixels * conv->x.pixels * rule->channels * number;
   const size_t image_out = conv->y.outputs * conv->x.outputs * rule->filters * number;
@@ -257,6 +259,7 @@ static void ComputePart(void* argument, int index) {
       piece.first = (row - base) * conv->x.out + first;
       piece.pixel = row * conv->x.out + first;
       piece.pixels = pixels * (i + 1) / pieces - first;
+      DBF_REQUIRE(piece.pixels > 0 && piece.pixels <= conv->packed_pitch, "a pitch is too small");
       conv->stages->multiply(conv, &piece, scratch);
     }
   }

@@ -1,6 +1,5 @@
-// 64-bit ARM with the dot product of bytes (ARMv8.2, optional before 8.4): as neon, but
-// int8 gemms multiply bytes by that.
-// Clang before 16 has no name for this target.
+// 64-bit ARM with the dot product of bytes (ARMv8.2, optional before 8.4): as neon, but int8 gemms
+// multiply bytes by that. Clang before 16 has no name for this target.
 
 #include "kernels/kernels.h"
 

@@ -24,6 +24,7 @@ static void SetTransform(const DbfRule* rule, DbfPlanFloat* plan) {
   while (padded < channels || padded < vector) padded *= 2;
   plan->strips = padded >> rule->group_shift;
   if (plan->strips == 0) plan->strips = 1;
+  DBF_REQUIRE(rule->groups <= plan->strips, "a group has no strip");
   plan->written = ((DivideUp(channels, vector) * vector - 1) >> rule->group_shift) + 1;
 }
 
@@ -234,6 +235,7 @@ bool DbfPlanFloatMake(const DbfRule* rule, const DbfColumns* columns, const DbfL
   }
   if (layer->bias != NULL) memcpy(plan->bias, layer->bias, layer->filters * sizeof(*plan->bias));
   if (rule->form != kDbfFormWinograd && !PlanBlocks(rule, plan)) return false;
+  DBF_REQUIRE((uintptr_t)plan->packed % 64 == 0, "packed coefficients are not aligned");
   Packer packer = {.rule = rule, .columns = columns, .layer = layer, .plan = plan};
   return Pack(&packer);
 }

@@ -204,6 +204,7 @@ static const char* PlanChannelOps(Builder* b) {
   const int strips_shift = rule->group_shift - plan->transpose_shift;
   for (size_t j = 0; j < rule->full + rule->partial; ++j) {
     const DbfLineOp line = {rule->gather_ops[j].source << strips_shift, 0};
+    DBF_REQUIRE((size_t)line.source < plan->strips, "no such strip");
     const bool is_full = j < rule->full;
     DbfNarrow* op = is_full ? &plan->full_ops[b->full.slot[j]] : &plan->partial_ops[j - rule->full];
     const Rounding rounding = is_full ? b->full.rounding[j] : (Rounding){op->shift, 0, 0};

@@ -78,7 +78,9 @@ static bool PlanChannels(DbfRule* rule, const Channels* channels, int32_t* chann
   }
   DBF_REQUIRE((size_t)next == rule->full + rule->partial, "a channel code has no place");
   for (int32_t w = 0; w < rule->channels; ++w) {
-    if (count[w] > 0) rule->gather_ops[channel[w]].source = w >> rule->group_shift;
+    if (count[w] == 0) continue;
+    DBF_REQUIRE((size_t)(w >> rule->group_shift) < rule->groups, "no such group");
+    rule->gather_ops[channel[w]].source = w >> rule->group_shift;
   }
   return true;
 }
