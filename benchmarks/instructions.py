@@ -3,8 +3,8 @@
     python benchmarks/instructions.py                  # the inner loops, of every instruction set
     python benchmarks/instructions.py --layers         # and whole layers, of those that can be counted
 
-The inner loop of a matrix product is counted in the disassembly of the compiled kernel: its instructions, and the
-multiply-adds of those that multiply. Whole layers, with all that is not a product, are counted as they run: AVX2 under
+The inner loop of a gemm is counted in the disassembly of the compiled kernel: its instructions, and the
+multiply-adds of those that multiply. Whole layers, with all that is not a gemm, are counted as they run: AVX2 under
 valgrind (which has no AVX-512), ARM under QEMU (which logs each instruction: small layers only). What is counted are
 instructions, not cycles. Needs a C compiler and objdump; for ARM gcc-aarch64-linux-gnu, and for `--layers`
 qemu-user-static and valgrind. What is missing is left out.

@@ -12,7 +12,7 @@
 
 typedef struct DbfPlan {
   DbfRule rule;
-  union {  // which one there is says rule.form
+  union {  // rule.form says which of them there is
     DbfPlanFloat floats;
     DbfPlanInt8 int8;
   };

@@ -58,7 +58,7 @@ enum { kDbfWinogradChannels = 12 };
 // How a layer is computed, which also says what its numbers are.
 typedef enum DbfForm {
   kDbfFormFloat,
-  kDbfFormWinograd,  // floats, too
+  kDbfFormWinograd,  // floats as well
   kDbfFormInt8,
   kDbfNumForms
 } DbfForm;
@@ -73,7 +73,8 @@ typedef struct DbfRule {
   int32_t kernel_h, kernel_w;  // taps of the layer that is left over the pooled sums
   int32_t patch;               // Winograd's form: side of a patch, k + 1; else 0
   size_t depth;                // features of a pixel, each multiplied with a coefficient of every
-                               // filter: the number of codes. Winograd's form: numbers of a patch
+                               // filter: as many as codes; in Winograd's form, the numbers of a
+                               // patch, patch^2 of each full channel code
   // Channel stage.
   int group_shift;        // log2 of the channels in a group
   size_t groups;          // groups of channels
