@@ -8,13 +8,22 @@ from glob import glob
 
 from setuptools import Extension, setup
 
+FOLDERS = ("tflite", "engine", "plan", "kernels", "support")  # of export/, without the tests
+
+
+def files(suffix: str) -> list[str]:
+    """Returns the library's files with a suffix."""
+    return sorted(path for folder in FOLDERS for path in glob(f"export/{folder}/*.{suffix}"))
+
+
 setup(
     ext_modules=[
         Extension(
             "dbf_keras._dbf_op",
-            sources=sorted(glob("export/*.c") + glob("export/kernels/*.c")),
-            depends=sorted(glob("export/*.h") + glob("export/kernels/*.h") + glob("export/kernels/*.inl")),
+            sources=files("c"),
+            depends=files("h") + files("inl"),
             include_dirs=["export"],
+            define_macros=[("NDEBUG", None)],
             libraries=["m", "pthread"],
             extra_compile_args=["-std=gnu11", "-O3", "-pthread", "-fvisibility=hidden", "-ffp-contract=fast"],
         )

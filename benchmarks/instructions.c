@@ -1,22 +1,22 @@
-// Runs one layer some times, for a tool that counts instructions.
+// Invokes one layer some times, for a tool that counts instructions.
 //
 //   instructions ISA TYPE SET KERNEL CHANNELS FILTERS SIZE SHARE TIMES
 //
 // TYPE is float32 or int8; SET is ovsf (all spatial codes times every SHARE-th channel code) or
 // random (any, one in SHARE); the image is SIZE x SIZE, stride 1, SAME. Prints the multiply-adds of
-// one run.
+// one invocation.
 
 #include <string.h>
 
-#include "conv.h"
-#include "testing.h"
+#include "engine/conv.h"
+#include "tests/testing.h"
 
-// Features of an int8 layer: 3 bytes for each channel code, or in runs form one for all, and for
+// Features of an int8 layer: 3 bytes for each channel code, or in group form one for all, and for
 // each code that is left over. What they hold does not matter here.
-static size_t CountFeatures(const DbfLayer* layer, const bool* kept, bool runs) {
+static size_t CountFeatures(const DbfLayer* layer, const bool* kept, bool group_form) {
   const int spatial = layer->kernel_h * layer->kernel_w;
-  size_t count = runs;
-  for (int w = 0; w < layer->channels && !runs; ++w) {
+  size_t count = group_form;
+  for (int w = 0; w < layer->channels && !group_form; ++w) {
     int codes = 0;
     for (int s = 0; s < spatial; ++s) codes += kept[s * layer->channels + w];
     count += (codes > 0) + (codes < spatial ? codes : 0);
@@ -60,7 +60,7 @@ int main(int argc, char** argv) {
   float* input = RandomFloats(inputs);
   for (size_t i = 0; int8 && i < inputs; ++i) ((int8_t*)input)[i] = (int8_t)RandomIn(-128, 127);
   float* output = malloc((size_t)size * size * filters * sizeof(*output));
-  for (int i = 0; i < times; ++i) DbfConvRun(conv, input, output);
+  for (int i = 0; i < times; ++i) DbfConvInvoke(conv, input, output);
   printf("%zu\n", (size_t)size * size * filters * test.layer.num_codes);
   DbfConvFree(conv);
   FreeLayer(&test);

@@ -3,8 +3,8 @@
     python benchmarks/instructions.py                  # the inner loops, of every instruction set
     python benchmarks/instructions.py --layers         # and whole layers, of those that can be counted
 
-The inner loop of a matrix product is counted in the disassembly of the compiled kernel: its instructions, and the
-multiply-adds of those that multiply. Whole layers, with all that is not a product, are counted as they run: AVX2 under
+The inner loop of a gemm is counted in the disassembly of the compiled kernel: its instructions, and the
+multiply-adds of those that multiply. Whole layers, with all that is not a gemm, are counted as they run: AVX2 under
 valgrind (which has no AVX-512), ARM under QEMU (which logs each instruction: small layers only). What is counted are
 instructions, not cycles. Needs a C compiler and objdump; for ARM gcc-aarch64-linux-gnu, and for `--layers`
 qemu-user-static and valgrind. What is missing is left out.
@@ -21,7 +21,7 @@ from absl import app, flags
 from rich import console, table
 
 _EXPORT = pathlib.Path(__file__).parents[1] / "export"
-_FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-pthread", "-ffp-contract=fast", f"-I{_EXPORT}"]
+_FLAGS = ["-std=gnu11", "-O3", "-DNDEBUG", "-fPIC", "-pthread", "-ffp-contract=fast", f"-I{_EXPORT}"]
 _X86, _ARM = "x86_64-linux-gnu-", "aarch64-linux-gnu-"  # prefixes of the compilers
 _KERNELS = {"avx512vnni": _X86, "avx512": _X86, "avx2": _X86, "neondot": _ARM, "neon": _ARM}
 _TILES = {"float32": re.compile(r"Tile(\d+)x2"), "int8": re.compile(r"TileInt8(\d+)x2")}
@@ -128,8 +128,9 @@ def count_layers(folder: pathlib.Path) -> list[dict]:
             continue
         binary = folder / f"instructions{prefix}"
         if not binary.exists():
-            sources = [*_EXPORT.glob("*.c"), *_EXPORT.glob("kernels/*.c"), _EXPORT / "tests/testing.c"]
-            command = [tools[0], *_FLAGS, f"-I{_EXPORT}/tests", pathlib.Path(__file__).with_suffix(".c"), *sources]
+            sources = [path for path in _EXPORT.glob("*/*.c") if path.parent.name != "tests"]
+            sources.append(_EXPORT / "tests/testing.c")
+            command = [tools[0], *_FLAGS, pathlib.Path(__file__).with_suffix(".c"), *sources]
             subprocess.run([*command, "-lm", "-o", binary], check=True)
         for layer in _LAYERS:
             (once, macs), (twice, _) = (run_counted(binary, isa, layer, times, folder) for times in (1, 2))

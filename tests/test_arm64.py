@@ -32,7 +32,8 @@ def arm_python(make_once):
         shutil.copytree(REPOSITORY / "dbf_keras", package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
         subprocess.run(
             [compiler, "-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-ffp-contract=fast"]
-            + [f"-I{export}", *export.glob("*.c"), *export.glob("kernels/*.c"), "-lm", "-o", package / "_dbf_op.so"],
+            + ["-DNDEBUG", f"-I{export}", *(path for path in export.glob("*/*.c") if path.parent.name != "tests")]
+            + ["-lm", "-o", package / "_dbf_op.so"],
             check=True,
         )
 

@@ -276,7 +276,9 @@ def c_objects(request, make_once):
         f"-I{EXPORT}",
     ]
     # The kernels take long.
-    sources = [*EXPORT.glob("kernels/*.c"), *EXPORT.glob("*.c"), EXPORT / "tests/testing.c"]
+    sources = [*EXPORT.glob("kernels/*.c")]
+    sources += [path for path in EXPORT.glob("*/*.c") if path.parent.name not in ("kernels", "tests")]
+    sources.append(EXPORT / "tests/testing.c")
 
     def compile_all(folder):
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,15 +1,15 @@
-// Signed sums of lines (DbfCombine) of one type of number. Defined before it is included, and
-// undefined by it: COMBINE, the function's name; NUMBER, VECTOR of COUNT numbers, LOAD, STORE, ADD,
-// SUBTRACT; COMBINE_MANY, the function for more than 4 taps.
+// Signed sums of lines (DbfCombine) of one type of number. A file that includes this defines
+// before, and this undefines: COMBINE, the function's name; NUMBER, VECTOR of COUNT numbers, LOAD,
+// STORE, ADD, SUBTRACT; COMBINE_MANY, the function for more than 4 taps.
 //
-// Ops of one line that follow one another share its loads. Which codes they are, a bit each in
-// `mask`, and the number of taps are compile-time constants.
+// Ops of one line that follow one another share its loads. Their codes, a bit each in `mask`, and
+// the number of taps are compile-time constants.
 
 #define CODES DBF_CONCAT(COMBINE, Codes)
 #define TAPS DBF_CONCAT(COMBINE, Taps)
 #define VECTORS DBF_CONCAT(COMBINE, Vectors)
 
-// One vector of each.
+// Computes one vector of each code's line.
 INLINE void VECTORS(const NUMBER* const* src, NUMBER* const* dst, size_t from, size_t to,
                     const int taps, const int mask) {
   const VECTOR a = LOAD(src[0] + from);
@@ -42,19 +42,19 @@ INLINE void VECTORS(const NUMBER* const* src, NUMBER* const* dst, size_t from, s
 INLINE void CODES(const DbfCombine* args, const NUMBER* src, NUMBER* const* dst, const int taps,
                   const int mask) {
   // Stores might change args, for all that the compiler knows.
-  const size_t rows = args->rows, width = args->width;
-  const size_t src_row = args->src_row, dst_row = args->dst_row;
+  const size_t spans = args->spans, width = args->width;
+  const size_t src_span = args->src_span, dst_span = args->dst_span;
   const NUMBER* from[4];
   NUMBER* to[4];
   UNROLL for (int t = 0; t < taps; ++t) from[t] = src + args->offsets[t];
   UNROLL for (int u = 0; u < taps; ++u) to[u] = dst[u];
   if (width <= COUNT) {
-    for (size_t r = 0; r < rows; ++r) VECTORS(from, to, r * src_row, r * dst_row, taps, mask);
+    for (size_t s = 0; s < spans; ++s) VECTORS(from, to, s * src_span, s * dst_span, taps, mask);
     return;
   }
-  for (size_t r = 0; r < rows; ++r) {
+  for (size_t s = 0; s < spans; ++s) {
     for (size_t x = 0; x < width; x += COUNT) {
-      VECTORS(from, to, r * src_row + x, r * dst_row + x, taps, mask);
+      VECTORS(from, to, s * src_span + x, s * dst_span + x, taps, mask);
     }
   }
 }

@@ -1,6 +1,6 @@
-// AVX-512 with VNNI: as avx512, int8 by products of bytes.
+// AVX-512 with VNNI: as avx512, but int8 gemms multiply bytes.
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #define DBF_VARIANT Avx512Vnni
 #define DBF_NAME "avx512vnni"
@@ -8,7 +8,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "avx512.h"
+#include "kernels/avx512.h"
 #define DBF_SUPPORTED                                                          \
   (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&  \
    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && \
@@ -16,7 +16,7 @@
 #define DBF_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma"
 #define DBF_PACK 4
 #define DBF_BIASED 1  // the instruction multiplies unsigned by signed bytes
-#define DBF_DOT(acc, a, b) ((I)_mm512_dpbusd_epi32((__m512i)(acc), (__m512i)(a), (__m512i)(b)))
+#define DBF_DOT(acc, a, b) ((VecI32)_mm512_dpbusd_epi32((__m512i)(acc), (__m512i)(a), (__m512i)(b)))
 #endif
 
-#include "kernel.inl"
+#include "kernels/kernel.inl"

@@ -1,7 +1,7 @@
-// 64-bit ARM with the dot product of bytes (ARMv8.2, optional before 8.4): as neon, int8 by that.
-// Clang before 16 has no name for this target.
+// 64-bit ARM with the dot product of bytes (ARMv8.2, optional before 8.4): as neon, but int8 gemms
+// multiply bytes by that. Clang before 16 has no name for this target.
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #define DBF_VARIANT NeonDot
 #define DBF_NAME "neondot"
@@ -10,7 +10,7 @@
 #include <arm_neon.h>
 #include <sys/auxv.h>
 
-#include "neon.h"
+#include "kernels/neon.h"
 #define DBF_SUPPORTED ((getauxval(AT_HWCAP) & (1ul << 20)) != 0)  // HWCAP_ASIMDDP
 #define DBF_TARGET "arch=armv8.2-a+dotprod"
 #define DBF_PACK 4
@@ -25,4 +25,4 @@ DotLane(int32x4_t acc, int8x16_t a, int8x16_t b, int lane) {
 }
 #endif
 
-#include "kernel.inl"
+#include "kernels/kernel.inl"

@@ -1,44 +1,52 @@
 // The engine against the definition, over random layers, on every instruction set that this
 // processor has.
 
-#include "conv.h"
+#include "engine/conv.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "testing.h"
+#include "tests/testing.h"
 
 enum { kMaxVariants = 16 };
 
-// Runs a convolution of the layer twice and compares. `largest` is the largest output before the
-// activation.
-static void CheckRun(const DbfLayer* layer, DbfConv* conv, const char* name, const float* input,
-                     const double* expected, double largest, size_t count, int batch, int height,
-                     int width, int threads) {
+// An input and what is expected of it.
+typedef struct Expected {
+  Images images;
+  const float* input;
+  const double* output;
+  double largest;  // output before the activation
+  size_t count;    // outputs
+} Expected;
+
+// Invokes a convolution of the layer twice and compares.
+static void CheckOutput(const DbfLayer* layer, DbfConv* conv, const char* name,
+                        const Expected* expected, int threads) {
+  const size_t count = expected->count;
   float* output = malloc(count * sizeof(*output) + 1);
   double error_max = 0;
-  for (int run = 0; run < 2; ++run) {
+  for (int time = 0; time < 2; ++time) {
     memset(output, 0xff, count * sizeof(*output));  // NaN
     SpoilScratch(conv, DbfConvScratchBytes(conv));
-    DbfConvRun(conv, input, output);
+    DbfConvInvoke(conv, expected->input, output);
     for (size_t i = 0; i < count; ++i) {
-      const double difference = fabs(output[i] - expected[i]);
+      const double difference = fabs(output[i] - expected->output[i]);
       error_max = difference <= error_max ? error_max : difference;  // NaN stays
     }
   }
-  CHECK(error_max <= 1e-5 * fmax(largest, 1),
+  CHECK(error_max <= 1e-5 * fmax(expected->largest, 1),
         "%s: kernel %dx%d stride %dx%d dilation %dx%d same %d channels %d filters %d codes %zu, "
-        "input %dx%dx%d, "
-        "%d threads: error %g of %g",
+        "input %dx%dx%d, %d threads: error %g of %g",
         name, layer->kernel_h, layer->kernel_w, layer->stride_h, layer->stride_w, layer->dilation_h,
         layer->dilation_w, layer->same_padding, layer->channels, layer->filters, layer->num_codes,
-        batch, height, width, threads, error_max, largest);
+        expected->images.batch, expected->images.height, expected->images.width, threads, error_max,
+        expected->largest);
   free(output);
 }
 
 // Runs the layer on random input, on `only` or, if that is NULL, on every instruction set, and
-// compares. The convolution is resized and run once more on the way, so that nothing of an earlier
-// size may matter. `threads` are the numbers of threads to try, and then a zero.
+// compares. The convolution is resized and invoked once more on the way, so that nothing of an
+// earlier size may matter. `threads` are the numbers of threads to try, and then a zero.
 static void CheckLayer(const DbfLayer* layer, const DbfKernels* only, int batch, int height,
                        int width, const int* threads) {
   const char* error;
@@ -59,9 +67,10 @@ static void CheckLayer(const DbfLayer* layer, const DbfKernels* only, int batch,
     int out_h, out_w;
     float* input = RandomFloats((size_t)batch * height * width * layer->channels);
     double largest;
-    double* expected =
-        Reference(layer, filters, input, batch, height, width, &out_h, &out_w, &largest);
+    const Images images = {batch, height, width};
+    double* output = Reference(layer, filters, input, images, &out_h, &out_w, &largest);
     const size_t count = (size_t)batch * out_h * out_w * layer->filters;
+    const Expected expected = {images, input, output, largest, count};
     for (size_t i = 0; i < variants; ++i) {
       for (const int* t = threads; convs[i] != NULL && *t > 0; ++t) {
         error = DbfConvResize(convs[i], batch, height, width, *t, convs[i]);
@@ -70,12 +79,11 @@ static void CheckLayer(const DbfLayer* layer, const DbfKernels* only, int batch,
         error = DbfConvOutputSize(convs[i], height, width, &conv_h, &conv_w);
         CHECK(error == NULL && conv_h == out_h && conv_w == out_w, "output %d x %d, not %d x %d",
               conv_h, conv_w, out_h, out_w);
-        CheckRun(layer, convs[i], names[i], input, expected, largest, count, batch, height, width,
-                 *t);
+        CheckOutput(layer, convs[i], names[i], &expected, *t);
       }
     }
     free(input);
-    free(expected);
+    free(output);
   }
   free(filters);
   for (size_t i = 0; i < variants; ++i) DbfConvFree(convs[i]);
@@ -153,7 +161,7 @@ static void TestPackedBytes(void) {
   }
 }
 
-// Winograd's form is chosen by the rule in plan.h, and only by it.
+// Winograd's form is chosen by the rule in plan/rule.h, and only by it.
 static void TestWinogradRule(void) {
   const struct {
     int kernel, stride, dilation, channels, step, left_out;
@@ -174,7 +182,7 @@ static void TestWinogradRule(void) {
     const int grid = kernel * kernel * cases[i].channels;
     bool* kept = calloc(grid, sizeof(*kept));
     for (int g = 0; g < grid; ++g) kept[g] = g % cases[i].channels % cases[i].step == 0;
-    // Of each channel code, one spatial code is kept.
+    // One spatial code of each channel code stays kept.
     for (int g = cases[i].channels, left = cases[i].left_out; left > 0; ++g) {
       left -= kept[g];
       kept[g] = false;
@@ -183,21 +191,21 @@ static void TestWinogradRule(void) {
     const char* error;
     DbfPlan* plan = DbfPlanCreate(&test.layer, DbfKernelsBest(), &error);
     CHECK(plan != NULL, "%s", error);
-    CHECK(plan->patch == cases[i].patch, "case %zu: %d", i, plan->patch);
+    CHECK(plan->rule.patch == cases[i].patch, "case %zu: %d", i, plan->rule.patch);
     DbfPlanFree(plan);
     free(kept);
     FreeLayer(&test);
   }
 }
 
-// Runs of taps are as long as rule 0 of plan.h says.
-static void TestRunsRule(void) {
+// Pools are as large as rule 0 of plan/rule.h says.
+static void TestPoolRule(void) {
   const struct {
     int kernel_h, kernel_w, step_u, step_v;
-    int run_h, run_w;
+    int pool_h, pool_w;
   } cases[] = {
       {4, 4, 1, 1, 1, 1}, {4, 4, 2, 1, 2, 1}, {4, 4, 2, 2, 2, 2},
-      {4, 4, 4, 2, 4, 2}, {3, 4, 2, 2, 1, 2},  // runs of two do not fill three taps
+      {4, 4, 4, 2, 4, 2}, {3, 4, 2, 2, 1, 2},  // pools of two do not fill three taps
       {6, 1, 2, 1, 2, 1}, {6, 2, 4, 2, 2, 2},
   };
   for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
@@ -212,9 +220,11 @@ static void TestRunsRule(void) {
     const char* error;
     DbfPlan* plan = DbfPlanCreate(&test.layer, DbfKernelsBest(), &error);
     CHECK(plan != NULL, "%s", error);
-    CHECK(plan->run_h == cases[i].run_h && plan->run_w == cases[i].run_w, "case %zu: %d x %d", i,
-          plan->run_h, plan->run_w);
-    CHECK(plan->kernel_h == kh / plan->run_h && plan->kernel_w == kw / plan->run_w, "case %zu", i);
+    CHECK(plan->rule.pool_h == cases[i].pool_h && plan->rule.pool_w == cases[i].pool_w,
+          "case %zu: %d x %d", i, plan->rule.pool_h, plan->rule.pool_w);
+    CHECK(plan->rule.kernel_h == kh / plan->rule.pool_h &&
+              plan->rule.kernel_w == kw / plan->rule.pool_w,
+          "case %zu", i);
     DbfPlanFree(plan);
     free(kept);
     FreeLayer(&test);
@@ -229,7 +239,7 @@ static void TestSizes(void) {
   float unused = 0;
   DbfConv* conv = DbfConvCreate(&test.layer, DbfKernelsBest(), &error);
   CHECK(DbfConvResize(conv, 0, 8, 8, 1, NULL) == NULL, "an empty batch");
-  DbfConvRun(conv, &unused, &unused);
+  DbfConvInvoke(conv, &unused, &unused);
   CHECK(DbfConvResize(conv, 1, 2, 8, 1, NULL) != NULL, "a kernel that does not fit");
   CHECK(DbfConvResize(conv, -1, 8, 8, 1, NULL) != NULL, "a negative batch");
   CHECK(DbfConvResize(conv, 1, 8, -8, 1, NULL) != NULL, "a negative width");
@@ -240,7 +250,7 @@ static void TestSizes(void) {
   conv = DbfConvCreate(&test.layer, DbfKernelsBest(), &error);
   CHECK(conv != NULL && DbfConvResize(conv, 1, 8, 8, 1, NULL) != NULL, "too much scratch memory");
   CHECK(DbfConvResize(conv, 1, 0, 8, 1, NULL) == NULL, "an empty image");
-  DbfConvRun(conv, &unused, &unused);
+  DbfConvInvoke(conv, &unused, &unused);
   DbfConvFree(conv);
   FreeLayer(&test);
 }
@@ -285,7 +295,7 @@ int main(int argc, char** argv) {
   TestSizes();
   TestPackedBytes();
   TestWinogradRule();
-  TestRunsRule();
+  TestPoolRule();
   TestThreads();
   TestRandomLayers(argc > 1 ? atoi(argv[1]) : 200);
   printf("conv_test: %ld checks\n", num_checks);

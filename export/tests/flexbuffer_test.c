@@ -1,10 +1,10 @@
 // The flexbuffer reader on good maps, and on damaged ones, where the sanitizers watch its reads.
 
-#include "flexbuffer.h"
+#include "tflite/flexbuffer.h"
 
 #include <string.h>
 
-#include "testing.h"
+#include "tests/testing.h"
 
 // Reads everything there is in a copy of exactly `size` bytes. Returns how many entries could be
 // read.

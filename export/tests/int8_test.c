@@ -4,8 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "conv.h"
-#include "testing.h"
+#include "engine/conv.h"
+#include "tests/testing.h"
 
 static int32_t Clamp(int32_t x, int32_t low, int32_t high) {
   return x < low ? low : x > high ? high : x;
@@ -34,8 +34,8 @@ static int32_t Requantized(int32_t acc, double multiplier) {
 
 // What FORMAT.md says of a code set.
 typedef struct Set {
-  int m;  // log2 of the channels in a run
-  bool runs;
+  int m;  // log2 of the channels in a group
+  bool group_form;
   bool* occurs;  // [C]
   bool* full;
 } Set;
@@ -44,7 +44,7 @@ static bool Kept(const DbfLayer* layer, int g) { return layer->codes[g >> 3] >> 
 
 static Set SetOf(const DbfLayer* layer) {
   const int channels = layer->channels, spatial = layer->kernel_h * layer->kernel_w;
-  Set set = {.occurs = calloc(channels, 1), .full = calloc(channels, 1), .runs = true};
+  Set set = {.occurs = calloc(channels, 1), .full = calloc(channels, 1), .group_form = true};
   int any = 0;
   for (int w = 0; w < channels; ++w) {
     int count = 0;
@@ -55,17 +55,17 @@ static Set SetOf(const DbfLayer* layer) {
   }
   while ((1 << set.m) < channels && !(any >> set.m & 1)) ++set.m;
   for (int w = 0; w < channels; ++w) {
-    if (w % (1 << set.m) == 0 ? !set.full[w] : set.occurs[w]) set.runs = false;
+    if (w % (1 << set.m) == 0 ? !set.full[w] : set.occurs[w]) set.group_form = false;
   }
   return set;
 }
 
-// What is left of a layer over the sums of its runs of taps, if it has sums; else the layer.
+// What is left of a layer over its pooled sums, if it has the option `sums`; else the layer.
 typedef struct Left {
   DbfLayer layer;
   DbfQuantized quantized;
   uint8_t* codes;
-  int run_h, run_w;
+  int pool_h, pool_w;
 } Left;
 
 // The largest power of two that divides a number, here all of those in `bits`.
@@ -81,17 +81,17 @@ static Left LeftOf(const DbfLayer* layer) {
     horizontal |= g / channels % kw;
   }
   if (layer->quantized->sums != NULL) {
-    left.run_h = Divisor(vertical);
-    left.run_w = Divisor(horizontal);
+    left.pool_h = Divisor(vertical);
+    left.pool_w = Divisor(horizontal);
     left.quantized.input_zero = (int8_t)layer->quantized->sums[1];
     left.quantized.input_scale *= (float)(1 << layer->quantized->sums[0]);
   }
-  left.layer.kernel_h = kh / left.run_h;
-  left.layer.kernel_w = kw / left.run_w;
+  left.layer.kernel_h = kh / left.pool_h;
+  left.layer.kernel_w = kw / left.pool_w;
   left.codes = calloc(layer->codes_bytes, 1);
   for (int g = 0; g < kh * kw * channels; ++g) {
     if (!Kept(layer, g)) continue;
-    const int u = g / channels / kw / left.run_h, v = g / channels % kw / left.run_w;
+    const int u = g / channels / kw / left.pool_h, v = g / channels % kw / left.pool_w;
     const int to = (u * left.layer.kernel_w + v) * channels + g % channels;
     left.codes[to >> 3] |= 1 << (to & 7);
   }
@@ -105,9 +105,9 @@ static void TapPixel(const DbfLayer* whole, const Left* left, const int8_t* imag
   const DbfQuantized* q = whole->quantized;
   for (int c = 0; c < whole->channels; ++c) {
     int32_t sum = 0;
-    for (int i = 0; i < left->run_h * left->run_w; ++i) {
-      const int row = top + i / left->run_w * whole->dilation_h;
-      const int column = x + i % left->run_w * whole->dilation_w;
+    for (int i = 0; i < left->pool_h * left->pool_w; ++i) {
+      const int row = top + i / left->pool_w * whole->dilation_h;
+      const int column = x + i % left->pool_w * whole->dilation_w;
       if (row < 0 || row >= height || column < 0 || column >= width) continue;
       sum += image[(row * width + column) * whole->channels + c] - q->input_zero;
     }
@@ -117,14 +117,14 @@ static void TapPixel(const DbfLayer* whole, const Left* left, const int8_t* imag
   }
 }
 
-// p_w of a pixel.
+// Computes p_w of a pixel, for all channel codes.
 static void Project(const DbfLayer* layer, const Set* set, const int8_t* pixel, int32_t* p) {
   const int channels = layer->channels;
   int padded = 1;
   while (padded < channels) padded *= 2;
   int32_t* x = calloc(padded, sizeof(*x));
   for (int c = 0; c < channels; ++c) x[c] = pixel[c];
-  if (set->runs) {
+  if (set->group_form) {
     memset(p, 0, channels * sizeof(*p));
     for (int c = 0; c < channels; ++c) p[c >> set->m << set->m] += x[c];
   } else {
@@ -141,111 +141,150 @@ static void Project(const DbfLayer* layer, const Set* set, const int8_t* pixel, 
   free(x);
 }
 
-// The output of an int8 layer; the caller frees it. Every feature of every pixel is computed anew.
-__attribute__((no_sanitize("address", "thread"))) static int8_t* ReferenceInt8(
-    const DbfLayer* whole, const int8_t* input, int batch, int height, int width, int out_h,
-    int out_w) {
-  const Left left = LeftOf(whole);
-  const DbfLayer* layer = &left.layer;
-  const int kh = layer->kernel_h, kw = layer->kernel_w, channels = layer->channels;
-  const int filters = layer->filters, grid = kh * kw * channels;
-  const DbfQuantized* q = &left.quantized;
-  const Set set = SetOf(layer);
-  const int extent_h = (whole->kernel_h - 1) * layer->dilation_h;
-  const int extent_w = (whole->kernel_w - 1) * layer->dilation_w;
-  const int need_h = (out_h - 1) * layer->stride_h + extent_h + 1 - height;
-  const int need_w = (out_w - 1) * layer->stride_w + extent_w + 1 - width;
-  const int top = layer->same_padding && need_h > 0 ? need_h / 2 : 0;
-  const int before = layer->same_padding && need_w > 0 ? need_w / 2 : 0;
+// A layer as the definition takes it apart.
+typedef struct Definition {
+  const DbfLayer* whole;
+  Left left;
+  Set set;
+  int32_t* p;               // [kh·kw, C] p_w of the pixels of all taps
+  int32_t* p0;              // [C] p_w of a pixel of padding
+  int8_t* pixel;            // [C] scratch
+  const uint8_t** channel;  // [C] roundings of channel codes; in group form all are the same one
+  const uint8_t** code;     // [P] roundings of kept partial codes
+  int32_t* features;        // [n] less their zero points, shifted by their exponents
+} Definition;
 
-  int32_t* p = malloc(sizeof(*p) * channels * (kh * kw + 1));  // of each tap, then p0
-  int32_t* p0 = p + kh * kw * channels;
-  int8_t* pixel = malloc(channels);
-  memset(pixel, q->input_zero, channels);
-  Project(layer, &set, pixel, p0);
-  // Triples: of channel codes (one in all in runs form), then of partial codes.
-  const uint8_t** channel = calloc(channels, sizeof(*channel));
-  const uint8_t** code = calloc(grid, sizeof(*code));
-  const uint8_t* next = q->features;
+static Definition Define(const DbfLayer* whole) {
+  Definition d = {.whole = whole, .left = LeftOf(whole)};
+  const DbfLayer* layer = &d.left.layer;
+  const int channels = layer->channels, spatial = layer->kernel_h * layer->kernel_w;
+  d.set = SetOf(layer);
+  d.p = malloc(sizeof(*d.p) * channels * spatial);
+  d.p0 = malloc(sizeof(*d.p0) * channels);
+  d.pixel = malloc(channels);
+  d.features = malloc(layer->num_codes * sizeof(*d.features));
+  memset(d.pixel, d.left.quantized.input_zero, channels);
+  Project(layer, &d.set, d.pixel, d.p0);
+  d.channel = calloc(channels, sizeof(*d.channel));
+  d.code = calloc(spatial * channels, sizeof(*d.code));
+  const uint8_t* next = d.left.quantized.features;
   for (int w = 0; w < channels; ++w) {
-    if (!set.occurs[w]) continue;
-    channel[w] = next;
-    if (!set.runs) next += 3;
+    if (!d.set.occurs[w]) continue;
+    d.channel[w] = next;
+    if (!d.set.group_form) next += 3;
   }
-  for (int g = 0; g < grid; ++g) {
-    if (!Kept(layer, g) || set.full[g % channels]) continue;
-    code[g] = next;
+  for (int g = 0; g < spatial * channels; ++g) {
+    if (!Kept(layer, g) || d.set.full[g % channels]) continue;
+    d.code[g] = next;
     next += 3;
   }
-  const int bound = 32767 / (kh * kw);
-  int32_t* features = malloc(layer->num_codes * sizeof(*features));
-  int8_t* output = malloc((size_t)batch * out_h * out_w * filters + 1);
-  int8_t* out = output;
-  for (int i = 0; i < batch * out_h * out_w; ++i) {
-    const int n = i / (out_h * out_w), oy = i / out_w % out_h, ox = i % out_w;
-    const int8_t* image = input + (size_t)n * height * width * channels;
-    for (int t = 0; t < kh * kw; ++t) {
-      const int y = oy * layer->stride_h + t / kw * left.run_h * layer->dilation_h - top;
-      const int x = ox * layer->stride_w + t % kw * left.run_w * layer->dilation_w - before;
-      TapPixel(whole, &left, image, height, width, y, x, pixel);
-      Project(layer, &set, pixel, p + t * channels);
-    }
-    size_t column = 0;
-    for (int g = 0; g < grid; ++g) {
-      if (!Kept(layer, g)) continue;
-      const int w = g % channels, u = g / channels / kw, v = g / channels % kw;
-      const uint8_t* triple = set.full[w] ? channel[w] : code[g];
-      int32_t sum = 0;
-      for (int t = 0; t < kh * kw; ++t) {
-        if (set.full[w] && t != u * kw + v) continue;
-        const int32_t value = p[t * channels + w] - p0[w];
-        if (set.full[w]) {
-          sum = value;
-        } else {
-          const int a = channel[w][0];
-          sum += Sign(u, t / kw) * Sign(v, t % kw) *
-                 Clamp(Clamp16(value + Round(a)) >> a, -bound, bound);
-        }
-      }
-      const int s = triple[0], z = (int8_t)triple[1];
-      sum += Round(s) + z * (1 << s);
-      if (!set.runs) sum = Clamp16(sum);
-      features[column++] = (Clamp(sum >> s, -128, 127) - z) * (1 << triple[2]);
-    }
-    for (int k = 0; k < filters; ++k) {
-      int64_t acc = q->bias != NULL ? q->bias[k] : 0;
-      for (size_t j = 0; j < layer->num_codes; ++j) {
-        acc += (int64_t)layer->alpha_int8[k * layer->num_codes + j] * features[j];
-      }
-      const double multiplier = (double)q->input_scale *
-                                (double)layer->alpha_scales[layer->num_scales > 1 ? k : 0] /
-                                (double)q->output_scale;
-      int32_t low = -128, high = 127;
-      const float step = q->output_scale;
-      if (layer->activation == kDbfRelu || layer->activation == kDbfRelu6) low = q->output_zero;
-      if (layer->activation == kDbfReluN1To1) {
-        low = (int32_t)fmax(low, q->output_zero + roundf(-1 / step));
-      }
-      const float top_value = layer->activation == kDbfRelu6 ? 6 : 1;
-      if (layer->activation == kDbfRelu6 || layer->activation == kDbfReluN1To1) {
-        high = (int32_t)fmin(high, q->output_zero + roundf(top_value / step));
-      }
-      *out++ = (int8_t)Clamp(q->output_zero + Requantized((int32_t)acc, multiplier), low, high);
+  return d;
+}
+
+static void FreeDefinition(Definition* d) {
+  free(d->p);
+  free(d->p0);
+  free(d->pixel);
+  free(d->left.codes);
+  free((void*)d->channel);
+  free((void*)d->code);
+  free(d->features);
+  free(d->set.occurs);
+  free(d->set.full);
+}
+
+// The feature of kept code g, from d->p.
+__attribute__((no_sanitize("address", "thread"))) static int32_t FeatureOf(const Definition* d,
+                                                                           int g) {
+  const DbfLayer* layer = &d->left.layer;
+  const int kw = layer->kernel_w, spatial = layer->kernel_h * kw, channels = layer->channels;
+  const int w = g % channels, u = g / channels / kw, v = g / channels % kw;
+  const bool full = d->set.full[w];
+  const int bound = 32767 / spatial;
+  const uint8_t* rounding = full ? d->channel[w] : d->code[g];
+  int32_t sum = 0;
+  for (int t = 0; t < spatial; ++t) {
+    if (full && t != u * kw + v) continue;
+    const int32_t value = d->p[t * channels + w] - d->p0[w];
+    if (full) {
+      sum = value;
+    } else {
+      const int a = d->channel[w][0];
+      sum +=
+          Sign(u, t / kw) * Sign(v, t % kw) * Clamp(Clamp16(value + Round(a)) >> a, -bound, bound);
     }
   }
-  free(p);
-  free(pixel);
-  free(left.codes);
-  free(channel);
-  free(code);
-  free(features);
-  free(set.occurs);
-  free(set.full);
+  const int s = rounding[0], z = (int8_t)rounding[1];
+  sum += Round(s) + z * (1 << s);
+  if (!d->set.group_form) sum = Clamp16(sum);
+  return (Clamp(sum >> s, -128, 127) - z) * (1 << rounding[2]);
+}
+
+// The output of filter k, from d->features.
+__attribute__((no_sanitize("address", "thread"))) static int8_t OutputOf(const Definition* d,
+                                                                         int k) {
+  const DbfLayer* layer = &d->left.layer;
+  const DbfQuantized* q = &d->left.quantized;
+  int64_t acc = q->bias != NULL ? q->bias[k] : 0;
+  for (size_t j = 0; j < layer->num_codes; ++j) {
+    acc += (int64_t)layer->alpha_int8[k * layer->num_codes + j] * d->features[j];
+  }
+  const double multiplier = (double)q->input_scale *
+                            (double)layer->alpha_scales[layer->num_scales > 1 ? k : 0] /
+                            (double)q->output_scale;
+  int32_t low = -128, high = 127;
+  const float step = q->output_scale;
+  if (layer->activation == kDbfRelu || layer->activation == kDbfRelu6) low = q->output_zero;
+  if (layer->activation == kDbfReluN1To1) {
+    low = (int32_t)fmax(low, q->output_zero + roundf(-1 / step));
+  }
+  const float top_value = layer->activation == kDbfRelu6 ? 6 : 1;
+  if (layer->activation == kDbfRelu6 || layer->activation == kDbfReluN1To1) {
+    high = (int32_t)fmin(high, q->output_zero + roundf(top_value / step));
+  }
+  return (int8_t)Clamp(q->output_zero + Requantized((int32_t)acc, multiplier), low, high);
+}
+
+// The padding before an image of `in` pixels, along one axis.
+static int PaddingBefore(bool same, int in, int out, int kernel, int stride, int dilation) {
+  const int needed = (out - 1) * stride + (kernel - 1) * dilation + 1 - in;
+  return same && needed > 0 ? needed / 2 : 0;
+}
+
+// The output of an int8 layer; the caller frees it. Every feature of every pixel is computed anew.
+static int8_t* ReferenceInt8(const DbfLayer* whole, const int8_t* input, Images images, int out_h,
+                             int out_w) {
+  Definition d = Define(whole);
+  const DbfLayer* layer = &d.left.layer;
+  const int kw = layer->kernel_w, spatial = layer->kernel_h * kw, channels = layer->channels;
+  const int top = PaddingBefore(whole->same_padding, images.height, out_h, whole->kernel_h,
+                                whole->stride_h, whole->dilation_h);
+  const int before = PaddingBefore(whole->same_padding, images.width, out_w, whole->kernel_w,
+                                   whole->stride_w, whole->dilation_w);
+  const int pixels = images.batch * out_h * out_w;
+  int8_t* output = malloc((size_t)pixels * layer->filters + 1);
+  int8_t* out = output;
+  for (int i = 0; i < pixels; ++i) {
+    const int n = i / (out_h * out_w), oy = i / out_w % out_h, ox = i % out_w;
+    const int8_t* image = input + (size_t)n * images.height * images.width * channels;
+    for (int t = 0; t < spatial; ++t) {
+      const int y = oy * layer->stride_h + t / kw * d.left.pool_h * layer->dilation_h - top;
+      const int x = ox * layer->stride_w + t % kw * d.left.pool_w * layer->dilation_w - before;
+      TapPixel(whole, &d.left, image, images.height, images.width, y, x, d.pixel);
+      Project(layer, &d.set, d.pixel, d.p + t * channels);
+    }
+    size_t column = 0;
+    for (int g = 0; g < spatial * channels; ++g) {
+      if (Kept(layer, g)) d.features[column++] = FeatureOf(&d, g);
+    }
+    for (int k = 0; k < layer->filters; ++k) *out++ = OutputOf(&d, k);
+  }
+  FreeDefinition(&d);
   return output;
 }
 
 // Features whose shifts fit a random input, so that few saturate, and exponents that stay within
-// the bound of sums.
+// the bound of accumulators.
 static void FillFeatures(const DbfLayer* whole, uint8_t* features, size_t* bytes) {
   const Left left = LeftOf(whole);
   const DbfLayer* layer = &left.layer;
@@ -260,15 +299,15 @@ static void FillFeatures(const DbfLayer* whole, uint8_t* features, size_t* bytes
     *next++ = (uint8_t)(zero);                                     \
     *next++ = (uint8_t)(exponent);                                 \
   } while (0)
-  const int w_end = set.runs ? 1 : layer->channels;
+  const int w_end = set.group_form ? 1 : layer->channels;
   for (int w = 0; w < w_end; ++w) {
-    if (!set.occurs[w] && !set.runs) continue;
-    if (set.runs && RandomIn(0, 1)) {  // the common case: nothing is lost
+    if (!set.occurs[w] && !set.group_form) continue;
+    if (set.group_form && RandomIn(0, 1)) {  // the common case: nothing is lost
       *next++ = (uint8_t)set.m;
       *next++ = (uint8_t)left.quantized.input_zero;
       *next++ = 0;
     } else if (set.full[w]) {
-      PUT(set.runs ? set.m : mean, set.runs ? 16 : 8, RandomIn(-128, 127),
+      PUT(set.group_form ? set.m : mean, set.group_form ? 16 : 8, RandomIn(-128, 127),
           exponents ? RandomIn(0, 2) : 0);
     } else {
       PUT(mean - 2, 8, 0, 0);
@@ -303,13 +342,13 @@ static void CheckLayer(const DbfLayer* layer, const DbfKernels* kernels, int bat
       input[i] = (int8_t)Clamp((int)(40 * RandomNormal()) + layer->quantized->input_zero,
                                Clamp(low, -128, 127), 127);
     }
-    int8_t* expected = ReferenceInt8(layer, input, batch, height, width, out_h, out_w);
+    int8_t* expected = ReferenceInt8(layer, input, (Images){batch, height, width}, out_h, out_w);
     const size_t outputs = (size_t)batch * out_h * out_w * layer->filters;
     int8_t* output = malloc(outputs + 1);
-    for (int run = 0; run < 2; ++run) {
+    for (int time = 0; time < 2; ++time) {
       memset(output, 0x55, outputs);
       SpoilScratch(conv, DbfConvScratchBytes(conv));
-      DbfConvRun(conv, input, output);
+      DbfConvInvoke(conv, input, output);
       for (size_t i = 0; i < outputs; ++i) {
         CHECK(output[i] == expected[i],
               "%s: kernel %dx%d stride %dx%d dilation %dx%d same %d channels %d filters %d codes "
@@ -354,7 +393,7 @@ static void TestRandomLayers(int count) {
     quantized.sums = rounding;
     quantized.sums_bytes = sizeof(rounding);
     const Left left = LeftOf(layer);
-    if (left.run_h * left.run_w == 1 || RandomIn(0, 3) == 0) quantized.sums = NULL;
+    if (left.pool_h * left.pool_w == 1 || RandomIn(0, 3) == 0) quantized.sums = NULL;
     free(left.codes);
     uint8_t* features = malloc(3 * (layer->channels + layer->num_codes));
     FillFeatures(layer, features, &quantized.features_bytes);
@@ -430,7 +469,7 @@ static void TestBadLayers(void) {
   features[3 * channels + 2] = 15;
   ((int8_t*)test.alpha)[0] = 127;
   TRY(true, input_zero, 3);
-  bias[0] = INT32_MAX;  // the sums overflow
+  bias[0] = INT32_MAX;  // the accumulators overflow
   TRY(false, input_zero, 3);
 #undef TRY
   FreeLayer(&test);
@@ -452,7 +491,7 @@ static void TestBadSums(void) {
     const char* error;
   } cases[] = {
       {good, 2, 0, NULL},
-      {good, 2, 3, "sums without runs of taps"},
+      {good, 2, 3, "sums without pools"},
       {good, 16, 0, "sums of too many taps"},
       {{.sums = far, .sums_bytes = 2}, 2, 0, "sums is out of range"},
       {{.sums = sums, .sums_bytes = 3}, 2, 0, "sums has the wrong length"},

@@ -1,13 +1,13 @@
 // The TFLite side with a made-up runtime: the registrations and the delegate on good, wrong and
 // hostile models.
 
-#include "op.h"
+#include "tflite/op.h"
 
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
 
-#include "testing.h"
+#include "tests/testing.h"
 
 TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t num_options,
                                               void (*report_error)(const char*));
@@ -191,7 +191,7 @@ static void FreeRuntime(Runtime* runtime) {
 
 // Prepares and invokes the node through its registration, with options in memory of exactly their
 // size.
-static TfLiteStatus RunNode(Runtime* runtime) {
+static TfLiteStatus TryNode(Runtime* runtime) {
   const size_t size = (size_t)runtime->node.custom_initial_data_size;
   char* options = malloc(size > 0 ? size : 1);
   memcpy(options, runtime->node.custom_initial_data, size);
@@ -223,14 +223,14 @@ static void CheckOutput(const Runtime* runtime, bool dense, int rank) {
   test.layer.num_codes = dense ? 12 : 20;
   test.layer.alpha_float = runtime->tensors[kAlpha].data;
   test.layer.bias = runtime->tensors[kBias].data;
-  const int batch = dense ? 1 : 2, height = dense ? 1 : 7, width = dense ? 4 : 8;
+  const Images images = dense ? (Images){1, 1, 4} : (Images){2, 7, 8};
   int out_h, out_w;
   double largest;
   double* filters = Filters(&test.layer);
-  double* expected =
-      Reference(&test.layer, filters, input->data, batch, height, width, &out_h, &out_w, &largest);
+  double* expected = Reference(&test.layer, filters, input->data, images, &out_h, &out_w, &largest);
   CHECK(output->dims->size == rank, "rank %d", output->dims->size);
-  CHECK(output->bytes == sizeof(float) * batch * out_h * out_w * 5, "%zu bytes", output->bytes);
+  CHECK(output->bytes == sizeof(float) * images.batch * out_h * out_w * 5, "%zu bytes",
+        output->bytes);
   for (size_t i = 0; i < output->bytes / sizeof(float); ++i) {
     const double difference = fabs(((const float*)output->data)[i] - expected[i]);
     CHECK(difference < 1e-4, "output %zu: error %g", i, difference);
@@ -243,14 +243,14 @@ static void TestGood(void) {
   for (int dense = 0; dense < 2; ++dense) {
     Model model = GoodModel(dense);
     Runtime* runtime = NewRuntime(&model, dense);
-    CHECK(RunNode(runtime) == kTfLiteOk, "%s", runtime->message);
+    CHECK(TryNode(runtime) == kTfLiteOk, "%s", runtime->message);
     CheckOutput(runtime, dense, dense ? 2 : 4);
     FreeRuntime(runtime);
   }
   Model model = GoodModel(true);
   Find(&model, "keep_num_dims")->value = 1;
   Runtime* runtime = NewRuntime(&model, true);
-  CHECK(RunNode(runtime) == kTfLiteOk, "%s", runtime->message);
+  CHECK(TryNode(runtime) == kTfLiteOk, "%s", runtime->message);
   CheckOutput(runtime, true, 3);
   FreeRuntime(runtime);
 }
@@ -323,7 +323,7 @@ static void TestBadOptions(void) {
     Model model = GoodModel(false);
     Find(&model, bad[i].key)->value = bad[i].value;
     Runtime* runtime = NewRuntime(&model, false);
-    CHECK(RunNode(runtime) == kTfLiteError, "%s = %lld", bad[i].key, (long long)bad[i].value);
+    CHECK(TryNode(runtime) == kTfLiteError, "%s = %lld", bad[i].key, (long long)bad[i].value);
     FreeRuntime(runtime);
   }
   for (int dense = 0; dense < 2; ++dense) {
@@ -337,7 +337,7 @@ static void TestBadOptions(void) {
         if (change == 2) model.entries[i].key = dense ? "padding" : "keep_num_dims";
         if (change == 3) model.entries[i].blob_size = model.entries[i].blob_size == 0 ? 1 : 0;
         Runtime* runtime = NewRuntime(&model, dense);
-        CHECK(RunNode(runtime) == kTfLiteError, "change %d of %s", change, good.entries[i].key);
+        CHECK(TryNode(runtime) == kTfLiteError, "change %d of %s", change, good.entries[i].key);
         FreeRuntime(runtime);
       }
     }
@@ -346,7 +346,7 @@ static void TestBadOptions(void) {
   model.codes[6] = 0x80;  // past the grid, instead of another
   model.codes[0] = 0x7f;
   Runtime* runtime = NewRuntime(&model, false);
-  CHECK(RunNode(runtime) == kTfLiteError, "a code past the grid");
+  CHECK(TryNode(runtime) == kTfLiteError, "a code past the grid");
   FreeRuntime(runtime);
 }
 
@@ -415,7 +415,7 @@ static void TestBadTensors(void) {
     Model model = GoodModel(false);
     Runtime* runtime = NewRuntime(&model, false);
     const char* name = Change(runtime, i);
-    if (name != NULL) CHECK(RunNode(runtime) == kTfLiteError, "%s", name);
+    if (name != NULL) CHECK(TryNode(runtime) == kTfLiteError, "%s", name);
     FreeRuntime(runtime);
     if (name == NULL) break;
   }
@@ -440,7 +440,7 @@ static void TestQuantized(void) {
     runtime->quantization =
         (TfLiteAffineQuantizationParams){scale, Ints(1, cases[i].zero_point), cases[i].dimension};
     alpha->quantization = (TfLiteQuantization){kTfLiteAffineQuantization, &runtime->quantization};
-    CHECK((RunNode(runtime) == kTfLiteOk) == cases[i].good, "case %zu: %s", i, runtime->message);
+    CHECK((TryNode(runtime) == kTfLiteOk) == cases[i].good, "case %zu: %s", i, runtime->message);
     FreeRuntime(runtime);
   }
 }
@@ -494,7 +494,7 @@ static void TestInt8(void) {
     if (i != kFloatBias && !floats) runtime->tensors[kBias].type = kTfLiteInt32;
     Allocate(&runtime->tensors[kBias]);
     if (i == kCutAlpha) --runtime->tensors[kAlpha].bytes;
-    CHECK((RunNode(runtime) == kTfLiteOk) == (i == kGood), "case %d: %s", i, runtime->message);
+    CHECK((TryNode(runtime) == kTfLiteOk) == (i == kGood), "case %d: %s", i, runtime->message);
     // Coefficients and bias are 0, so that the output is its zero point, by ReLU the least.
     const TfLiteTensor* output = &runtime->tensors[kOutput];
     for (size_t j = 0; i == kGood && j < output->bytes; ++j) {
@@ -516,7 +516,7 @@ static void TestDamagedOptions(int rounds) {
   for (int length = 0; length < size; ++length) {
     runtime->node.custom_initial_data_size = length;
     runtime->message[0] = 0;
-    CHECK(RunNode(runtime) == kTfLiteError, "cut at %d", length);
+    CHECK(TryNode(runtime) == kTfLiteError, "cut at %d", length);
   }
   runtime->node.custom_initial_data_size = size;
   uint8_t good[sizeof(runtime->options)];
@@ -528,7 +528,7 @@ static void TestDamagedOptions(int rounds) {
           (uint8_t)(RandomIn(0, 1) ? Random() : Random() % 10);
     }
     runtime->message[0] = 0;
-    RunNode(runtime);
+    TryNode(runtime);
     SetDims(&runtime->tensors[kInput], Ints(4, 2, 7, 8, 6));
   }
   FreeRuntime(runtime);

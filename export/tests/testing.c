@@ -1,9 +1,9 @@
-#include "testing.h"
+#include "tests/testing.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "arena.h"
+#include "support/arena.h"
 
 long num_checks = 0;
 
@@ -66,7 +66,7 @@ bool* RandomCodes(const DbfLayer* layer, CodeSet kind) {
   bool* kept = calloc((size_t)spatial * channels, sizeof(*kept));
   bool* channel = calloc(channels, sizeof(*channel));
   const int step = 1 << RandomIn(0, 7), share = RandomIn(1, 8);
-  const int run_h = 1 << RandomIn(0, 2), run_w = 1 << RandomIn(0, 2);
+  const int pool_h = 1 << RandomIn(0, 2), pool_w = 1 << RandomIn(0, 2);
   for (int w = 0; w < channels; ++w) {
     channel[w] = kind == kAllCodes ||
                  (kind == kMultiplesCodes ? w % step == 0
@@ -76,10 +76,10 @@ bool* RandomCodes(const DbfLayer* layer, CodeSet kind) {
   for (int g = 0; g < spatial * channels; ++g) {
     kept[g] = channel[g % channels] || (kind == kSomeCodes && RandomIn(1, 8) <= share);
     const int u = g / channels / layer->kernel_w, v = g / channels % layer->kernel_w;
-    const bool constant = u % run_h == 0 && v % run_w == 0;
-    if (kind == kRunsCodes && constant) kept[g] = share > 5 || RandomIn(1, 8) <= share;
+    const bool constant = u % pool_h == 0 && v % pool_w == 0;
+    if (kind == kPoolCodes && constant) kept[g] = share > 5 || RandomIn(1, 8) <= share;
   }
-  kept[kind == kRunsCodes ? 0 : RandomIn(0, spatial * channels - 1)] = true;  // never an empty set
+  kept[kind == kPoolCodes ? 0 : RandomIn(0, spatial * channels - 1)] = true;  // never an empty set
   free(channel);
   return kept;
 }
@@ -130,8 +130,8 @@ enum { kLanes = 8 };
 __attribute__((noinline, no_sanitize("address", "thread", "undefined"))) static void AddProduct(
     const double* x, const double* w, size_t depth, size_t columns, double* out) {
   for (size_t k = 0; k < columns; k += kLanes) {
-    Pair* sums = (Pair*)(out + k);
-    Pair a = sums[0], b = sums[1], c = sums[2], d = sums[3];
+    Pair* acc = (Pair*)(out + k);
+    Pair a = acc[0], b = acc[1], c = acc[2], d = acc[3];
     for (size_t i = 0; i < depth; ++i) {
       const Pair* row = (const Pair*)(w + i * columns + k);
       a += x[i] * row[0];
@@ -139,7 +139,7 @@ __attribute__((noinline, no_sanitize("address", "thread", "undefined"))) static 
       c += x[i] * row[2];
       d += x[i] * row[3];
     }
-    sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
+    acc[0] = a, acc[1] = b, acc[2] = c, acc[3] = d;
   }
 }
 
@@ -198,8 +198,9 @@ static void Size(bool same, int in, int kernel, int stride, int dilation, int* o
   *pad = same && needed > 0 ? needed / 2 : 0;
 }
 
-double* Reference(const DbfLayer* layer, const double* filters, const float* input, int batch,
-                  int height, int width, int* out_h, int* out_w, double* largest) {
+double* Reference(const DbfLayer* layer, const double* filters, const float* input, Images images,
+                  int* out_h, int* out_w, double* largest) {
+  const int batch = images.batch, height = images.height, width = images.width;
   const int kh = layer->kernel_h, kw = layer->kernel_w;
   const size_t channels = layer->channels, count = layer->filters, columns = WholeLanes(count);
   const size_t taps = kh * kw * channels, size = (size_t)batch * height * width * channels;
@@ -212,31 +213,31 @@ double* Reference(const DbfLayer* layer, const double* filters, const float* inp
   }
   double* image = malloc(size * sizeof(*image) + 1);
   for (size_t i = 0; i < size; ++i) image[i] = input[i];
-  double* sums = calloc(columns, sizeof(*sums));
+  double* acc = calloc(columns, sizeof(*acc));
   double* output = malloc((size_t)batch * *out_h * *out_w * count * sizeof(*output) + 1);
   double* out = output;
   *largest = 0;
   for (int n = 0; n < batch; ++n) {
     for (int oy = 0; oy < *out_h; ++oy) {
       for (int ox = 0; ox < *out_w; ++ox) {
-        for (size_t k = 0; k < count; ++k) sums[k] = layer->bias != NULL ? layer->bias[k] : 0;
+        for (size_t k = 0; k < count; ++k) acc[k] = layer->bias != NULL ? layer->bias[k] : 0;
         for (int dy = 0; dy < kh; ++dy) {
           for (int dx = 0; dx < kw; ++dx) {
             const int y = oy * layer->stride_h + dy * layer->dilation_h - top;
             const int x = ox * layer->stride_w + dx * layer->dilation_w - left;
             if (y < 0 || y >= height || x < 0 || x >= width) continue;
             AddProduct(image + (((size_t)n * height + y) * width + x) * channels,
-                       weights + (dy * kw + dx) * channels * columns, channels, columns, sums);
+                       weights + (dy * kw + dx) * channels * columns, channels, columns, acc);
           }
         }
         for (size_t k = 0; k < count; ++k) {
-          *largest = fmax(*largest, fabs(sums[k]));
-          *out++ = Activate(layer->activation, sums[k]);
+          *largest = fmax(*largest, fabs(acc[k]));
+          *out++ = Activate(layer->activation, acc[k]);
         }
       }
     }
   }
-  free(sums);
+  free(acc);
   free(image);
   free(weights);
   return output;

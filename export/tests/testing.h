@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "plan.h"
+#include "plan/plan.h"
 
 // Counts a check, and ends the test with a message if it fails.
 #define CHECK(condition, ...)                                         \
@@ -56,7 +56,7 @@ typedef enum CodeSet {
   kChannelsCodes,   // all spatial codes x any channel codes
   kLeftOverCodes,   // such a set and a few codes more
   kOneCodes,
-  kRunsCodes,  // some of those that are constant over runs of taps
+  kPoolCodes,  // some of those that are constant over pools
   kNumCodeSets,
 } CodeSet;
 
@@ -72,10 +72,15 @@ void FreeLayer(TestLayer* test);
 // caller frees them.
 double* Filters(const DbfLayer* layer);
 
+// The size of an input.
+typedef struct Images {
+  int batch, height, width;
+} Images;
+
 // The output of `layer` with these filters; the caller frees it. *out_h and *out_w are set, and
 // *largest to the largest absolute output before the activation.
-double* Reference(const DbfLayer* layer, const double* filters, const float* input, int batch,
-                  int height, int width, int* out_h, int* out_w, double* largest);
+double* Reference(const DbfLayer* layer, const double* filters, const float* input, Images images,
+                  int* out_h, int* out_w, double* largest);
 
 // Overwrites the scratch memory of `owner`, as other layers would.
 void SpoilScratch(const void* owner, size_t bytes);

@@ -5,8 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "op.h"
-#include "tflite_abi.h"
+#include "tflite/op.h"
+#include "tflite/tflite_abi.h"
 
 TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t num_options,
                                               void (*report_error)(const char*));

@@ -1,8 +1,8 @@
-// Arithmetic on sizes that come from a file: a product or sum that does not fit sticks at SIZE_MAX,
-// and allocating that many elements fails.
+// Arithmetic on sizes. Those that come from a file may overflow: a product or sum that does not fit
+// sticks at SIZE_MAX, and allocating that many elements fails.
 
-#ifndef DBF_EXPORT_CHECKED_H_
-#define DBF_EXPORT_CHECKED_H_
+#ifndef DBF_EXPORT_SUPPORT_CHECKED_H_
+#define DBF_EXPORT_SUPPORT_CHECKED_H_
 
 #include <stddef.h>
 #include <stdint.h>
@@ -19,13 +19,21 @@ static inline size_t DbfAdd(size_t a, size_t b) {
   return __builtin_add_overflow(a, b, &sum) ? SIZE_MAX : sum;
 }
 
-// `count` zeroed elements of `size` bytes, never NULL for count = 0. NULL if there is no memory.
+static inline size_t DbfMin(size_t a, size_t b) { return a < b ? a : b; }
+static inline size_t DbfMax(size_t a, size_t b) { return a > b ? a : b; }
+static inline size_t DbfDivideUp(size_t a, size_t b) { return a / b + (a % b != 0); }
+
+// a rounded up to a multiple of b; SIZE_MAX if that does not fit.
+static inline size_t DbfRoundUp(size_t a, size_t b) { return DbfMul(DbfDivideUp(a, b), b); }
+
+// Allocates `count` zeroed elements of `size` bytes. Returns NULL only if there is no memory, also
+// for count 0.
 static inline void* DbfAllocate(size_t count, size_t size) {
   const size_t bytes = DbfMul(count, size);
   return bytes > PTRDIFF_MAX ? NULL : calloc(bytes > 0 ? bytes : 1, 1);
 }
 
-// The same, aligned to a cache line. *allocation is what is to be freed.
+// Allocates likewise, aligned to a cache line. *allocation is what is to be freed.
 static inline void* DbfAllocateAligned(size_t count, size_t size, void** allocation) {
   enum { kCacheLine = 64 };
   *allocation = DbfAllocate(DbfAdd(DbfMul(count, size), kCacheLine), 1);
@@ -33,4 +41,4 @@ static inline void* DbfAllocateAligned(size_t count, size_t size, void** allocat
   return (void*)(((uintptr_t)*allocation + kCacheLine - 1) / kCacheLine * kCacheLine);
 }
 
-#endif  // DBF_EXPORT_CHECKED_H_
+#endif  // DBF_EXPORT_SUPPORT_CHECKED_H_

@@ -1,13 +1,13 @@
 // The ops DBFConv2D and DBFDense of FORMAT.md, as TensorFlow Lite sees them.
 
-#ifndef DBF_EXPORT_OP_H_
-#define DBF_EXPORT_OP_H_
+#ifndef DBF_EXPORT_TFLITE_OP_H_
+#define DBF_EXPORT_TFLITE_OP_H_
 
 #include <stdbool.h>
 #include <stddef.h>
 
 #include "kernels/kernels.h"
-#include "tflite_abi.h"
+#include "tflite/tflite_abi.h"
 
 typedef struct DbfOp DbfOp;
 
@@ -26,11 +26,12 @@ DbfOp* DbfOpCreate(DbfOpType type, const void* options, size_t size, const DbfKe
 TfLiteStatus DbfOpPrepare(DbfOp* op, TfLiteContext* context, const TfLiteIntArray* inputs,
                           const TfLiteIntArray* outputs);
 
-// Computes the output of an op that is prepared.
+// Computes the output of an op that is prepared. Reports and returns kTfLiteError if its tensors
+// have changed since.
 TfLiteStatus DbfOpInvoke(DbfOp* op, TfLiteContext* context);
 
-// What a profiler shows of an op: kernels, type, bytes of packed coefficients and of scratch
-// memory. Valid until the next call or the op is freed.
+// Returns what a profiler shows of an op: instruction set, type, bytes of packed coefficients and
+// of scratch memory. It is valid until the next call or until the op is freed.
 const char* DbfOpProfile(DbfOp* op);
 
 void DbfOpFree(DbfOp* op);
@@ -42,9 +43,9 @@ DBF_EXPORT void dbf_memory(size_t* packed, size_t* scratch);
 DBF_EXPORT const TfLiteRegistration* dbf_conv2d_registration(void);
 DBF_EXPORT const TfLiteRegistration* dbf_dense_registration(void);
 
-// The instruction set that the registrations' ops use from now on: a name of kernels.h, or
-// NULL for the best. Returns false, and changes nothing, if this processor does not
-// have it.
+// Sets the instruction set that the registrations' ops use from now on: a name of
+// kernels/kernels.h, or NULL for the best. Returns false, and changes nothing, if this processor
+// does not have it.
 DBF_EXPORT bool dbf_set_isa(const char* isa);
 
-#endif  // DBF_EXPORT_OP_H_
+#endif  // DBF_EXPORT_TFLITE_OP_H_

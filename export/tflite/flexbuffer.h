@@ -3,8 +3,8 @@
 // Every access is bounded by the buffer, so arbitrary bytes give an error and never a read outside
 // of it.
 
-#ifndef DBF_EXPORT_FLEXBUFFER_H_
-#define DBF_EXPORT_FLEXBUFFER_H_
+#ifndef DBF_EXPORT_TFLITE_FLEXBUFFER_H_
+#define DBF_EXPORT_TFLITE_FLEXBUFFER_H_
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -36,4 +36,4 @@ bool DbfFlexMapInt(const DbfFlexMap* map, size_t i, int64_t* value);
 // leaves the buffer.
 bool DbfFlexMapBlob(const DbfFlexMap* map, size_t i, const uint8_t** blob, size_t* size);
 
-#endif  // DBF_EXPORT_FLEXBUFFER_H_
+#endif  // DBF_EXPORT_TFLITE_FLEXBUFFER_H_

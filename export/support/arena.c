@@ -1,9 +1,9 @@
-#include "arena.h"
+#include "support/arena.h"
 
 #include <pthread.h>
 #include <stdbool.h>
 
-#include "checked.h"
+#include "support/checked.h"
 
 struct DbfArena {
   const void* owner;

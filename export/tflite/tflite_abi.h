@@ -6,8 +6,8 @@
 // is longer in reality: only its leading fields are declared, and the runtime alone creates it. The
 // other structs are complete, because we pass some of them by value or create them ourselves.
 
-#ifndef DBF_EXPORT_TFLITE_ABI_H_
-#define DBF_EXPORT_TFLITE_ABI_H_
+#ifndef DBF_EXPORT_TFLITE_TFLITE_ABI_H_
+#define DBF_EXPORT_TFLITE_TFLITE_ABI_H_
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -146,4 +146,4 @@ typedef struct TfLiteDelegateParams {
   TfLiteIntArray* output_tensors;
 } TfLiteDelegateParams;
 
-#endif  // DBF_EXPORT_TFLITE_ABI_H_
+#endif  // DBF_EXPORT_TFLITE_TFLITE_ABI_H_

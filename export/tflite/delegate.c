@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "checked.h"
-#include "op.h"
-#include "tflite_abi.h"
+#include "support/checked.h"
+#include "tflite/op.h"
+#include "tflite/tflite_abi.h"
 
 typedef struct DbfDelegate {
   TfLiteDelegate base;  // first, so that a pointer to it is a pointer to this
@@ -40,7 +40,8 @@ static void FreeClaimed(TfLiteContext* context, void* user_data) {
   free(claimed);
 }
 
-// NULL if there is no memory or the runtime does not do as documented; preparing then fails.
+// Makes what a claimed node needs. Returns NULL if there is no memory or the runtime does not do as
+// documented; preparing then fails.
 static void* InitClaimed(TfLiteContext* context, const char* buffer, size_t length) {
   (void)length;
   const TfLiteDelegateParams* params = (const TfLiteDelegateParams*)buffer;

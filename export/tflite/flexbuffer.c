@@ -1,4 +1,4 @@
-#include "flexbuffer.h"
+#include "tflite/flexbuffer.h"
 
 #include <string.h>
 

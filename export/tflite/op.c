@@ -1,14 +1,15 @@
-#include "op.h"
+#include "tflite/op.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "arena.h"
-#include "checked.h"
-#include "conv.h"
-#include "flexbuffer.h"
+#include "engine/conv.h"
+#include "support/arena.h"
+#include "support/checked.h"
+#include "support/require.h"
+#include "tflite/flexbuffer.h"
 
 enum { kBlobs = 3 };  // options that are blobs: codes, features and sums
 
@@ -47,22 +48,72 @@ bool DbfOpTypeOf(const char* name, DbfOpType* type) {
   return *type == kDbfDense || strcmp(name, "DBFConv2D") == 0;
 }
 
-// An integer option: its key, the ops that have it (bits 1 << DbfOpType), where it goes and its
-// range.
+// An integer option.
 typedef struct Option {
   const char* key;
-  int ops;
+  int ops;  // those that have it, a bit 1 << DbfOpType each
   int32_t* value;
   int32_t min, max;
   bool seen;
 } Option;
 
-// Reads `size` bytes of options into `op`. Returns a message, or NULL.
+// An option that is a blob.
+typedef struct Blob {
+  const char *key, *error;  // error: if it is none
+  const uint8_t** data;
+  size_t* size;
+} Blob;
+
+// Where the options of an op go.
+typedef struct Options {
+  Option* integers;
+  size_t num_integers;
+  const Blob* blobs;  // [kBlobs]
+} Options;
+
+// Reads entry `i` of a map, whose key is `key`. Returns an error message, or NULL.
+static const char* ReadOption(const Options* options, DbfOpType type, const DbfFlexMap* map,
+                              size_t i, const char* key) {
+  for (const Blob* blob = options->blobs; blob < options->blobs + kBlobs; ++blob) {
+    if (strcmp(key, blob->key) != 0) continue;
+    if (*blob->data != NULL) return "an option is given twice";
+    return DbfFlexMapBlob(map, i, blob->data, blob->size) ? NULL : blob->error;
+  }
+  Option *option = options->integers, *end = options->integers + options->num_integers;
+  while (option < end && (!(option->ops >> type & 1) || strcmp(option->key, key) != 0)) ++option;
+  if (option == end) return "unknown option: the model needs a later version of this library";
+  int64_t value;
+  if (option->seen) return "an option is given twice";
+  if (!DbfFlexMapInt(map, i, &value)) return "an option is not an integer";
+  if (value < option->min || value > option->max) {
+    return strcmp(key, "version") == 0
+               ? "unknown version: the model needs a later version of this library"
+               : "an option is out of range";
+  }
+  *option->value = (int32_t)value;
+  option->seen = true;
+  return NULL;
+}
+
+// Copies the blobs that are given, as the buffer that they are read from does not last.
+static const char* CopyBlobs(DbfOp* op, const Blob* blobs) {
+  for (size_t b = 0; b < kBlobs; ++b) {
+    if (*blobs[b].data == NULL) continue;
+    op->blobs[b] = DbfAllocate(*blobs[b].size, 1);
+    if (op->blobs[b] == NULL) return "out of memory";
+    memcpy(op->blobs[b], *blobs[b].data, *blobs[b].size);
+    *blobs[b].data = op->blobs[b];
+  }
+  return NULL;
+}
+
+// Reads `size` bytes of options into `op`. Returns an error message, or NULL.
 static const char* ParseOptions(DbfOp* op, const void* data, size_t size) {
   enum { kConv = 1 << kDbfConv2D, kDense = 1 << kDbfDense, kBoth = kConv | kDense };
   DbfLayer* layer = &op->layer;
+  DbfQuantized* quantized = &op->quantized;
   int32_t version, activation, padding = 1, keep_num_dims = 0;
-  Option options[] = {
+  Option integers[] = {
       {"version", kBoth, &version, 1, 1, false},
       {"channels", kBoth, &layer->channels, 1, INT32_MAX, false},
       {"activation", kBoth, &activation, 0, 3, false},
@@ -75,63 +126,29 @@ static const char* ParseOptions(DbfOp* op, const void* data, size_t size) {
       {"padding", kConv, &padding, 0, 1, false},
       {"keep_num_dims", kDense, &keep_num_dims, 0, 1, false},
   };
-  const size_t num_options = sizeof(options) / sizeof(options[0]);
-  DbfQuantized* quantized = &op->quantized;
-  const struct {
-    const char *key, *error;
-    const uint8_t** data;
-    size_t* size;
-  } blobs[kBlobs] = {
+  const Blob blobs[kBlobs] = {
       {"codes", "option codes is not a blob", &layer->codes, &layer->codes_bytes},
       {"features", "option features is not a blob", &quantized->features,
        &quantized->features_bytes},
       {"sums", "option sums is not a blob", &quantized->sums, &quantized->sums_bytes},
   };
+  const Options options = {integers, sizeof(integers) / sizeof(integers[0]), blobs};
   DbfFlexMap map;
   if (!DbfFlexMapOpen(data, size, &map)) return "the options are not a flexbuffer map";
   for (size_t i = 0; i < map.count; ++i) {
     const char* key = DbfFlexMapKey(&map, i);
     if (key == NULL) return "the options are damaged";
-    size_t b = 0;
-    while (b < kBlobs && strcmp(key, blobs[b].key) != 0) ++b;
-    if (b < kBlobs) {
-      if (*blobs[b].data != NULL) return "an option is given twice";
-      if (!DbfFlexMapBlob(&map, i, blobs[b].data, blobs[b].size)) return blobs[b].error;
-      continue;
-    }
-    Option* option = options;
-    while (option < options + num_options &&
-           (!(option->ops >> op->type & 1) || strcmp(option->key, key) != 0)) {
-      ++option;
-    }
-    if (option == options + num_options)
-      return "unknown option: the model needs a later version of this library";
-    int64_t value;
-    if (option->seen) return "an option is given twice";
-    if (!DbfFlexMapInt(&map, i, &value)) return "an option is not an integer";
-    if (value < option->min || value > option->max) {
-      return option->value == &version
-                 ? "unknown version: the model needs a later version of this library"
-                 : "an option is out of range";
-    }
-    *option->value = (int32_t)value;
-    option->seen = true;
+    const char* error = ReadOption(&options, op->type, &map, i, key);
+    if (error != NULL) return error;
   }
   if (layer->codes == NULL) return "option codes is missing";
-  for (size_t i = 0; i < num_options; ++i) {
-    if (options[i].ops >> op->type & 1 && !options[i].seen) return "an option is missing";
+  for (size_t i = 0; i < options.num_integers; ++i) {
+    if (integers[i].ops >> op->type & 1 && !integers[i].seen) return "an option is missing";
   }
   layer->activation = (DbfActivation)activation;
   layer->same_padding = padding == 0;
   op->keep_num_dims = keep_num_dims;
-  for (size_t b = 0; b < kBlobs; ++b) {
-    if (*blobs[b].data == NULL) continue;
-    op->blobs[b] = DbfAllocate(*blobs[b].size, 1);
-    if (op->blobs[b] == NULL) return "out of memory";
-    memcpy(op->blobs[b], *blobs[b].data, *blobs[b].size);
-    *blobs[b].data = op->blobs[b];
-  }
-  return NULL;
+  return CopyBlobs(op, blobs);
 }
 
 DbfOp* DbfOpCreate(DbfOpType type, const void* options, size_t size, const DbfKernels* kernels) {
@@ -162,7 +179,7 @@ static TfLiteTensor* TensorAt(TfLiteContext* context, const TfLiteIntArray* list
   return index >= 0 && (size_t)index < context->tensors_size ? &context->tensors[index] : NULL;
 }
 
-// The number of elements, SIZE_MAX if it overflows or a dimension is negative.
+// Returns the number of elements, SIZE_MAX if it overflows or a dimension is negative.
 static size_t Elements(const TfLiteTensor* tensor) {
   size_t count = 1;
   for (int i = 0; i < tensor->dims->size; ++i) {
@@ -171,7 +188,7 @@ static size_t Elements(const TfLiteTensor* tensor) {
   return count;
 }
 
-// Bytes of so many elements of a type that the ops know, SIZE_MAX for other types.
+// Returns the bytes of so many elements of a type that the ops know, SIZE_MAX for other types.
 static size_t BytesOf(size_t elements, TfLiteType type) {
   switch (type) {
     case kTfLiteFloat32:
@@ -385,7 +402,8 @@ TfLiteStatus DbfOpInvoke(DbfOp* op, TfLiteContext* context) {
     context->ReportError(context, "DBF op: the tensors have changed since the op was prepared");
     return kTfLiteError;
   }
-  DbfConvRun(op->conv, input->data, output->data);
+  DBF_REQUIRE(op->conv != NULL, "invoked before it was prepared");
+  DbfConvInvoke(op->conv, input->data, output->data);
   return kTfLiteOk;
 }
 
