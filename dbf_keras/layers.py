@@ -1,4 +1,8 @@
-"""Layers whose filters are learnt combinations of fixed binary codes: `DBFConv2D` and `DBFDense`."""
+"""Layers whose filters are learnt combinations of fixed binary codes: `DBFConv2D` and `DBFDense`.
+
+Their constructors spell out the parameters of their plain twins, for editors and `inspect.signature`, and so are long.
+What the layers do is in `dbf_keras.mixins`.
+"""
 
 from __future__ import annotations
 

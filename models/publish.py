@@ -230,7 +230,7 @@ def _overall_ratio(model: keras.Model) -> float:
     """The share of all codes of all DBF layers that is kept, a code counting once a filter."""
     layers = [layer for layer in model.layers if isinstance(layer, DBFConv2D)]
     kept = sum(np.prod(layer.coefficients.shape) for layer in layers)
-    return float(kept / sum(np.prod(layer.kernel.shape) for layer in layers))
+    return float(kept / sum(np.prod(layer.twin_shape) for layer in layers))
 
 
 def _codes_text(entry: dict[str, Any]) -> str:

@@ -110,16 +110,15 @@ def convert(
     if mode == ONTHEFLY or quantize in ("weights", "int4"):
         file = flatfile.load(data)
         if mode == ONTHEFLY:
-            found = _write_on_the_fly(file, records, model, data, explicit, samples)
-            _raise_if_strict(strict, found, mode)
+            _write_on_the_fly(file, records, model, data, explicit, samples)
+            _raise_if_strict(strict, records, mode)
         if quantize in ("weights", "int4"):
             quantization.quantize_weights(file, int4=quantize == "int4")
         data = flatfile.dump(file)
     if labels is not None:
         data = _described(data, model, form, labels)
 
-    reports = tuple(_report(record, quantize) for record in records)
-    result = ExportResult(data, form, reports, _ordinary(layers, records, quantize))
+    result = ExportResult(data, form, _reports(records, quantize), _ordinary(layers, records, quantize))
     return _checked(result, model, explicit, samples, inputs) if check else result
 
 
@@ -192,8 +191,8 @@ def _write_on_the_fly(
     data: bytes,
     explicit: bytes,
     samples: list[list[np.ndarray]] | None,
-) -> list[LayerRecord]:
-    """Rewrites a file's ops to ours; layers without such an op become explicit. Returns the records.
+) -> None:
+    """Rewrites a file's ops to ours; the records of layers without such an op become explicit.
 
     Args:
         file: ``ModelT`` of ``data``; changed in place.
@@ -214,7 +213,6 @@ def _write_on_the_fly(
         reason = found.get(position, "no op of the converted file has these filters times a scale")
         if reason:
             record.make_explicit(reason, failed=True)
-    return records
 
 
 def _raise_if_strict(strict: bool, records: list[LayerRecord], mode: str) -> None:
@@ -226,18 +224,20 @@ def _raise_if_strict(strict: bool, records: list[LayerRecord], mode: str) -> Non
         )
 
 
-def _report(record: LayerRecord, quantize: str | None) -> LayerReport:
-    filters = record.filters
-    count, kept = filters.alpha.shape
-    return LayerReport(
-        filters.name,
-        record.form,
-        4 * filters.taps * count,
-        _stored_bytes(filters, record.form, quantize),
-        kept,
-        filters.taps,
-        record.reason,
-        record.failed,
+def _reports(records: list[LayerRecord], quantize: str | None) -> tuple[LayerReport, ...]:
+    """Reports on the DBF layers."""
+    return tuple(
+        LayerReport(
+            record.filters.name,
+            record.form,
+            bytes_explicit=4 * record.filters.taps * len(record.filters.alpha),
+            bytes_file=_stored_bytes(record.filters, record.form, quantize),
+            kept=record.filters.alpha.shape[1],
+            codes=record.filters.taps,
+            reason=record.reason,
+            failed=record.failed,
+        )
+        for record in records
     )
 
 

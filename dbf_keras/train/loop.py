@@ -24,7 +24,7 @@ from dbf_keras.train.start import start_from
 from dbf_keras.train.teacher import Teacher, to_logits
 
 
-# Nine settings, each its own: a class of them would be `dbf_keras.train.settings.Settings`, which calls this.
+# Long for its docstring, with a parameter for each part of `dbf_keras.train.settings.Settings`, which calls this.
 def train(
     model_fn: Callable[[], keras.Model],
     dataset: data.Dataset,
@@ -75,13 +75,10 @@ def train(
     run = {
         "recipe": dataclasses.asdict(recipe),
         "seed": seed,
-        "architecture_sha256": hashlib.sha256(model.to_json().encode()).hexdigest(),
-        "train_images": len(dataset.y_train),
-        "labels_sha256": hashlib.sha256(np.ascontiguousarray(dataset.y_train, np.int64).data).hexdigest(),
         "precision": precision,
         "start": start,
         "teacher": teacher and dataclasses.asdict(teacher),
-        "backend": keras.backend.backend(),
+        **_fingerprint(model, dataset),
     }
     done = None if overwrite else checkpoint.finished(output, run)
     if done is not None:
@@ -91,15 +88,8 @@ def train(
 
     activation = model.layers[-1].activation
     with computing_in(precision, all_layers(model)):
-        trainer = engine.Engine(
-            to_logits(model),
-            recipe.optimizer(steps),
-            dataset.classes,
-            recipe.label_smoothing,
-            augmentation.Augmentation(**recipe.augmentation) if recipe.augmentation else None,
-            engine.Lesson(teacher.load(dataset), teacher.temperature, teacher.weight) if teacher else None,
-            scale_loss=precision == "mixed_float16",
-        )
+        lesson = engine.Lesson(teacher.load(dataset), teacher.temperature, teacher.weight) if teacher else None
+        trainer = _engine(model, dataset, recipe, steps, lesson, scale_loss=precision == "mixed_float16")
         saved = checkpoint.Checkpoint(output, run, trainer.variables)
         history = saved.restore()
         if start is not None and not history:
@@ -115,6 +105,49 @@ def train(
                     print(_line(row, recipe.epochs, seconds), flush=True)
                 show(len(history) / recipe.epochs)
     model.layers[-1].activation = activation
+    _finish(model, dataset, output, saved, history)
+    return history
+
+
+def _fingerprint(model: keras.Model, dataset: data.Dataset) -> dict[str, Any]:
+    """What says of which network, data and backend a training is."""
+    return {
+        "architecture_sha256": hashlib.sha256(model.to_json().encode()).hexdigest(),
+        "train_images": len(dataset.y_train),
+        "labels_sha256": hashlib.sha256(np.ascontiguousarray(dataset.y_train, np.int64).data).hexdigest(),
+        "backend": keras.backend.backend(),
+    }
+
+
+def _engine(
+    model: keras.Model,
+    dataset: data.Dataset,
+    recipe: Recipe,
+    steps: int,
+    lesson: engine.Lesson | None,
+    scale_loss: bool,
+) -> engine.Engine:
+    """The compiled loops of a training; the model loses its softmax."""
+    changes = augmentation.Augmentation(**recipe.augmentation) if recipe.augmentation else None
+    return engine.Engine(
+        to_logits(model),
+        recipe.optimizer(steps),
+        dataset.classes,
+        recipe.label_smoothing,
+        changes,
+        lesson,
+        scale_loss=scale_loss,
+    )
+
+
+def _finish(
+    model: keras.Model,
+    dataset: data.Dataset,
+    output: pathlib.Path,
+    saved: checkpoint.Checkpoint,
+    history: checkpoint.History,
+) -> None:
+    """Writes what a finished training leaves: the history, the curve, and last the model."""
     for layer in all_layers(model):
         if isinstance(layer, DBFConv2D | DBFDense):
             layer.fix_rounding()
@@ -123,7 +156,6 @@ def train(
         plots.write(output.with_suffix(".png"), lambda path: plot_history(history, path))
         command.write_atomically(output, lambda path: keras_file.save(model, path, dataset.class_names))
         saved.remove()
-    return history
 
 
 def _steps(dataset: data.Dataset, recipe: Recipe) -> int:
