@@ -11,4 +11,10 @@ void DbfProjectFloat(const DbfConv* conv, const DbfRows* rows, char* scratch, vo
                      size_t pitch);
 void DbfFillPaddingFloat(const DbfConv* conv, size_t out, char* scratch, size_t at);
 
+// What both have in their tables of stages.
+#define DBF_FLOAT_STAGES                                                            \
+  .number = sizeof(float), .wide = sizeof(float), .vectors = 1, .add = DbfAddFloat, \
+  .set_padding = DbfSetPaddingFloat, .project = DbfProjectFloat,                    \
+  .fill_padding = DbfFillPaddingFloat
+
 #endif  // DBF_EXPORT_ENGINE_FLOATS_H_

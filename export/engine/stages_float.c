@@ -153,15 +153,6 @@ static void Multiply(const DbfConv* conv, const DbfPiece* piece, char* scratch) 
 }
 
 const DbfStages kDbfStagesFloat = {
-    .number = sizeof(float),
-    .wide = sizeof(float),
-    .vectors = 1,
-    .piece_pixels = PiecePixels,
-    .measure = Measure,
-    .add = DbfAddFloat,
-    .set_padding = DbfSetPaddingFloat,
-    .project = DbfProjectFloat,
-    .combine = Combine,
-    .fill_padding = DbfFillPaddingFloat,
-    .multiply = Multiply,
+    DBF_FLOAT_STAGES,   .piece_pixels = PiecePixels, .measure = Measure,
+    .combine = Combine, .multiply = Multiply,
 };

@@ -125,15 +125,6 @@ static void Multiply(const DbfConv* conv, const DbfPiece* piece, char* scratch) 
 }
 
 const DbfStages kDbfStagesWinograd = {
-    .number = sizeof(float),
-    .wide = sizeof(float),
-    .vectors = 1,
-    .piece_pixels = PiecePatches,
-    .measure = Measure,
-    .add = DbfAddFloat,
-    .set_padding = DbfSetPaddingFloat,
-    .project = DbfProjectFloat,
-    .combine = Combine,
-    .fill_padding = DbfFillPaddingFloat,
-    .multiply = Multiply,
+    DBF_FLOAT_STAGES,   .piece_pixels = PiecePatches, .measure = Measure,
+    .combine = Combine, .multiply = Multiply,
 };
