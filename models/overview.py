@@ -13,13 +13,17 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from dbf_keras import command, zoo
+from dbf_keras.forms import EXPLICIT, FORMS, ONTHEFLY, Form
 
 # Kinds of files, and the roles that hold one: of a DBF model its coefficients, of a plain one its filters.
 _KINDS = {
-    "float32": ("onthefly", "explicit"),
-    "int8 weights": ("onthefly_int8_weights", "explicit_int8_weights"),
-    "int8": ("onthefly_int8", "explicit_int8"),
-    "int4 coefficients": ("onthefly_int4_weights",),
+    title: tuple(Form(mode, quantize).role for mode in (ONTHEFLY, EXPLICIT) if Form(mode, quantize) in FORMS)
+    for title, quantize in (
+        ("float32", None),
+        ("int8 weights", "weights"),
+        ("int8", "int8"),
+        ("int4 coefficients", "int4"),
+    )
 }
 # Accuracies that the paper reports, as far as we know them, by data set, network and ρ.
 _PAPER = {("cifar10", "resnet18", 0.25): 0.8802, ("mnist", "dbfnet", 0.25): 0.995}
