@@ -118,7 +118,7 @@ def frontier(found: Iterable[tuple[int, float, str]]) -> list[tuple[int, float, 
 def draw(index: Mapping[str, Any], path: str) -> None:
     """Draws accuracy against bytes of all files, a panel a data set, as far down as files with int8 weights reach."""
     by_dataset = rows(index)
-    figure = Figure(figsize=(9.5, 5 * len(by_dataset)), layout="constrained")
+    figure = Figure(figsize=(8, 4.8 * len(by_dataset)), layout="constrained")
     panels = figure.subplots(len(by_dataset), squeeze=False)[:, 0]
     for axes, (dataset, entries) in zip(panels, by_dataset.items(), strict=True):
         references = [reference for reference in _REFERENCES if reference[0] == dataset]
@@ -142,19 +142,19 @@ def draw(index: Mapping[str, Any], path: str) -> None:
         top = 0.0
         for size, right, name in best:
             if right > top:  # Else there is no room for the name.
-                place, options = (size / 1000, 100 * right), {"textcoords": "offset points", "fontsize": "x-small"}
+                place, options = (size / 1000, 100 * right), {"textcoords": "offset points", "fontsize": "small"}
                 axes.annotate(name.removesuffix(f"_{dataset}"), place, (-4, 4), ha="right", **options)
                 top = right + margin / 3
         for marker, (_, label, size, right) in zip("*PX", references, strict=False):
             axes.plot(size / 1000, 100 * right, f"k{marker}", ms=9, label=label)
         axes.set(title=dataset, xlabel="file, kB", ylabel="test accuracy, %", xscale="log")
         axes.set_ylim(*(100 * limit for limit in limits))
-        axes.margins(x=0.15)
+        axes.margins(x=0.22)
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="x-small", loc="lower right")
+        axes.legend(fontsize="small", loc="lower right")
     figure.savefig(path, format="png", dpi=110)
 
 
