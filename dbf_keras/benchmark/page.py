@@ -197,7 +197,7 @@ _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>dbf_keras.benchmark</title>
+<title>dbf benchmark</title>
 <style>
 :root { color-scheme: light dark; --text: #1d2329; --soft: #66707a; --line: #e0e4e9; --back: #fff; --card: #f7f8fa; }
 @media (prefers-color-scheme: dark) {
@@ -241,7 +241,7 @@ dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem 1.2rem; color: v
 dd { margin: 0; }
 $colours
 </style>
-<h1>dbf_keras.benchmark</h1>
+<h1>dbf benchmark</h1>
 $tables
 <div class="charts">$charts</div>
 <section><h2>Every repetition <small>ms; the line is the median</small></h2>$strips</section>
