@@ -128,7 +128,7 @@ def overview() -> Figure:
 def _draw_sum(figure) -> None:
     layer = dbf_keras.load_zoo(SUM_MODEL).get_layer(SUM_LAYER)
     taps = (*layer.kernel_size, layer.kernel.shape[2])
-    alpha = np.asarray(layer.coefficients)
+    alpha = np.asarray(layer.rounded_coefficients)
     # The filter and channel whose smallest weight is the largest: every term is to be seen.
     sums = {
         (k, c): channel_as_sum(alpha[:, k], layer.codes, taps, c) for k in range(alpha.shape[1]) for c in range(taps[2])

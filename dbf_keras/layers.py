@@ -31,8 +31,9 @@ class DBFConv2D(ContractsMixin, FoldedMixin, keras.layers.Conv2D):
         alpha_initializer: initialiser of α; by default normal and such that the filters are white noise of He variance
             in the space of the kept codes: var α = 2 / (P·n) if these are orthogonal. Cannot be combined with
             ``kernel_initializer``.
-        alpha_regularizer: regulariser of α.
-        alpha_constraint: constraint on α.
+        alpha_regularizer: regulariser of the coefficients as they are trained, α·√P for P taps: those of codes of unit
+            norm. At ρ = 1 and orthogonal codes an L2 penalty of them is that of the filters.
+        alpha_constraint: constraint on these.
         alpha_bits: None, or 2 to 8: compute with α rounded to so many bits, with a symmetric scale a filter. Gradients
             pass as if it were not, so that the layer is trained for ``quantize="int4"`` (4 bits) of the exporter,
             whose file then holds the very same numbers.
@@ -125,8 +126,8 @@ class DBFDense(ContractsMixin, FoldedMixin, keras.layers.Dense):
         ratio: ρ, the share of the C codes that is kept, 0 < ratio <= 1.
         selection: which codes are kept.
         alpha_initializer: initialiser of α.
-        alpha_regularizer: regulariser of α.
-        alpha_constraint: constraint on α.
+        alpha_regularizer: regulariser of the coefficients as they are trained, α·√C.
+        alpha_constraint: constraint on these.
         alpha_bits: None, or 2 to 8: compute with α rounded to so many bits.
 
     Input: [batch, ..., channels]. Output: [batch, ..., units].

@@ -80,8 +80,8 @@ def value_and_gradients(layer, x, target):
 
 
 def alpha_gradient(layer, kernel_gradient):
-    """∂L/∂α from ∂L/∂kernel by the chain rule: the adjoint of the kernel's generation, in NumPy."""
-    filters = np.moveaxis(kernel_gradient.reshape(*layer.filter_shape, -1), -1, 0)
+    """∂L/∂(α·√P) from ∂L/∂kernel by the chain rule: the adjoint of the kernel's generation, in NumPy."""
+    filters = np.moveaxis(kernel_gradient.reshape(*layer.filter_shape, -1), -1, 0) / np.prod(layer.filter_shape) ** 0.5
     if layer.codes is not None:
         return codes.analyze(filters, layer.codes, layer.filter_shape).T
     taps = int(np.prod(layer.filter_shape))
@@ -175,7 +175,7 @@ def test_alpha_of_few_bits_has_the_scale_of_least_error(bits, most_error):
     layer.build((1, 8, 8, 16))
     alpha = np.random.default_rng(0).standard_normal((128, 64)).astype(np.float32)
     alpha[:, 1] = 0
-    layer.coefficients.assign(alpha)
+    layer.coefficients.assign(alpha * layer.coefficient_scale)
     rounded = ops.convert_to_numpy(layer.rounded_coefficients)
     assert not rounded[:, 1].any()
     alpha, rounded = np.delete(alpha, 1, 1), np.delete(rounded, 1, 1)
@@ -191,10 +191,10 @@ def test_fixed_alpha_of_few_bits_rounds_to_itself():
     rounded = ops.convert_to_numpy(layer.rounded_coefficients)
     layer.fix_rounding()
     fixed = ops.convert_to_numpy(layer.coefficients)
-    np.testing.assert_allclose(fixed, rounded, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(ops.convert_to_numpy(layer.rounded_coefficients), fixed, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(fixed / layer.coefficient_scale, rounded, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.rounded_coefficients), rounded, rtol=0, atol=1e-6)
     layer.coefficients.assign(fixed.astype(np.float16).astype(np.float32))  # As the zoo stores them.
-    np.testing.assert_allclose(ops.convert_to_numpy(layer.rounded_coefficients), fixed, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.rounded_coefficients), rounded, rtol=1e-3, atol=1e-6)
 
 
 def test_alpha_of_few_bits_is_rounded_in_float32_under_mixed_precision():
@@ -202,7 +202,7 @@ def test_alpha_of_few_bits_is_rounded_in_float32_under_mixed_precision():
     inputs = keras.Input((8, 8, 16))
     rounding, rounded = DBFConv2D(alpha_bits=4, **arguments), DBFConv2D(**arguments)
     model, twin = (keras.Model(inputs, layer(inputs)) for layer in (rounding, rounded))
-    rounded.coefficients.assign(rounding.rounded_coefficients)
+    rounded.coefficients.assign(rounding.rounded_coefficients * rounding.coefficient_scale)
     x = RNG.standard_normal((2, 8, 8, 16)).astype(np.float32)
     np.testing.assert_array_equal(*(ops.convert_to_numpy(ops.cast(m(x), "float32")) for m in (model, twin)))
 

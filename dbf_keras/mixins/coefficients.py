@@ -41,8 +41,12 @@ def rounded(alpha: Any, bits: int) -> Any:
 class CoefficientsMixin(MixinBase):
     """Creates, fits and rounds the coefficients.
 
+    The variable holds α times `coefficient_scale`, √P for P taps: the coefficients of codes of unit norm. A step of any
+    optimizer on these is that step on the filters, as far as the codes are orthogonal and reach.
+
     Attributes:
-        coefficients: α, the variable [n, filters].
+        coefficients: the variable [n, filters], α times `coefficient_scale`.
+        coefficient_scale: √P; 1 in layers of files before version 0.2, which stay as they are.
         codes: the kept grid indices [n] in the order of α's first axis; None for ``"sp_ovsf"``, which has no grid form.
         filter_shape: (kh, kw, C), the taps of a filter; a dense layer's is (1, 1, C).
     """
@@ -73,6 +77,7 @@ class CoefficientsMixin(MixinBase):
         self.alpha_regularizer = keras.regularizers.get(alpha_regularizer)
         self.alpha_constraint = keras.constraints.get(alpha_constraint)
         self.alpha_bits = alpha_bits
+        self.unit_norm = True
 
     def _build_coefficients(self, filter_shape: tuple[int, int, int], filters: int) -> None:
         """Creates α and bias.
@@ -82,6 +87,7 @@ class CoefficientsMixin(MixinBase):
             filters: K.
         """
         self.filter_shape = filter_shape
+        self.coefficient_scale = math.sqrt(math.prod(filter_shape)) if self.unit_norm else 1.0
         self._inverse_gram: np.ndarray | None = None
         count = dbf_codes.count(math.prod(filter_shape), self.ratio)
         if self.selection == dbf_codes.SP_OVSF:
@@ -93,14 +99,15 @@ class CoefficientsMixin(MixinBase):
                 and math.prod(filter_shape[:2]) <= _MOST_INVERTED_TAPS
             ):
                 self._inverse_gram = dbf_codes.inverse_gram(self.codes, filter_shape)
+        initial = self._initial_alpha(count)
         self.coefficients = self.add_weight(
             name="alpha",
             shape=(count, filters),
-            initializer=self._initial_coefficients(count),
+            initializer=lambda shape, dtype=None, **_: initial(shape, dtype=dtype) * self.coefficient_scale,
             regularizer=self.alpha_regularizer,
             constraint=self.alpha_constraint,
             trainable=True,
-            **WITHOUT_AUTOCAST,  # α is rounded to `alpha_bits` in float32.
+            **WITHOUT_AUTOCAST,  # They are rounded to `alpha_bits` in float32.
         )
         self.coefficients.projected = self._projected  # `dbf_keras.train.optimizers.CodeSGD` calls it.
         self.bias = None
@@ -114,7 +121,7 @@ class CoefficientsMixin(MixinBase):
                 trainable=True,
             )
 
-    def _initial_coefficients(self, count: int) -> Callable:
+    def _initial_alpha(self, count: int) -> Callable:
         if self.alpha_initializer is not None:
             return self.alpha_initializer
         if self.kernel_initializer is None:
@@ -162,7 +169,7 @@ class CoefficientsMixin(MixinBase):
         expected = self.twin_shape
         if kernel.shape != expected:
             raise ValueError(f"Layer '{self.name}' has filters of shape {expected}; got {kernel.shape}.")
-        self.coefficients.assign(self._fit(kernel).astype(np.float32))
+        self.coefficients.assign((self._fit(kernel) * self.coefficient_scale).astype(np.float32))
         error = np.linalg.norm(ops.convert_to_numpy(self.kernel) - kernel)
         return float(error / max(np.linalg.norm(kernel), np.finfo(np.float64).tiny))
 
@@ -190,27 +197,31 @@ class CoefficientsMixin(MixinBase):
         return ops.take(ops.reshape(grid, (channels * taps, filters)), by_channel.astype(np.int32), axis=0)
 
     def _projected(self, gradient: Any) -> Any:
-        """α's gradient times (B·Bᵀ)⁻¹: a step on α along it moves the filters along the projection of their gradient.
+        """The variable's gradient made such that a step along it moves the filters along their projected gradient.
 
-        1/P stands for the inverse where it is that, and for flat codes and very large kernels.
+        That takes (B·Bᵀ)⁻¹, of which the identity stands for P·(B·Bᵀ)⁻¹ where it is that, and for flat codes and very
+        large kernels.
         """
+        squared = self.coefficient_scale**2
         if self._inverse_gram is None:
-            return gradient / float(math.prod(self.filter_shape))
-        return self._by_channel_code(self._inverse_gram, gradient)
+            return gradient if self.unit_norm else gradient / float(math.prod(self.filter_shape))
+        return self._by_channel_code(squared * self._inverse_gram, gradient)
 
     @property
     def rounded_coefficients(self) -> Any:
         """α as the layer computes with it [n, filters], float32: rounded to `alpha_bits` if they are given."""
-        alpha = ops.convert_to_tensor(self.coefficients)
-        return alpha if self.alpha_bits is None else rounded(alpha, self.alpha_bits)
+        held = ops.convert_to_tensor(self.coefficients)
+        if self.alpha_bits is not None:
+            held = rounded(held, self.alpha_bits)
+        return held / self.coefficient_scale if self.unit_norm else held
 
     def fix_rounding(self) -> None:
-        """Sets α to what training rounds it to, so that it is rounded to that everywhere.
+        """Sets the variable to what training rounds it to, so that it is rounded to that everywhere.
 
         Training to few bits drives filters to where two scales serve equally well. Which one is chosen is then up to
         the last bit of a sum, and compiled code adds up in another order. What is rounded rounds to itself.
         """
         if self.alpha_bits is not None:
             bits = self.alpha_bits
-            alpha = ops.convert_to_tensor(self.coefficients)
-            self.coefficients.assign(compiled(lambda alpha: rounded(alpha, bits), alpha))
+            held = ops.convert_to_tensor(self.coefficients)
+            self.coefficients.assign(compiled(lambda held: rounded(held, bits), held))

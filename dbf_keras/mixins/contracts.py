@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from dbf_keras import codes as dbf_codes
 from dbf_keras.backend import MixinBase, keras
 
@@ -14,6 +16,9 @@ _ALPHA_OPTIONS = {
     "constraint": keras.constraints,
 }
 
+# Names in a layer's store: Keras numbers variables, the coefficients first.
+_COEFFICIENTS, _SCALE = "0", "scale"
+
 
 class ContractsMixin(MixinBase):
     """Serialises a DBF layer and refuses what a generated kernel cannot do."""
@@ -21,15 +26,20 @@ class ContractsMixin(MixinBase):
     # The twin's own would save its kernel.
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves α and bias."""
+        """Saves the coefficients, the scale that they are held at, and the bias."""
         keras.layers.Layer.save_own_variables(self, store)
+        store[_SCALE] = np.float64(self.coefficient_scale)
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads α and bias."""
-        keras.layers.Layer.load_own_variables(self, store)
+        """Loads coefficients, at whatever scale they were held, and bias."""
+        values = {key: store[key] for key in store.keys()}  # noqa: SIM118 - a store is no mapping
+        scale = float(np.asarray(values.pop(_SCALE, 1.0)))  # Before version 0.2 it was always 1.
+        if scale != self.coefficient_scale and _COEFFICIENTS in values:
+            values[_COEFFICIENTS] = np.asarray(values[_COEFFICIENTS]) * (self.coefficient_scale / scale)
+        keras.layers.Layer.load_own_variables(self, values)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments and the version of the orders, on which the order of α's first axis depends."""
+        """The constructor's arguments, the version of the orders, and whether coefficients are of unit-norm codes."""
         config = super().get_config()
         for gone in ("lora_rank", "lora_alpha", "quantization_config"):
             config.pop(gone, None)
@@ -38,6 +48,7 @@ class ContractsMixin(MixinBase):
             selection=self.selection,
             alpha_bits=self.alpha_bits,
             order_version=dbf_codes.ORDER_VERSION,
+            unit_norm=self.unit_norm,
         )
         for option, module in _ALPHA_OPTIONS.items():
             config[f"alpha_{option}"] = module.serialize(getattr(self, f"alpha_{option}"))
@@ -61,7 +72,10 @@ class ContractsMixin(MixinBase):
                 f"Layer '{config.get('name')}' was saved with code orders of version {version}; this dbf_keras knows "
                 f"version {dbf_codes.ORDER_VERSION}. Use the dbf_keras that saved it."
             )
-        return super().from_config(config)
+        unit_norm = config.pop("unit_norm", False)  # Before version 0.2 the variable held α itself.
+        layer = super().from_config(config)
+        layer.unit_norm = unit_norm
+        return layer
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         """Not available: a generated kernel has no low-rank update to train."""
@@ -72,9 +86,9 @@ class ContractsMixin(MixinBase):
         raise ValueError(f"{type(self).__name__} is quantised at export: python -m dbf_keras.export --quantize weights")
 
     def get_prunable_weights(self) -> list:
-        """α: what tensorflow-model-optimization prunes."""
+        """The coefficients: what tensorflow-model-optimization prunes."""
         return [self.coefficients]
 
     def get_clusterable_weights(self) -> list:
-        """α: what tensorflow-model-optimization clusters."""
+        """The coefficients: what tensorflow-model-optimization clusters."""
         return [("coefficients", self.coefficients)]

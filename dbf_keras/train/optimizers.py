@@ -10,13 +10,14 @@ from dbf_keras.backend import keras, ops
 
 @keras.saving.register_keras_serializable(package="dbf_keras")
 class CodeSGD(keras.optimizers.SGD):
-    """SGD whose step on α moves the filters as plain SGD would, as far as the codes reach.
+    """SGD whose step on the coefficients moves the filters as plain SGD would, as far as the codes reach.
 
-    A plain step on α moves filters f = Bᵀα by −η·BᵀB times their gradient: too far, as codes have length P, and not
-    along it where they are not orthogonal, as those of 3×3 filters. Multiplying α's gradient by (B·Bᵀ)⁻¹, which is
-    1/P for orthogonal codes, makes the filters follow projected gradient descent with the learning rate η of the plain
-    twin; at ρ = 1 they follow the plain twin. This is exact for channels that are a power of two, see
-    `dbf_keras.codes.inverse_gram`.
+    The variable of a layer holds coefficients of unit-norm codes, b = α·√P, and filters are f = Bᵀb / √P. A plain step
+    on b moves f by −η·BᵀB/P times its gradient, which is along the gradient's projection on the codes where these are
+    orthogonal, and is not where they are not, as those of 3×3 filters. Multiplying the gradient of b by P·(B·Bᵀ)⁻¹
+    makes the filters follow projected gradient descent with the learning rate η of the plain twin there too; at ρ = 1
+    they follow the plain twin. This is exact for channels that are a power of two, see `dbf_keras.codes.inverse_gram`.
+    Where the codes are orthogonal it is plain SGD.
 
     Takes SGD's arguments. Weight decay spares biases and BatchNorm.
 

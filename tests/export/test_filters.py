@@ -29,10 +29,10 @@ def test_a_dense_layer_is_a_filter_of_one_pixel():
 
 def test_codes_ascend_and_coefficients_follow_them():
     layer, filters = built(DBFConv2D(2, 2, ratio=1, selection=[5, 1, 7, 0, 2, 6, 3, 4]), 2)
-    layer.coefficients.assign(np.stack([layer.codes, layer.codes + 100], axis=1))
+    layer.coefficients.assign(np.stack([layer.codes, layer.codes + 100], axis=1) * layer.coefficient_scale)
     filters = Filters.of(layer)
     np.testing.assert_array_equal(filters.codes, range(8))
-    np.testing.assert_array_equal(filters.alpha, [np.arange(8), np.arange(8) + 100])
+    np.testing.assert_allclose(filters.alpha, [np.arange(8), np.arange(8) + 100], rtol=1e-6)
 
 
 @pytest.mark.parametrize("channels, ratio", [(16, 0.25), (64, 0.125), (12, 1 / 3)])

@@ -20,7 +20,7 @@ def test_code_sgd_moves_the_filters_as_sgd_moves_the_twin(kernel_size):
     rng = np.random.default_rng(0)
     for _ in range(5):
         dkernel, dbias = rng.standard_normal(twin.kernel.shape).astype("f"), rng.standard_normal(6).astype("f")
-        dalpha = codes.analyze(np.moveaxis(dkernel, -1, 0), layer.codes, dkernel.shape[:3]).T
+        dalpha = codes.analyze(np.moveaxis(dkernel, -1, 0), layer.codes, dkernel.shape[:3]).T / layer.coefficient_scale
         ours.apply([ops.convert_to_tensor(g) for g in (dalpha, dbias)], layer.trainable_variables)
         theirs.apply([ops.convert_to_tensor(g) for g in (dkernel, dbias)], twin.trainable_variables)
     np.testing.assert_allclose(layer.kernel, twin.kernel, atol=1e-5)
@@ -35,7 +35,7 @@ def test_code_sgd_moves_the_filters_along_their_projected_gradient(selection, ke
     before = ops.convert_to_numpy(layer.kernel)
     dkernel = np.random.default_rng(0).standard_normal(before.shape)
     filters, shape = np.moveaxis(dkernel, -1, 0), before.shape[:3]
-    dalpha = codes.analyze(filters, layer.codes, shape).T.astype("f")
+    dalpha = (codes.analyze(filters, layer.codes, shape).T / layer.coefficient_scale).astype("f")
     CodeSGD(1.0).apply([ops.convert_to_tensor(dalpha)], layer.trainable_variables)
     projection = codes.synthesize(codes.fit(filters, layer.codes, shape), layer.codes, shape)
     np.testing.assert_allclose(before - layer.kernel, np.moveaxis(projection, 0, -1), atol=2e-5)
