@@ -71,6 +71,9 @@ class DBFConv2D(ContractsMixin, FoldedMixin, keras.layers.Conv2D):
         alpha_regularizer: Any = None,
         alpha_constraint: Any = None,
         alpha_bits: int | None = None,
+        alpha_step: float | None = None,
+        dead_zone: float = 0.0,
+        rate_weight: float = 0.0,
         **kwargs: Any,
     ):
         super().__init__(
@@ -98,7 +101,17 @@ class DBFConv2D(ContractsMixin, FoldedMixin, keras.layers.Conv2D):
             )
         if self.groups != 1:
             raise ValueError(f"DBFConv2D has no grouped form: `groups` must be 1; got {groups}.")
-        self._init_coefficients(ratio, selection, alpha_initializer, alpha_regularizer, alpha_constraint, alpha_bits)
+        self._init_coefficients(
+            ratio,
+            selection,
+            alpha_initializer,
+            alpha_regularizer,
+            alpha_constraint,
+            alpha_bits,
+            alpha_step,
+            dead_zone,
+            rate_weight,
+        )
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Creates α [n, filters] and bias [filters] for inputs [batch, height, width, channels]."""
@@ -154,6 +167,9 @@ class DBFDense(ContractsMixin, FoldedMixin, keras.layers.Dense):
         alpha_regularizer: Any = None,
         alpha_constraint: Any = None,
         alpha_bits: int | None = None,
+        alpha_step: float | None = None,
+        dead_zone: float = 0.0,
+        rate_weight: float = 0.0,
         **kwargs: Any,
     ):
         super().__init__(
@@ -169,7 +185,17 @@ class DBFDense(ContractsMixin, FoldedMixin, keras.layers.Dense):
             bias_constraint=bias_constraint,
             **kwargs,
         )
-        self._init_coefficients(ratio, selection, alpha_initializer, alpha_regularizer, alpha_constraint, alpha_bits)
+        self._init_coefficients(
+            ratio,
+            selection,
+            alpha_initializer,
+            alpha_regularizer,
+            alpha_constraint,
+            alpha_bits,
+            alpha_step,
+            dead_zone,
+            rate_weight,
+        )
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Creates α [n, units] and bias [units] for inputs [batch, ..., channels]."""

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from dbf_keras import codes as dbf_codes
+from dbf_keras import rounding
 from dbf_keras.backend import WITHOUT_AUTOCAST, MixinBase, compiled, keras, ops
-
-# Scales that are tried for α of few bits, as shares of the one at which nothing is clipped.
-_CLIPPING = np.linspace(0.4, 1, 13, dtype=np.float32)
 
 # The most spatial taps (kh·kw) of a kernel whose Gram matrix is inverted: a block has as many numbers as this squared.
 _MOST_INVERTED_TAPS = 121
@@ -21,21 +19,6 @@ _MOST_INVERTED_TAPS = 121
 def take_codes(alpha: Any, places: np.ndarray) -> Any:
     """The coefficients at these places of α [n, K]; place n stands for zeros, as of a code that is not kept."""
     return ops.take(ops.pad(alpha, [[0, 1], [0, 0]]), places.astype(np.int32), axis=0)
-
-
-def rounded(alpha: Any, bits: int) -> Any:
-    """α [n, K] at 2^bits − 1 levels, symmetric about 0, with the scale of least squared error for each filter."""
-    held = ops.stop_gradient(alpha)
-    largest = 2 ** (bits - 1) - 1
-    unclipped = ops.maximum(ops.max(ops.abs(held), axis=0), 1e-30) / largest  # Scales at which nothing is clipped.
-
-    def at(scales: Any) -> Any:
-        return ops.clip(ops.round(held / scales), -largest, largest) * scales
-
-    trials = ops.reshape(unclipped, (1, 1, -1)) * _CLIPPING[:, None, None]
-    errors = ops.sum(ops.square(at(trials) - held), axis=1)
-    best = ops.take(_CLIPPING, ops.argmin(errors, axis=0), axis=0)
-    return alpha + ops.stop_gradient(at(unclipped * best) - held)
 
 
 class CoefficientsMixin(MixinBase):
@@ -59,9 +42,20 @@ class CoefficientsMixin(MixinBase):
         alpha_regularizer: Any,
         alpha_constraint: Any,
         alpha_bits: int | None,
+        alpha_step: float | None,
+        dead_zone: float,
+        rate_weight: float,
     ) -> None:
         """Checks and keeps the arguments that DBF layers have besides their twin's."""
         dbf_codes.count(1, ratio)  # Raises for a ratio outside (0, 1].
+        if alpha_step is not None and not alpha_step > 0:
+            raise ValueError(f"`alpha_step` must be None or over 0; got {alpha_step}.")
+        if not 0 <= dead_zone <= 0.5:
+            raise ValueError(f"`dead_zone` is a share of a step, from 0 to 0.5; got {dead_zone}.")
+        if not 0 <= rate_weight < math.inf:
+            raise ValueError(f"`rate_weight` must be at least 0; got {rate_weight}.")
+        if alpha_step is None and (dead_zone or rate_weight):
+            raise ValueError("`dead_zone` and `rate_weight` need `alpha_step`, which says how α is rounded.")
         if alpha_bits is not None and alpha_bits not in range(2, 9):
             raise ValueError(f"`alpha_bits` must be None or a whole number from 2 to 8; got {alpha_bits!r}.")
         if self.kernel_constraint is not None:
@@ -77,6 +71,9 @@ class CoefficientsMixin(MixinBase):
         self.alpha_regularizer = keras.regularizers.get(alpha_regularizer)
         self.alpha_constraint = keras.constraints.get(alpha_constraint)
         self.alpha_bits = alpha_bits
+        self.alpha_step = alpha_step
+        self.dead_zone = dead_zone
+        self.rate_weight = rate_weight
         self.unit_norm = True
 
     def _build_coefficients(self, filter_shape: tuple[int, int, int], filters: int) -> None:
@@ -120,6 +117,21 @@ class CoefficientsMixin(MixinBase):
                 constraint=self.bias_constraint,
                 trainable=True,
             )
+        self.steps = self.rate = None
+        if self.alpha_step is not None:
+            # Keras asks a variable's regularizer for its loss once, however often the layer is called.
+            self.steps = self.add_weight(
+                name="steps", shape=(filters,), initializer="ones", regularizer=self._rate_loss, **WITHOUT_AUTOCAST
+            )
+            self.rate = self.add_weight(name="rate", shape=(), initializer="zeros", trainable=False, **WITHOUT_AUTOCAST)
+            self.rate.assign(self.rate_weight)
+            self._reset_steps()
+
+    def _reset_steps(self) -> None:
+        """Sets the steps to the share `alpha_step` of the root mean square of each filter's coefficients."""
+        if self.steps is not None:
+            squares = np.square(ops.convert_to_numpy(self.coefficients), dtype=np.float64)
+            self.steps.assign(self.alpha_step * np.sqrt(np.maximum(squares.mean(axis=0), 1e-12)))
 
     def _initial_alpha(self, count: int) -> Callable:
         if self.alpha_initializer is not None:
@@ -170,6 +182,7 @@ class CoefficientsMixin(MixinBase):
         if kernel.shape != expected:
             raise ValueError(f"Layer '{self.name}' has filters of shape {expected}; got {kernel.shape}.")
         self.coefficients.assign((self._fit(kernel) * self.coefficient_scale).astype(np.float32))
+        self._reset_steps()
         error = np.linalg.norm(ops.convert_to_numpy(self.kernel) - kernel)
         return float(error / max(np.linalg.norm(kernel), np.finfo(np.float64).tiny))
 
@@ -209,19 +222,62 @@ class CoefficientsMixin(MixinBase):
 
     @property
     def rounded_coefficients(self) -> Any:
-        """α as the layer computes with it [n, filters], float32: rounded to `alpha_bits` if they are given."""
+        """α as the layer computes with it [n, filters], float32, rounded if `alpha_bits` or `alpha_step` is given."""
+        if self.alpha_step is not None:
+            levels, steps = self._levels()
+            return levels * steps
         held = ops.convert_to_tensor(self.coefficients)
         if self.alpha_bits is not None:
-            held = rounded(held, self.alpha_bits)
+            held = rounding.rounded(held, self.alpha_bits)
         return held / self.coefficient_scale if self.unit_norm else held
 
+    def _levels(self) -> tuple[Any, Any]:
+        """α as whole multiples [n, filters] of steps [filters], both float32."""
+        largest = 2 ** ((self.alpha_bits or 8) - 1) - 1
+        held = ops.convert_to_tensor(self.steps)
+        # The gradient of a step is the sum of its filter's; scaled like this it moves as fast, for its size, as they do
+        # (Esser et al., ICLR 2020).
+        share = 1 / math.sqrt(self.coefficients.shape[0] * max(1.0, 1 / self.alpha_step))
+        slow = held * share + ops.stop_gradient(held * (1 - share))
+        steps = ops.maximum(ops.abs(slow), 1e-12) / self.coefficient_scale
+        steps = rounding.straight_through(steps, rounding.short_steps(steps))
+        alpha = ops.convert_to_tensor(self.coefficients) / self.coefficient_scale
+        return rounding.levels(alpha, steps, largest, self.dead_zone), steps
+
+    @property
+    def coded_bits(self) -> Any:
+        """An estimate of the bits that the levels of α take when coded: a scalar, differentiable.
+
+        It is their entropy if those of each spatial code are distributed as `rounding.geometric_bits` says.
+
+        Raises:
+            AttributeError: the layer has no `alpha_step`, so no levels.
+        """
+        if self.alpha_step is None:
+            raise AttributeError(f"Layer '{self.name}' has no `alpha_step`, so its coefficients are not coded.")
+        magnitudes = ops.mean(ops.abs(self._levels()[0]), axis=1)
+        count, filters = self.coefficients.shape
+        spatial = np.zeros(count, int) if self.codes is None else self._grid_codes // self.filter_shape[2]
+        bands = (spatial == np.unique(spatial)[:, None]).astype(np.float32)
+        sizes = bands.sum(axis=1)
+        means = ops.matmul(bands / sizes[:, None], magnitudes[:, None])[:, 0]
+        return filters * ops.sum(sizes * rounding.geometric_bits(means))
+
+    def _rate_loss(self, steps: Any) -> Any:
+        """The loss by `rate`: so much for each 1,000 bytes of `coded_bits`."""
+        return ops.convert_to_tensor(self.rate) * self.coded_bits / 8000
+
     def fix_rounding(self) -> None:
-        """Sets the variable to what training rounds it to, so that it is rounded to that everywhere.
+        """Sets the variables to what training rounds them to, so that they are rounded to that everywhere.
 
         Training to few bits drives filters to where two scales serve equally well. Which one is chosen is then up to
         the last bit of a sum, and compiled code adds up in another order. What is rounded rounds to itself.
         """
-        if self.alpha_bits is not None:
+        if self.alpha_step is not None:
+            levels, steps = compiled(self._levels)
+            self.coefficients.assign(levels * steps * self.coefficient_scale)
+            self.steps.assign(steps * self.coefficient_scale)
+        elif self.alpha_bits is not None:
             bits = self.alpha_bits
             held = ops.convert_to_tensor(self.coefficients)
-            self.coefficients.assign(compiled(lambda held: rounded(held, bits), held))
+            self.coefficients.assign(compiled(lambda held: rounding.rounded(held, bits), held))

@@ -47,6 +47,9 @@ class ContractsMixin(MixinBase):
             ratio=self.ratio,
             selection=self.selection,
             alpha_bits=self.alpha_bits,
+            alpha_step=self.alpha_step,
+            dead_zone=self.dead_zone,
+            rate_weight=self.rate_weight,
             order_version=dbf_codes.ORDER_VERSION,
             unit_norm=self.unit_norm,
         )

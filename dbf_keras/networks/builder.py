@@ -27,6 +27,8 @@ class NetworkBuilder:
             the first that matches counts, e.g. ``{"stage3_*": 0.0625, "*": 1.0}``.
         selection: which codes the DBF layers keep; see `dbf_keras.codes.order`; or a mapping as of `ratio`.
         alpha_bits: None, or the bits to which the DBF layers round α, see `DBFConv2D`.
+        alpha_step: None, or the first step of the DBF layers' levels as a share of a filter, see `DBFConv2D`.
+        dead_zone: the dead zone of these levels, see `DBFConv2D`.
         kernel_initializer: initialiser of the filters; DBF layers start from those closest to them. By default He's,
             and for DBF layers white noise of He's variance. With ``"he_normal"`` and the same seed a network of ρ = 1
             starts as the same function as its plain twin.
@@ -46,6 +48,8 @@ class NetworkBuilder:
     ratio: float | Mapping[str, float] = 1.0
     selection: Selection | Mapping[str, Selection] = DEFAULT_SELECTION
     alpha_bits: int | None = None
+    alpha_step: float | None = None
+    dead_zone: float = 0.0
     kernel_initializer: str | None = None
     filter_decay: float = 0.0
     kernel_size: int = 4
@@ -91,7 +95,7 @@ class NetworkBuilder:
         if self.filter_decay:
             arguments["kernel_regularizer"] = keras.regularizers.L2(self.filter_decay / 2)
         arguments["selection"] = self._selections[_first_match(self._selections, name, "selection")]
-        arguments["alpha_bits"] = self.alpha_bits
+        arguments.update(alpha_bits=self.alpha_bits, alpha_step=self.alpha_step, dead_zone=self.dead_zone)
         arguments.setdefault("kernel_initializer", self.kernel_initializer)
         return DBFConv2D(filters, kernel_size, ratio=self.layer_ratio(name), **arguments)(x)
 

@@ -54,6 +54,15 @@ def define_flags(output_required: bool = True) -> None:
         "A trained .keras file of the same network, DBF or plain, to start from; the "
         "classifier is new if its classes are others.",
     )
+    flags.DEFINE_float(
+        "rate",
+        None,
+        "Loss for each 1,000 bytes that the coefficients are coded in; needs --option=alpha_step=…. It rises to this "
+        "in the first quarter of the epochs.",
+    )
+    flags.DEFINE_float(
+        "coded_kb", None, "Instead of --rate: how many 1,000 bytes the coefficients are to be coded in at the end."
+    )
     flags.DEFINE_string("teacher", None, "A trained .keras file to learn from, besides the labels.")
     flags.DEFINE_float("temperature", 4.0, "With --teacher: by which logits are divided.")
     flags.DEFINE_float("teacher_weight", 0.9, "With --teacher: its share of the loss.")

@@ -8,7 +8,7 @@ import hashlib
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from dbf_keras.backend import all_layers, computing_in, keras
 from dbf_keras.layers import DBFConv2D, DBFDense
 from dbf_keras.progress import progress
 from dbf_keras.train import augmentation, checkpoint, distributed, engine
+from dbf_keras.train.coding import Coding
 from dbf_keras.train.curve import plot_history
 from dbf_keras.train.recipes import Recipe
 from dbf_keras.train.start import start_from
@@ -35,6 +36,7 @@ def train(
     teacher: Teacher | None = None,
     precision: str = "float32",
     start: str | None = None,
+    coding: Coding = Coding(),  # noqa: B008 - it cannot be changed.
     overwrite: bool = False,
     verbose: bool = True,
 ) -> checkpoint.History:
@@ -56,6 +58,7 @@ def train(
         precision: the dtype policy to compute with: ``"float32"``, ``"mixed_bfloat16"`` or ``"mixed_float16"``. The
             file written is float32.
         start: the path of a trained model whose weights to start from, see `dbf_keras.train.start.start_from`.
+        coding: the price of coded coefficients; by default that of the layers.
         overwrite: replace a model at the output that was trained with other settings.
         verbose: whether to print a line an epoch and to show a bar.
 
@@ -78,8 +81,10 @@ def train(
         "precision": precision,
         "start": start,
         "teacher": teacher and dataclasses.asdict(teacher),
+        **({} if coding == Coding() else {"coding": dataclasses.asdict(coding)}),
         **_fingerprint(model, dataset),
     }
+    coded = coding.layers(model)
     done = None if overwrite else checkpoint.finished(output, run)
     if done is not None:
         if verbose:
@@ -96,8 +101,19 @@ def train(
             start_from(model, start, verbose)
         if history and verbose:
             print(f"Going on after epoch {len(history)} of {recipe.epochs} from {saved.path}")
+        training = _source(dataset.x_train, dataset.y_train, recipe.crop)
+        test = _source(dataset.x_test, dataset.y_test)
         with progress(output.name) if verbose else contextlib.nullcontext(lambda done: None) as show:
-            for row, seconds in _epochs(trainer, dataset, recipe, steps, seed, len(history)):
+            for epoch in range(len(history), recipe.epochs):
+                coding.set_price(coded, history, recipe.epochs)
+                begin = time.perf_counter()
+                row = _train_epoch(trainer, training, len(dataset.y_train), recipe, steps, seed, epoch)
+                seconds = time.perf_counter() - begin
+                for key, value in zip(
+                    ("loss", "accuracy"), trainer.evaluate(test, len(dataset.y_test), recipe.batch_size), strict=True
+                ):
+                    row[f"val_{key}"] = value
+                row |= coding.row(coded)
                 history.append(row)
                 if distributed.is_first():
                     saved.save(history)
@@ -172,28 +188,22 @@ def _steps(dataset: data.Dataset, recipe: Recipe) -> int:
     return steps
 
 
-def _epochs(
-    trainer: engine.Engine, dataset: data.Dataset, recipe: Recipe, steps: int, seed: int, done: int
-) -> Iterator[tuple[dict[str, float], float]]:
-    """Trains the epochs after the first ``done``: yields a row of the history and the seconds of its training."""
-    training = _source(dataset.x_train, dataset.y_train, recipe.crop)
-    test = _source(dataset.x_test, dataset.y_test)
-    for epoch in range(done, recipe.epochs):
-        begin = time.perf_counter()
-        rng = np.random.default_rng([seed, epoch])
-        chosen = rng.permutation(len(dataset.y_train))[: steps * recipe.batch_size]
-        order = chosen.astype(np.int32).reshape(steps, recipe.batch_size)
-        loss, accuracy = trainer.train(training, order, rng.integers(2**30, size=(steps, 2), dtype=np.int32))
-        seconds = time.perf_counter() - begin
-        val_loss, val_accuracy = trainer.evaluate(test, len(dataset.y_test), recipe.batch_size)
-        row = {"loss": loss, "accuracy": accuracy, "val_loss": val_loss, "val_accuracy": val_accuracy}
-        yield {"epoch": epoch + 1, **row}, seconds
+def _train_epoch(
+    trainer: engine.Engine, source: engine.Source, count: int, recipe: Recipe, steps: int, seed: int, epoch: int
+) -> dict[str, float]:
+    """Trains an epoch, counted from 0, on so many images: a row of the history."""
+    rng = np.random.default_rng([seed, epoch])
+    chosen = rng.permutation(count)[: steps * recipe.batch_size]
+    order = chosen.astype(np.int32).reshape(steps, recipe.batch_size)
+    loss, accuracy = trainer.train(source, order, rng.integers(2**30, size=(steps, 2), dtype=np.int32))
+    return {"epoch": epoch + 1, "loss": loss, "accuracy": accuracy}
 
 
 def _line(row: dict[str, float], epochs: int, seconds: float) -> str:
+    coded = f"; coded in {row['coded_kb']:.1f} kB" if "coded_kb" in row else ""
     return (
         f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}; test: loss "
-        f"{row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}; {seconds:.1f} s"
+        f"{row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}{coded}; {seconds:.1f} s"
     )
 
 

@@ -30,7 +30,7 @@ class CodeSGD(keras.optimizers.SGD):
     def __init__(self, *args: Any, alpha_rate: float = 1.0, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.alpha_rate = alpha_rate
-        self.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        self.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "steps"])
 
     def apply(self, grads: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> Any:
         """Projects the gradients of α, then as SGD."""

@@ -10,6 +10,7 @@ from typing import Any
 from dbf_keras import codes, data, networks
 from dbf_keras.backend import keras
 from dbf_keras.train.checkpoint import History
+from dbf_keras.train.coding import Coding
 from dbf_keras.train.loop import train
 from dbf_keras.train.recipes import DEFAULT_RECIPES, RECIPES, Recipe
 from dbf_keras.train.start import ranked_by_energy
@@ -79,6 +80,8 @@ class Settings:
     cutout: float | None = None
     mixup: float | None = None
     start: str | None = None
+    rate: float | None = None
+    coded_kb: float | None = None
     teacher: str | None = None
     temperature: float = 4.0
     teacher_weight: float = 0.9
@@ -133,6 +136,7 @@ class Settings:
             teacher=Teacher(self.teacher, self.temperature, self.teacher_weight) if self.teacher else None,
             precision=f"mixed_{self.mixed_precision}" if self.mixed_precision else "float32",
             start=self.start,
+            coding=Coding(self.rate, self.coded_kb),
             overwrite=self.overwrite,
             verbose=verbose,
         )

@@ -1,0 +1,81 @@
+"""Training for few bits: the price of a coded byte, epoch by epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from dbf_keras.backend import all_layers, keras
+
+# With a target: the first price in loss for each 1,000 bytes; how many epochs ahead the coded bytes are foreseen; the
+# power of what is foreseen over the target that the price is multiplied by after an epoch, and the most of that factor.
+_FIRST_PRICE, _AHEAD, _POWER, _LARGEST = 1e-3, 4, 2.0, 1.4
+
+# Shares of the epochs in which a given rate rises, and a target falls, to what is asked for.
+_RISE, _FALL = 0.25, 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Coding:
+    """What coded coefficients cost in training: a price, or what gives a number of bytes in the end.
+
+    Attributes:
+        rate: loss for each 1,000 bytes of coded coefficients; it rises evenly to this in the first quarter of epochs.
+        coded_kb: how many 1,000 bytes are aimed at; the price rises while the layers take more than a target that
+            falls evenly to this in the first half of the epochs, and falls while they take less.
+
+    Raises:
+        ValueError: both, or a number out of its range.
+    """
+
+    rate: float | None = None
+    coded_kb: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rate is not None and self.coded_kb is not None:
+            raise ValueError("Give --rate, the price of coded bytes, or --coded_kb, their number, not both.")
+        if self.rate is not None and not 0 <= self.rate < math.inf:
+            raise ValueError(f"--rate must be at least 0; got {self.rate}.")
+        if self.coded_kb is not None and not 0 < self.coded_kb < math.inf:
+            raise ValueError(f"--coded_kb must be over 0; got {self.coded_kb}.")
+
+    def layers(self, model: keras.Model) -> list:
+        """The layers of a model whose coefficients are coded.
+
+        Raises:
+            ValueError: a rate or a target is given and there is no such layer.
+        """
+        coded = [layer for layer in all_layers(model) if getattr(layer, "alpha_step", None) is not None]
+        if not coded and (self.rate is not None or self.coded_kb is not None):
+            raise ValueError("--rate and --coded_kb need layers with an `alpha_step`, such as --option=alpha_step=0.5.")
+        return coded
+
+    def set_price(self, layers: Iterable[Any], history: list[dict[str, float]], epochs: int) -> None:
+        """Sets the price of the next epoch, from the rows of those before."""
+        done = len(history)
+        if self.rate is not None:
+            _assign(layers, self.rate * min(1.0, (done + 1) / (_RISE * epochs)))
+        elif self.coded_kb is not None and not done:
+            _assign(layers, _FIRST_PRICE)
+        elif self.coded_kb is not None:
+            first, last = history[0]["coded_kb"], history[-1]["coded_kb"]
+            before = history[-2]["coded_kb"] if done > 1 else last
+            foreseen = max(last + _AHEAD * (last - before), 1e-3)
+            share = min(1.0, (done + _AHEAD) / (_FALL * epochs))
+            factor = (foreseen / (first + share * (self.coded_kb - first))) ** _POWER
+            _assign(layers, history[-1]["price"] * min(max(factor, 1 / _LARGEST), _LARGEST))
+
+    @staticmethod
+    def row(layers: Iterable[Any]) -> dict[str, float]:
+        """What the history says of an epoch: the coded 1,000 bytes and their price; {} without coded layers."""
+        layers = list(layers)
+        if not layers:
+            return {}
+        return {"coded_kb": sum(float(layer.coded_bits) for layer in layers) / 8000, "price": float(layers[0].rate)}
+
+
+def _assign(layers: Iterable[Any], price: float) -> None:
+    for layer in layers:
+        layer.rate.assign(price)
