@@ -49,7 +49,7 @@ def short_steps(steps: Any) -> Any:
     return wide - (wide - steps)
 
 
-def levels(alpha: Any, steps: Any, largest: int, dead_zone: float) -> Any:
+def levels(alpha: Any, steps: Any, largest: int, dead_zone: float) -> tuple[Any, Any]:
     """Whole multiples of the steps nearest to α.
 
     Args:
@@ -59,12 +59,13 @@ def levels(alpha: Any, steps: Any, largest: int, dead_zone: float) -> Any:
         dead_zone: by how much the magnitude at which a level begins is over that halfway from the one before, in steps.
 
     Returns:
-        float32 [n, K], whole numbers.
+        (levels, their magnitudes), float32 [n, K], whole numbers. The magnitudes have gradients at zero, too, towards
+        the middle of the dead zone.
     """
     scaled = alpha / steps
-    held = ops.stop_gradient(scaled)
-    magnitudes = ops.minimum(ops.floor(ops.abs(held) + (0.5 - dead_zone)), float(largest))
-    return straight_through(scaled, ops.sign(held) * ops.maximum(magnitudes, 0.0))
+    magnitudes = ops.abs(scaled)
+    whole = ops.clip(ops.floor(magnitudes + (0.5 - dead_zone)), 0.0, float(largest))
+    return straight_through(scaled, ops.sign(scaled) * whole), straight_through(magnitudes, whole)
 
 
 def geometric_bits(mean: Any) -> Any:

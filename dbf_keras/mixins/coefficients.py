@@ -224,15 +224,15 @@ class CoefficientsMixin(MixinBase):
     def rounded_coefficients(self) -> Any:
         """α as the layer computes with it [n, filters], float32, rounded if `alpha_bits` or `alpha_step` is given."""
         if self.alpha_step is not None:
-            levels, steps = self._levels()
+            levels, _, steps = self._levels()
             return levels * steps
         held = ops.convert_to_tensor(self.coefficients)
         if self.alpha_bits is not None:
             held = rounding.rounded(held, self.alpha_bits)
         return held / self.coefficient_scale if self.unit_norm else held
 
-    def _levels(self) -> tuple[Any, Any]:
-        """α as whole multiples [n, filters] of steps [filters], both float32."""
+    def _levels(self) -> tuple[Any, Any, Any]:
+        """α as whole multiples [n, filters], their magnitudes [n, filters], and the steps [filters], all float32."""
         largest = 2 ** ((self.alpha_bits or 8) - 1) - 1
         held = ops.convert_to_tensor(self.steps)
         # The gradient of a step is the sum of its filter's; scaled like this it moves as fast, for its size, as they do
@@ -242,7 +242,7 @@ class CoefficientsMixin(MixinBase):
         steps = ops.maximum(ops.abs(slow), 1e-12) / self.coefficient_scale
         steps = rounding.straight_through(steps, rounding.short_steps(steps))
         alpha = ops.convert_to_tensor(self.coefficients) / self.coefficient_scale
-        return rounding.levels(alpha, steps, largest, self.dead_zone), steps
+        return *rounding.levels(alpha, steps, largest, self.dead_zone), steps
 
     @property
     def coded_bits(self) -> Any:
@@ -255,7 +255,7 @@ class CoefficientsMixin(MixinBase):
         """
         if self.alpha_step is None:
             raise AttributeError(f"Layer '{self.name}' has no `alpha_step`, so its coefficients are not coded.")
-        magnitudes = ops.mean(ops.abs(self._levels()[0]), axis=1)
+        magnitudes = ops.mean(self._levels()[1], axis=1)
         count, filters = self.coefficients.shape
         spatial = np.zeros(count, int) if self.codes is None else self._grid_codes // self.filter_shape[2]
         bands = (spatial == np.unique(spatial)[:, None]).astype(np.float32)
@@ -274,7 +274,7 @@ class CoefficientsMixin(MixinBase):
         the last bit of a sum, and compiled code adds up in another order. What is rounded rounds to itself.
         """
         if self.alpha_step is not None:
-            levels, steps = compiled(self._levels)
+            levels, _, steps = compiled(self._levels)
             self.coefficients.assign(levels * steps * self.coefficient_scale)
             self.steps.assign(steps * self.coefficient_scale)
         elif self.alpha_bits is not None:

@@ -13,6 +13,10 @@ from dbf_keras.backend import all_layers, keras
 # power of what is foreseen over the target that the price is multiplied by after an epoch, and the most of that factor.
 _FIRST_PRICE, _AHEAD, _POWER, _LARGEST = 1e-3, 4, 2.0, 1.4
 
+# The most that all coded bytes may cost, as a multiple of the rest of the loss: a price that rises without end where
+# bytes do not follow ruins the model.
+_MOST_COST = 20.0
+
 # Shares of the epochs in which a given rate rises, and a target falls, to what is asked for.
 _RISE, _FALL = 0.25, 0.5
 
@@ -65,7 +69,10 @@ class Coding:
             foreseen = max(last + _AHEAD * (last - before), 1e-3)
             share = min(1.0, (done + _AHEAD) / (_FALL * epochs))
             factor = (foreseen / (first + share * (self.coded_kb - first))) ** _POWER
-            _assign(layers, history[-1]["price"] * min(max(factor, 1 / _LARGEST), _LARGEST))
+            price = history[-1]["price"]
+            rest = max(history[-1]["loss"] - price * last, 0.0)
+            price *= min(max(factor, 1 / _LARGEST), _LARGEST)
+            _assign(layers, min(price, max(_MOST_COST * rest / last, _FIRST_PRICE)))
 
     @staticmethod
     def row(layers: Iterable[Any]) -> dict[str, float]:
