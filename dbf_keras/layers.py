@@ -37,6 +37,12 @@ class DBFConv2D(ContractsMixin, FoldedMixin, keras.layers.Conv2D):
         alpha_bits: None, or 2 to 8: compute with α rounded to so many bits, with a symmetric scale a filter. Gradients
             pass as if it were not, so that the layer is trained for ``quantize="int4"`` (4 bits) of the exporter,
             whose file then holds the very same numbers.
+        alpha_step: None, or over 0: compute with α rounded to levels, whole multiples of a learned step a filter (Esser
+            et al., ICLR 2020), no more of them than `alpha_bits` (by default 8) allows. It is the first step, as a
+            share of the root mean square of the filter's α. Steps have five significant bits.
+        dead_zone: by how much later than halfway a level begins, in steps: over 0, more α are rounded towards zero.
+        rate_weight: with `alpha_step`, loss for each 1,000 bytes in which the levels can be coded, see
+            `coded_bits`; training then trades bytes for accuracy (Oktay et al., ICLR 2020).
         kernel_initializer: if given, filters are drawn from it and α fitted to them.
         kernel_regularizer: regulariser of the generated filters (of α: ``alpha_regularizer``).
         kernel_constraint: not possible for generated filters; must be None (of α: ``alpha_constraint``).
@@ -142,6 +148,9 @@ class DBFDense(ContractsMixin, FoldedMixin, keras.layers.Dense):
         alpha_regularizer: regulariser of the coefficients as they are trained, α·√C.
         alpha_constraint: constraint on these.
         alpha_bits: None, or 2 to 8: compute with α rounded to so many bits.
+        alpha_step: None, or the first step of α's levels.
+        dead_zone: by how much later than halfway a level begins, in steps.
+        rate_weight: loss for each 1,000 bytes in which the levels can be coded.
 
     Input: [batch, ..., channels]. Output: [batch, ..., units].
 

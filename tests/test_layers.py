@@ -207,6 +207,108 @@ def test_alpha_of_few_bits_is_rounded_in_float32_under_mixed_precision():
     np.testing.assert_array_equal(*(ops.convert_to_numpy(ops.cast(m(x), "float32")) for m in (model, twin)))
 
 
+def built_with_steps(**arguments):
+    layer = DBFConv2D(64, 4, ratio=0.5, **{"alpha_step": 0.4, **arguments})
+    layer.build((1, 8, 8, 16))
+    return layer
+
+
+@pytest.mark.parametrize("bits, dead_zone, largest", [(None, 0, 127), (3, 0, 3), (8, 0.3, 127)])
+def test_alpha_of_steps_is_whole_multiples_of_short_steps(bits, dead_zone, largest):
+    layer = built_with_steps(alpha_bits=bits, dead_zone=dead_zone)
+    layer.steps.assign(layer.steps * np.linspace(0.5, 1.7, 64, dtype=np.float32))
+    held = ops.convert_to_numpy(layer.coefficients) / layer.coefficient_scale
+    steps = ops.convert_to_numpy(layer.steps) / layer.coefficient_scale
+    mantissas, exponents = np.frexp(steps)
+    short = np.ldexp(np.rint(mantissas * 32) / 32, exponents).astype(np.float32)
+    levels = np.sign(held) * np.clip(np.floor(np.abs(held / short) + (0.5 - dead_zone)), 0, largest)
+    assert np.abs(levels).max() == (largest if bits == 3 else np.abs(levels).max()) > 0
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.rounded_coefficients), levels * short, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dead_zone", [0.0, 0.45])
+def test_fixed_alpha_of_steps_rounds_to_itself(dead_zone):
+    layer = built_with_steps(dead_zone=dead_zone)
+    rounded = ops.convert_to_numpy(layer.rounded_coefficients)
+    layer.fix_rounding()
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.rounded_coefficients), rounded)
+    values = [ops.convert_to_numpy(value) for value in (layer.coefficients, layer.steps)]
+    for variable, value in zip((layer.coefficients, layer.steps), values, strict=True):
+        variable.assign(value.astype(np.float16).astype(np.float32))  # As the zoo stores them.
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.rounded_coefficients), rounded)
+
+
+def test_steps_start_as_a_share_of_the_filters_also_of_fitted_ones():
+    layer = built_with_steps()
+    layer.fit_kernel(RNG.standard_normal((4, 4, 16, 64)) * 5)
+    alpha = ops.convert_to_numpy(layer.coefficients)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(layer.steps), 0.4 * np.sqrt(np.square(alpha).mean(0)), rtol=1e-6, atol=0
+    )
+
+
+def entropy(levels):
+    _, counts = np.unique(levels, return_counts=True)
+    return float((counts * np.log2(counts.sum() / counts)).sum())
+
+
+def test_coded_bits_are_near_the_entropy_of_each_spatial_code():
+    layer = built_with_steps()
+    layer.coefficients.assign(np.random.default_rng(0).laplace(size=(128, 64)))
+    layer.steps.assign(np.full(64, 1.3))
+    levels = np.rint(ops.convert_to_numpy(layer.rounded_coefficients * layer.coefficient_scale) / 1.3)
+    spatial = np.asarray(layer.codes) // 16
+    expected = sum(entropy(levels[spatial == code]) for code in np.unique(spatial))
+    np.testing.assert_allclose(float(layer.coded_bits), expected, rtol=0.02)
+
+
+def test_the_rate_is_a_loss_once_and_only_in_training():
+    layer = DBFDense(32, ratio=0.5, alpha_step=0.3, rate_weight=2.0)
+    inputs = keras.Input((32,))
+    model = keras.Model(inputs, layer(layer(inputs)))
+    (loss,) = model.losses
+    np.testing.assert_allclose(float(loss), 2 * float(layer.coded_bits) / 8000, rtol=1e-6)
+    layer.trainable = False
+    assert not model.losses
+
+
+def test_gradients_pass_through_levels_to_coefficients_and_steps():
+    layer = built_with_steps(use_bias=False)
+    layer.steps.assign(np.full(64, 13 / 256 * layer.coefficient_scale))  # Of few bits, so not rounded further.
+    twin = DBFConv2D(64, 4, ratio=0.5, use_bias=False)
+    twin.build((1, 8, 8, 16))
+    twin.coefficients.assign(layer.rounded_coefficients * layer.coefficient_scale)
+    x = RNG.standard_normal((2, 8, 8, 16)).astype(np.float32)
+    target = RNG.standard_normal((2, 5, 5, 64)).astype(np.float32)
+    _, (_, alpha, steps) = value_and_gradients(layer, x, target)
+    _, (_, expected) = value_and_gradients(twin, x, target)
+    np.testing.assert_allclose(alpha, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    held = ops.convert_to_numpy(layer.coefficients) / ops.convert_to_numpy(layer.steps)
+    share = (0.4 / 128) ** 0.5  # 1 / √(n / step)
+    toward = (expected * (np.rint(held) - held)).sum(0) * share  # Esser et al., Eq. 3.
+    np.testing.assert_allclose(steps, toward, rtol=0, atol=1e-4 * np.abs(toward).max())
+
+
+@pytest.mark.skipif(LEGACY, reason="Keras 2 has another fit")
+def test_a_price_of_bytes_makes_levels_smaller():
+    keras.utils.set_random_seed(0)
+    kilobytes = []
+    for price in (0.0, 3.0):
+        model = keras.Sequential([keras.Input((64,)), DBFDense(64, alpha_step=0.3, rate_weight=price)])
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
+        x = np.random.default_rng(0).standard_normal((256, 64)).astype(np.float32)
+        model.fit(x, x[:, ::-1], epochs=20, verbose=0)
+        kilobytes.append(float(model.layers[0].coded_bits) / 8000)
+    assert kilobytes[1] < 0.5 * kilobytes[0]
+
+
+def test_only_layers_with_steps_are_coded():
+    layer = DBFDense(4)
+    layer.build((1, 8))
+    with pytest.raises(AttributeError, match="no `alpha_step`"):
+        layer.coded_bits  # noqa: B018 - a property.
+
+
 def test_alpha_starts_with_he_variance():
     layer = DBFConv2D(512, 4, ratio=0.25)
     layer.build((1, 8, 8, 32))
@@ -276,6 +378,7 @@ def test_the_signature_is_the_twin_s_and_more(layer_class):
     ours = inspect.signature(layer_class.__init__).parameters
     theirs = inspect.signature(layer_class.__bases__[-1].__init__).parameters
     added = {"ratio", "selection", "alpha_initializer", "alpha_regularizer", "alpha_constraint", "alpha_bits"}
+    added |= {"alpha_step", "dead_zone", "rate_weight"}
     keras_3_only = {"lora_rank", "lora_alpha", "quantization_config"}
     assert set(ours) - added == set(theirs) - keras_3_only
     for name, parameter in theirs.items():
@@ -350,6 +453,11 @@ def test_models_load_in_a_new_process(tmp_path):
         ({"kernel_initializer": "zeros", "alpha_initializer": "zeros"}, "not both"),
         ({"alpha_bits": 1}, "from 2 to 8; got 1"),
         ({"alpha_bits": 4.5}, "from 2 to 8; got 4.5"),
+        ({"alpha_step": 0.0}, "over 0; got 0.0"),
+        ({"alpha_step": float("nan")}, "over 0; got nan"),
+        ({"alpha_step": 0.5, "dead_zone": 0.5}, "under 0.5; got 0.5"),
+        ({"alpha_step": 0.5, "rate_weight": -1.0}, "at least 0; got -1.0"),
+        ({"rate_weight": 1.0}, "need `alpha_step`"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

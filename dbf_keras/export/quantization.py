@@ -13,6 +13,9 @@ _BYTES_PER_FILTER = 4
 _BYTES_PER_DEQUANTIZE = 256
 _WORTHWHILE = 512
 
+# How far from a whole number a multiple of a step may be that float32 rounded: 127 times its precision, and some more.
+_WHOLE = 1e-4
+
 # The first version of DEQUANTIZE with one scale a channel.
 _DEQUANTIZE_VERSION = 5
 
@@ -50,7 +53,30 @@ def to_int8(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
     if np.all(np.abs(weights) == 1):  # The folded projection is exact.
         scales = np.ones_like(scales)
+    flat = np.moveaxis(weights, axis, 0).reshape(len(scales), -1)
+    scales = _steps(flat, np.where(largest > 0, largest, 1), 127, scales)
     return np.rint(weights / np.expand_dims(scales, others)).astype(np.int8), scales
+
+
+def _steps(weights: np.ndarray, largest: np.ndarray, most: int, scales: np.ndarray) -> np.ndarray:
+    """The scales [K], but the steps of filters [K, n] that are whole multiples of one, up to float32's rounding.
+
+    Coefficients of layers with an `alpha_step` are: a file then holds the very numbers that were trained.
+
+    Args:
+        weights: float32 [K, n].
+        largest: the largest magnitude of each filter, 1 for a filter of zeros.
+        most: the largest multiple.
+        scales: float32 [K].
+    """
+    scales, left = scales.copy(), np.arange(len(weights))
+    for level in range(1, most + 1):  # What the largest magnitude may be.
+        steps = (largest[left] / level).astype(np.float32)
+        multiples = weights[left] / steps[:, None]
+        whole = (np.abs(multiples - np.rint(multiples)) < _WHOLE).all(axis=1)
+        scales[left[whole]] = steps[whole]
+        left = left[~whole]
+    return scales
 
 
 def to_int4(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -67,6 +93,7 @@ def to_int4(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         error = np.square(_int4(weights, trial) * trial[:, None] - weights).sum(1)
         scales = np.where(error < best, trial, scales)
         best = np.minimum(error, best)
+    scales = _steps(weights, largest, 7, scales)
     return _int4(weights, scales), scales
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dbf_keras import codes as dbf_codes
-from dbf_keras import rounding
 from dbf_keras.backend import WITHOUT_AUTOCAST, MixinBase, compiled, keras, ops
+from dbf_keras.mixins import rounding
 
 # The most spatial taps (kh·kw) of a kernel whose Gram matrix is inverted: a block has as many numbers as this squared.
 _MOST_INVERTED_TAPS = 121
@@ -48,10 +48,10 @@ class CoefficientsMixin(MixinBase):
     ) -> None:
         """Checks and keeps the arguments that DBF layers have besides their twin's."""
         dbf_codes.count(1, ratio)  # Raises for a ratio outside (0, 1].
-        if alpha_step is not None and not alpha_step > 0:
+        if alpha_step is not None and not 0 < alpha_step < math.inf:
             raise ValueError(f"`alpha_step` must be None or over 0; got {alpha_step}.")
-        if not 0 <= dead_zone <= 0.5:
-            raise ValueError(f"`dead_zone` is a share of a step, from 0 to 0.5; got {dead_zone}.")
+        if not 0 <= dead_zone < 0.5:
+            raise ValueError(f"`dead_zone` is a share of a step, at least 0 and under 0.5; got {dead_zone}.")
         if not 0 <= rate_weight < math.inf:
             raise ValueError(f"`rate_weight` must be at least 0; got {rate_weight}.")
         if alpha_step is None and (dead_zone or rate_weight):
@@ -233,6 +233,7 @@ class CoefficientsMixin(MixinBase):
 
     def _levels(self) -> tuple[Any, Any, Any]:
         """α as whole multiples [n, filters], their magnitudes [n, filters], and the steps [filters], all float32."""
+        assert self.alpha_step is not None
         largest = 2 ** ((self.alpha_bits or 8) - 1) - 1
         held = ops.convert_to_tensor(self.steps)
         # The gradient of a step is the sum of its filter's; scaled like this it moves as fast, for its size, as they do
@@ -273,7 +274,7 @@ class CoefficientsMixin(MixinBase):
         Training to few bits drives filters to where two scales serve equally well. Which one is chosen is then up to
         the last bit of a sum, and compiled code adds up in another order. What is rounded rounds to itself.
         """
-        if self.alpha_step is not None:
+        if self.steps is not None:
             levels, _, steps = compiled(self._levels)
             self.coefficients.assign(levels * steps * self.coefficient_scale)
             self.steps.assign(steps * self.coefficient_scale)

@@ -11,7 +11,8 @@ from dbf_keras.backend import all_layers, keras
 
 # With a target: the first price in loss for each 1,000 bytes; how many epochs ahead the coded bytes are foreseen; the
 # power of what is foreseen over the target that the price is multiplied by after an epoch, and the most of that factor.
-_FIRST_PRICE, _AHEAD, _POWER, _LARGEST = 1e-3, 4, 2.0, 1.4
+# Trainings of fewer epochs than `_LONG` look less far ahead and change the price by more.
+_FIRST_PRICE, _AHEAD, _POWER, _LARGEST, _LONG = 1e-3, 4, 2.0, 1.4, 40
 
 # The most that all coded bytes may cost, as a multiple of the rest of the loss: a price that rises without end where
 # bytes do not follow ruins the model.
@@ -66,12 +67,14 @@ class Coding:
         elif self.coded_kb is not None:
             first, last = history[0]["coded_kb"], history[-1]["coded_kb"]
             before = history[-2]["coded_kb"] if done > 1 else last
-            foreseen = max(last + _AHEAD * (last - before), 1e-3)
-            share = min(1.0, (done + _AHEAD) / (_FALL * epochs))
+            haste = max(1.0, _LONG / epochs)
+            ahead = max(1.0, _AHEAD / haste)
+            foreseen = max(last + ahead * (last - before), 1e-3)
+            share = min(1.0, (done + ahead) / (_FALL * epochs))
             factor = (foreseen / (first + share * (self.coded_kb - first))) ** _POWER
             price = history[-1]["price"]
             rest = max(history[-1]["loss"] - price * last, 0.0)
-            price *= min(max(factor, 1 / _LARGEST), _LARGEST)
+            price *= min(max(factor, _LARGEST**-haste), _LARGEST**haste)
             _assign(layers, min(price, max(_MOST_COST * rest / last, _FIRST_PRICE)))
 
     @staticmethod

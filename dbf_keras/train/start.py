@@ -76,5 +76,7 @@ def _copy(source: keras.layers.Layer, layer: keras.layers.Layer) -> None:
         layer.set_weights(source.get_weights())
         return
     layer.fit_kernel(keras.ops.convert_to_numpy(source.kernel))
+    if layer.steps is not None and getattr(source, "steps", None) is not None:
+        layer.steps.assign(source.steps)
     if layer.bias is not None:
         layer.bias.assign(source.bias)

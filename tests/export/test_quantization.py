@@ -117,6 +117,38 @@ def test_layers_trained_with_int4_keep_their_values(selection):
     np.testing.assert_array_equal(integers(file, alpha), np.rint(levels[columns].T))
 
 
+@pytest.mark.parametrize("quantize, bits", [("int4", 4), ("weights", None)])
+def test_files_hold_the_levels_of_layers_with_steps(quantize, bits):
+    inputs = keras.Input((8, 8, 16))
+    x = DBFConv2D(32, 3, ratio=0.5, alpha_bits=bits, alpha_step=0.6, use_bias=False, name="conv")(inputs)
+    model = keras.Model(inputs, layers.ReLU()(layers.BatchNormalization(name="norm")(x)))
+    model.get_layer("norm").gamma.assign(np.random.default_rng(0).standard_normal(32))
+    data = to_tflite(model, "onthefly", quantize)
+    file = load(data)
+    alpha = file.subgraphs[0].tensors[file.subgraphs[0].operators[0].inputs[1]]
+    layer = model.get_layer("conv")
+    held = np.asarray(layer.coefficients) / np.asarray(layer.steps)
+    stored = integers(file, alpha).T[np.argsort(np.argsort(layer.codes))]
+    signs = np.sign(np.asarray(model.get_layer("norm").gamma))
+    assert np.abs(stored * signs - held).max() < 0.75  # Half a step, and 3 % of a rounded step.
+    expected = np.asarray(model(verify.random_inputs(model)[0]))
+    _, relative = verify.difference([expected], verify.run_file(model, expand(data), verify.random_inputs(model)))
+    assert relative < TOLERANCE
+
+
+def test_steps_are_found_exactly_or_not_at_all():
+    rng = np.random.default_rng(0)
+    levels = rng.integers(-9, 10, (40, 30)).astype(np.int8)
+    levels[3] = 0
+    scales = rng.uniform(0.01, 3, 40).astype(np.float32)
+    weights = levels * scales[:, None]
+    values, steps = quantization.to_int8(weights, 0)
+    multiples = np.abs(levels[:, :, None]).max((1, 2)) / np.maximum(1, np.abs(values).max(1))  # A common divisor.
+    np.testing.assert_array_equal(values * multiples[:, None], levels)
+    noisy = weights + rng.normal(0, 1e-3, weights.shape).astype(np.float32) * scales[:, None]
+    assert np.abs(np.delete(quantization.to_int8(noisy, 0)[0], 3, 0)).max(1).min() == 127
+
+
 @pytest.mark.parametrize("mode", ["explicit", "folded", "onthefly"])
 def test_files_compute_what_their_int8_weights_say(model, mode):
     data = to_tflite(model, mode, "weights")
