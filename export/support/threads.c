@@ -12,12 +12,12 @@
 
 enum {
   // How long a worker looks for another job, or the caller for the end of this one, before it
-  // sleeps. A round takes about a microsecond, so that all take as long as another layer does. As
-  // each round gives its processor away, they cost no more where others want it.
-  kSpinRounds = 100,
-  kSpinsPerRound = 16,
+  // sleeps. A round takes a microsecond or a few, so that all take as long as another layer does.
+  // As each round gives its processor away, they cost little where others want it.
+  kSpinRounds = 60,
+  kSpinsPerRound = 64,
   // Rounds that one counts for if it is spent on the processor of the caller, who needs it.
-  kCrowdedRounds = 12,
+  kCrowdedRounds = 8,
   // For how many jobs at most nobody is woken, after those who were woken came too late.
   kMaxSkips = 63,
 };
@@ -112,7 +112,7 @@ static void Pause(void) {
 #endif
 }
 
-// Waits for the state to change, for about a microsecond, and lets others run.
+// Waits for the state to change, for a microsecond or a few, and lets others run.
 static void SpinRound(const DbfThreads* threads, unsigned state) {
   for (int i = 0; i < kSpinsPerRound; ++i) {
     if (atomic_load(&threads->state) != state) return;
@@ -147,7 +147,8 @@ bool DbfShareTake(DbfShare* share, int* chunk) {
     }
     if (Begin(range) == End(range)) return false;
     const bool joined = from == 0 || from > Free(atomic_load(&threads->state));
-    const unsigned end = End(range), middle = Begin(range) + (joined ? (end - Begin(range)) / 2 : 0);
+    const unsigned end = End(range),
+                   middle = Begin(range) + (joined ? (end - Begin(range)) / 2 : 0);
     if (atomic_compare_exchange_strong(&threads->slots[from].range, &range,
                                        Range(Begin(range), middle))) {
       atomic_store(own, Range(middle, end));
@@ -195,8 +196,11 @@ static void* Work(void* argument) {
     const unsigned state = atomic_load(&threads->state);
     if (!crowded && Join(threads, &seen)) {
       rounds = kSpinRounds;
+    } else if (rounds > 0 && crowded) {
+      rounds -= kCrowdedRounds;
+      sched_yield();
     } else if (rounds > 0) {
-      rounds -= crowded ? kCrowdedRounds : 1;
+      --rounds;
       SpinRound(threads, state);
     } else {
       Sleep(threads);

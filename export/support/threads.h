@@ -32,8 +32,8 @@ typedef void DbfTask(void* argument, DbfShare* share);
 
 // Calls task(argument, share) on the caller's thread and on up to `shares` - 1 others, and waits
 // until all that were called have returned. Each is to take chunks until there are none: together
-// they take every number from 0 to `chunks` - 1 once. `shares` is at most the number of threads acquired;
-// NULL is the caller's thread alone.
+// they take every number from 0 to `chunks` - 1 once. `shares` is at most the number of threads
+// acquired; NULL is the caller's thread alone.
 void DbfThreadsCall(DbfThreads* threads, DbfTask* task, void* argument, int shares, int chunks);
 
 // Takes a chunk, the one after its last where possible. Returns false if none is left.
