@@ -29,7 +29,7 @@ from dbf_keras.runtime import import_runtime, library_path, resolve_runtime
 if TYPE_CHECKING:  # TensorFlow comes late and quiet
     import keras
 
-flags.DEFINE_list("shapes", ["3x3x64-64@16"], "Layers as in layers.py, with as many channels as filters; padding 'same'.")
+flags.DEFINE_list("shapes", ["3x3x64-64@16"], "Layers as in layers.py, of as many channels as filters.")
 flags.DEFINE_integer("layers", 20, "Layers of a file.", lower_bound=1)
 flags.DEFINE_integer("cpus", None, "Processors that this process may use (default: all that it has).", lower_bound=1)
 flags.DEFINE_integer("busy", 0, "Processes that do nothing but keep these processors busy.", lower_bound=0)
@@ -61,9 +61,7 @@ def stack(shape: Shape, selection: str, ratio: float) -> "keras.Model":
     model = keras.Sequential([keras.Input((shape.size, shape.size, shape.channels))])
     for _ in range(FLAGS.layers):
         window = (shape.height, shape.width)
-        model.add(
-            DBFConv2D(shape.filters, window, padding="same", ratio=ratio, selection=selection, activation="relu")
-        )
+        model.add(DBFConv2D(shape.filters, window, padding="same", ratio=ratio, selection=selection, activation="relu"))
     return model
 
 
@@ -71,9 +69,7 @@ def load(file: bytes, library: str, threads: int) -> Callable[[], None]:
     """Loads a file with a build of the op and returns the call that runs one inference."""
     runtime = import_runtime(resolve_runtime(FLAGS.runtime))
     delegate = runtime.load_delegate(library, {"isa": FLAGS.isa} if FLAGS.isa else {})
-    interpreter: Any = runtime.Interpreter(
-        model_content=file, num_threads=threads, experimental_delegates=[delegate]
-    )
+    interpreter: Any = runtime.Interpreter(model_content=file, num_threads=threads, experimental_delegates=[delegate])
     return prepare(interpreter)
 
 
@@ -124,7 +120,9 @@ def main(argv: Sequence[str]) -> None:
         for timed, median in medians.items()
     ]
     allowed = len(os.sched_getaffinity(0))
-    print_table(f"{settings['runtime']}, processors: {allowed}, busy processes: {FLAGS.busy}", [heading, *rows], texts=5)
+    print_table(
+        f"{settings['runtime']}, processors: {allowed}, busy processes: {FLAGS.busy}", [heading, *rows], texts=5
+    )
 
 
 if __name__ == "__main__":

@@ -413,7 +413,7 @@ TfLiteStatus DbfOpPrepare(DbfOp* op, TfLiteContext* context, const TfLiteIntArra
   if (op != NULL) CountMemory(op);
   if (error == NULL) return kTfLiteOk;
   if (op != NULL) op->input_bytes = SIZE_MAX;
-  context->ReportError(context, "%s: %s",
+  context->ReportError(context, "%s: %s. ",
                        op != NULL && op->type == kDbfDense ? "DBFDense" : "DBFConv2D", error);
   return kTfLiteError;
 }
