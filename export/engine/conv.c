@@ -277,15 +277,19 @@ static void ComputeShare(void* argument, DbfShare* share) {
   conv->stages->set_padding(conv, scratch);
   DbfPiece piece = {.offsets = conv->y_offset + (size_t)share->slot * conv->y_offset_pitch};
   Lines lines = {.band = SIZE_MAX};
-  for (int chunk; DbfShareTake(share, &chunk);) {
-    const size_t rows = chunk / conv->filter_parts, filters = chunk % conv->filter_parts;
-    const size_t end_band = bands * (rows + 1) / conv->row_chunks;
-    piece.panel = panels * filters / conv->filter_parts;
-    piece.end_panel = panels * (filters + 1) / conv->filter_parts;
-    DBF_REQUIRE(piece.panel < piece.end_panel && piece.end_panel <= panels, "panels out of range");
-    for (size_t band = bands * rows / conv->row_chunks; band < end_band; ++band) {
-      FillBand(job, band, &lines, scratch);
-      MultiplyBand(job, band, &lines, piece, scratch);
+  for (int chunk, end; DbfShareTake(share, &chunk, &end);) {
+    while (chunk < end) {
+      const size_t rows = chunk / conv->filter_parts, filters = chunk % conv->filter_parts;
+      const size_t end_filters = DbfMin(filters + (size_t)(end - chunk), conv->filter_parts);
+      const size_t end_band = bands * (rows + 1) / conv->row_chunks;
+      piece.panel = panels * filters / conv->filter_parts;
+      piece.end_panel = panels * end_filters / conv->filter_parts;
+      DBF_REQUIRE(piece.panel < piece.end_panel && piece.end_panel <= panels, "no such panels");
+      for (size_t band = bands * rows / conv->row_chunks; band < end_band; ++band) {
+        FillBand(job, band, &lines, scratch);
+        MultiplyBand(job, band, &lines, piece, scratch);
+      }
+      chunk += (int)(end_filters - filters);
     }
   }
 }

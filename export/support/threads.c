@@ -64,14 +64,16 @@ struct DbfThreads {
   atomic_int sleepers;  // workers that sleep; written under mutex
   atomic_bool waiting;  // whether the caller sleeps; written under mutex
   atomic_bool quit;     // likewise
-  // Of the caller alone: for how many jobs nobody is woken, how many that were the last time, and
-  // how many workers were awake when others were woken.
+  // Of the caller alone: for how many jobs nobody is woken, how many that were the last time, how
+  // many workers were awake when others were woken, and `looks` at the last job.
   int skips, last_skips, awake;
+  unsigned last_looks;
   // The job. A worker reads it after it has joined.
   DbfTask* task;
   void* argument;
   int shares;
   atomic_int processor;  // of the caller, or -1
+  atomic_uint looks;     // counts looks of workers, on other processors, for a job
   _Alignas(64) atomic_uint state;
   Slot slots[];
 };
@@ -121,11 +123,13 @@ static void SpinRound(const DbfThreads* threads, unsigned state) {
   sched_yield();
 }
 
-bool DbfShareTake(DbfShare* share, int* chunk) {
+bool DbfShareTake(DbfShare* share, int* chunk, int* end) {
   DbfThreads* threads = share->threads;
   if (threads == NULL) {
-    *chunk = share->next;
-    return share->next++ < share->end;
+    *chunk = 0;
+    *end = share->chunks;
+    share->chunks = 0;
+    return *end > 0;
   }
   atomic_uint* own = &threads->slots[share->slot].range;
   for (;;) {
@@ -133,6 +137,7 @@ bool DbfShareTake(DbfShare* share, int* chunk) {
     while (Begin(range) < End(range)) {
       if (atomic_compare_exchange_weak(own, &range, Range(Begin(range) + 1, End(range)))) {
         *chunk = (int)Begin(range);
+        *end = *chunk + 1;
         return true;
       }
     }
@@ -147,11 +152,11 @@ bool DbfShareTake(DbfShare* share, int* chunk) {
     }
     if (Begin(range) == End(range)) return false;
     const bool joined = from == 0 || from > Free(atomic_load(&threads->state));
-    const unsigned end = End(range),
-                   middle = Begin(range) + (joined ? (end - Begin(range)) / 2 : 0);
+    const unsigned last = End(range),
+                   middle = Begin(range) + (joined ? (last - Begin(range)) / 2 : 0);
     if (atomic_compare_exchange_strong(&threads->slots[from].range, &range,
                                        Range(Begin(range), middle))) {
-      atomic_store(own, Range(middle, end));
+      atomic_store(own, Range(middle, last));
     }
   }
 }
@@ -201,6 +206,7 @@ static void* Work(void* argument) {
       sched_yield();
     } else if (rounds > 0) {
       --rounds;
+      atomic_fetch_add(&threads->looks, 1);
       SpinRound(threads, state);
     } else {
       Sleep(threads);
@@ -217,10 +223,12 @@ static void Start(DbfThreads* threads) {
   pthread_cond_init(&threads->wake, NULL);
   pthread_cond_init(&threads->done, NULL);
   threads->wakes = threads->skips = threads->last_skips = threads->awake = 0;
+  threads->last_looks = 0;
   atomic_store(&threads->sleepers, 0);
   atomic_store(&threads->waiting, false);
   atomic_store(&threads->quit, false);
   atomic_store(&threads->processor, -1);
+  atomic_store(&threads->looks, 0);
   atomic_store(&threads->state, 0);
   int* started = &threads->num_workers;
   for (*started = 0; *started < threads->count - 1; ++*started) {
@@ -295,6 +303,17 @@ void DbfThreadsRelease(DbfThreads* threads) {
   if (last) Destroy(threads);
 }
 
+// Whether the caller had better work alone: nobody has looked for a job since the last, and nobody
+// is to be woken.
+static bool Skip(DbfThreads* threads) {
+  const unsigned looks = atomic_load(&threads->looks);
+  const bool quiet = looks == threads->last_looks;
+  threads->last_looks = looks;
+  if (threads->skips == 0 || !quiet) return false;
+  --threads->skips;
+  return true;
+}
+
 // Wakes as many workers as `helpers` lacks of those that are awake. Returns whether there were any.
 static bool Wake(DbfThreads* threads, int helpers) {
   const int sleepers = atomic_load(&threads->sleepers), awake = threads->num_workers - sleepers;
@@ -344,8 +363,8 @@ void DbfThreadsCall(DbfThreads* threads, DbfTask* task, void* argument, int shar
   DBF_REQUIRE(shares >= 1 && shares <= (threads != NULL ? threads->count : 1), "too many shares");
   DBF_REQUIRE(shares <= kDbfMaxShares, "too many shares");
   if (threads != NULL && threads->forks != forks) Start(threads);
-  if (threads == NULL || threads->num_workers == 0) {
-    task(argument, &(DbfShare){.end = chunks});
+  if (threads == NULL || shares == 1 || threads->num_workers == 0 || Skip(threads)) {
+    task(argument, &(DbfShare){.chunks = chunks});
     return;
   }
   const int helpers = shares - 1;

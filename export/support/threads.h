@@ -25,7 +25,7 @@ void DbfThreadsRelease(DbfThreads* threads);
 typedef struct DbfShare {
   DbfThreads* threads;  // NULL if the caller works alone
   int slot;             // less than the job's number of shares, 0 for the caller; no other thread's
-  int next, end;        // chunks of a caller that works alone
+  int chunks;           // of a caller that works alone, which takes them all at once
 } DbfShare;
 
 typedef void DbfTask(void* argument, DbfShare* share);
@@ -36,7 +36,8 @@ typedef void DbfTask(void* argument, DbfShare* share);
 // acquired; NULL is the caller's thread alone.
 void DbfThreadsCall(DbfThreads* threads, DbfTask* task, void* argument, int shares, int chunks);
 
-// Takes a chunk, the one after its last where possible. Returns false if none is left.
-bool DbfShareTake(DbfShare* share, int* chunk);
+// Takes chunks [*chunk, *end): those after its last where possible, and only as many as leave some
+// to others. Returns false if none is left.
+bool DbfShareTake(DbfShare* share, int* chunk, int* end);
 
 #endif  // DBF_EXPORT_SUPPORT_THREADS_H_

@@ -39,9 +39,11 @@ typedef struct Count {
 static void CountTask(void* argument, DbfShare* share) {
   Count* count = argument;
   atomic_fetch_add(&count->calls[share->slot], 1);
-  for (int chunk; DbfShareTake(share, &chunk);) {
-    atomic_fetch_add(&count->taken[chunk], 1);
-    for (volatile int i = 0; i < count->work; ++i) continue;
+  for (int chunk, end; DbfShareTake(share, &chunk, &end);) {
+    for (; chunk < end; ++chunk) {
+      atomic_fetch_add(&count->taken[chunk], 1);
+      for (volatile int i = 0; i < count->work; ++i) continue;
+    }
   }
 }
 
