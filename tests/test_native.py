@@ -6,11 +6,14 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import flatbuffers
 import numpy as np
 import pytest
 from flatbuffers import flexbuffers
+
+from dbf_keras import runtime
 
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 
@@ -289,7 +292,9 @@ def c_objects(request, make_once):
     return [compiler, *flags], sorted(folder.glob("*.o")), request.param
 
 
-@pytest.mark.parametrize("test,rounds", [("flexbuffer", 0), ("op", 2000), ("conv", LAYERS), ("int8", LAYERS // 4)])
+@pytest.mark.parametrize(
+    "test,rounds", [("flexbuffer", 0), ("op", 2000), ("conv", LAYERS), ("int8", LAYERS // 4), ("threads", 0)]
+)
 def test_in_c(c_objects, test, rounds, tmp_path):
     compile_command, objects, sanitizer = c_objects
     if sanitizer == "thread":  # slow
@@ -381,6 +386,160 @@ def test_num_threads(interpreter, num_threads):
     x = random((1, 32, 32, 32))
     first = run(it, x)
     np.testing.assert_array_equal(run(it, x), first)
+
+
+def test_same_bits_on_any_number_of_threads(interpreter):
+    nodes = [Conv(32, 64), Conv(64, 32, seed=1), Conv(32, 256, kernel=(1, 1), seed=2), Dense(256, 64, keep_num_dims=1)]
+    content, x = model(nodes, (1, 31, 33, 32)), random((1, 31, 33, 32))
+    one = run(interpreter(content, num_threads=1), x)
+    for threads in range(2, 7):
+        it = interpreter(content, num_threads=threads)
+        for _ in range(20):
+            np.testing.assert_array_equal(run(it, x), one)
+
+
+# Arguments: the file, the runtime, and what to do.
+PROCESSES = """
+import gc, multiprocessing, os, signal, sys, threading
+import numpy as np
+from dbf_keras import runtime
+
+path, module, what = sys.argv[1:]
+name = {imported: key for key, (imported, _) in runtime.RUNTIMES.items()}[module]
+signal.alarm(100)  # ends this process
+
+def load(threads=2):
+    it = runtime.Interpreter(path, num_threads=threads, runtime=name)
+    it.allocate_tensors()
+    return it
+
+def compute(it, seed=0):
+    [detail] = it.get_input_details()
+    it.set_tensor(detail["index"], np.random.default_rng(seed).standard_normal(detail["shape"]).astype("f"))
+    it.invoke()
+    return it.get_tensor(it.get_output_details()[0]["index"]).copy()
+
+def in_child(act, leave=os._exit):
+    child = os.fork()
+    if not child:
+        signal.alarm(30)  # ends a child that hangs
+        act()
+        leave(0)
+    status = os.waitpid(child, 0)[1]
+    assert status == 0, (what, status)
+
+it = load()
+expected = [compute(load(1), seed) for seed in range(4)]
+
+def check(seed=0):
+    np.testing.assert_array_equal(compute(it, seed), expected[seed])
+
+def delete():
+    global it
+    del it
+    gc.collect()
+
+def allocate():
+    index = it.get_input_details()[0]["index"]
+    shape = it.get_input_details()[0]["shape"]
+    it.resize_tensor_input(index, [2, *shape[1:]])
+    it.allocate_tensors()
+    compute(it)
+    it.resize_tensor_input(index, shape)
+    it.allocate_tensors()
+    check()
+
+def grandchild():
+    check()
+    in_child(check)
+    in_child(delete)
+    check()
+
+ACTS = {"invoke": check, "delete": delete, "allocate": allocate, "load": lambda: compute(load()),
+        "grandchild": grandchild, "nothing": lambda: None}
+if what == "pool":
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        pool.map(check, [0, 1, 2, 3] * 5)
+elif what == "meanwhile":
+    stop = False
+    other = load()
+    def invoke():
+        while not stop:
+            other.invoke()
+    thread = threading.Thread(target=invoke)
+    thread.start()
+    for _ in range(10):
+        in_child(check)
+        in_child(delete)
+    stop = True
+    thread.join()
+else:
+    in_child(ACTS[what])  # before the threads have worked
+    check()
+    in_child(ACTS[what])
+    in_child(ACTS[what], sys.exit)
+check(1)
+print("done")
+"""
+
+
+def in_process(program, content, tmp_path, *arguments):
+    """What a program prints that is run with the path of a file and other arguments."""
+    path = tmp_path / "model.tflite"
+    path.write_bytes(content)
+    command = [sys.executable, "-c", program, path, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()")
+@pytest.mark.parametrize("what", ["invoke", "delete", "allocate", "load", "grandchild", "nothing", "pool", "meanwhile"])
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_fork(name, what, tmp_path):
+    """A child of fork() has an interpreter whose threads stayed behind."""
+    pytest.importorskip(name)
+    library()
+    content = model([Conv(32, 64), Conv(64, 32, seed=1)], (1, 32, 32, 32))
+    assert in_process(PROCESSES, content, tmp_path, name, what) == ["done"]
+
+
+# Prints the median times of one and of several threads, in turn, on one processor.
+BUSY = """
+import os, subprocess, sys, time
+import numpy as np
+from dbf_keras import runtime
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+path, name, others, *threads = sys.argv[1:]
+busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(int(others))]
+try:
+    loaded = [runtime.Interpreter(path, num_threads=int(count), runtime=name) for count in threads]
+    for it in loaded:
+        it.allocate_tensors()
+    times = [[] for _ in loaded]
+    for _ in range(30):
+        for it, row in zip(loaded, times):
+            for _ in range(10):
+                start = time.perf_counter()
+                it.invoke()
+                row.append(time.perf_counter() - start)
+    print(*(np.median(row) for row in times))
+finally:
+    for process in busy:
+        process.kill()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process cannot be held to one processor")
+@pytest.mark.parametrize("busy", [0, 1])
+def test_more_threads_than_processors(busy, tmp_path):
+    """Threads that have no processor cost little; `benchmarks/threads.py` says how much."""
+    name = runtime.resolve_runtime()
+    library()
+    content = model([Conv(64, 64, ratio=0.5, seed=seed, activation=RELU6) for seed in range(12)], (1, 16, 16, 64))
+    one, *more = map(float, in_process(BUSY, content, tmp_path, name, str(busy), "1", "2", "4"))
+    assert max(more) < 1.5 * one  # two and four threads once took 2 to 13 times as long
 
 
 def with_options(node=None, remove=None, raw=None, **changes):

@@ -217,50 +217,79 @@ typedef struct Job {
   char* output;
 } Job;
 
-// Computes part `index` of a job: some bands of the images, for some panels of filters.
-static void ComputePart(void* argument, int index) {
+// Which rows of an image the lines of a thread hold.
+typedef struct Lines {
+  size_t band;          // the last one computed of all images', or SIZE_MAX
+  size_t base, filled;  // rows that the lines begin with, and that they hold so far
+} Lines;
+
+// Makes the lines hold what a band needs, the one after the last or any other.
+static void FillBand(const Job* job, size_t band, Lines* lines, char* scratch) {
+  const DbfConv* conv = job->conv;
+  if (band == lines->band) return;
+  const size_t image = band / conv->bands, row = band % conv->bands * conv->band_rows;
+  const size_t needed = DbfMin(conv->y.out - row, conv->band_rows) + conv->y.reach;
+  const size_t width = image + 1 < conv->images ? conv->x.out : conv->last_out;
+  const size_t image_in =
+      conv->y.pixels * conv->x.pixels * conv->plan->rule.channels * conv->stages->number;
+  if (band != lines->band + 1 || row == 0) lines->base = lines->filled = row;  // another image
+  MoveLines(conv, row, needed, &lines->filled, &lines->base, scratch);
+  DBF_REQUIRE(row + needed - lines->base <= conv->line_rows, "the lines are too short");
+  for (size_t p = 0; p < conv->y.num_phases; ++p) {
+    const size_t at = p * conv->phase_pitch + (lines->filled - lines->base) * conv->x.out;
+    FillLines(conv,
+              (Fill){job->input + image * image_in, p, lines->filled, row + needed, width, at},
+              scratch);
+  }
+  lines->filled = DbfMax(lines->filled, row + needed);
+  lines->band = band;
+}
+
+// Multiplies a band, whose lines are filled, with the panels of `piece`.
+static void MultiplyBand(const Job* job, size_t band, const Lines* lines, DbfPiece piece,
+                         char* scratch) {
+  const DbfConv* conv = job->conv;
+  const size_t image = band / conv->bands, row = band % conv->bands * conv->band_rows;
+  const size_t width = image + 1 < conv->images ? conv->x.out : conv->last_out;
+  const size_t image_out =
+      conv->y.outputs * conv->x.outputs * conv->plan->rule.filters * conv->stages->number;
+  piece.output = job->output + image * image_out;
+  const size_t pixels = DbfMin(conv->y.out - row, conv->band_rows) * width;
+  const size_t pieces = DbfDivideUp(pixels, conv->piece_pixels);
+  for (size_t i = 0; i < pieces; ++i) {
+    const size_t first = pixels * i / pieces;
+    piece.first = (row - lines->base) * conv->x.out + first;
+    piece.pixel = row * conv->x.out + first;
+    piece.pixels = pixels * (i + 1) / pieces - first;
+    DBF_REQUIRE(piece.pixels > 0 && piece.pixels <= conv->packed_pitch, "a pitch is too small");
+    conv->stages->multiply(conv, &piece, scratch);
+  }
+}
+
+// Computes a thread's share of a job. A chunk is some bands of the images, for some panels of
+// filters. Those of the same bands follow one another, so that a thread keeps the lines.
+static void ComputeShare(void* argument, DbfShare* share) {
   const Job* job = argument;
   const DbfConv* conv = job->conv;
-  const DbfRule* rule = &conv->plan->rule;
-  const size_t number = conv->stages->number;
-  const size_t row_part = index / conv->filter_parts, filter_part = index % conv->filter_parts;
-  const size_t bands = conv->images * conv->bands, panels = DbfPanels(rule);
-  const size_t end_band = bands * (row_part + 1) / conv->row_parts;
-  DbfPiece piece = {
-      .panel = panels * filter_part / conv->filter_parts,
-      .end_panel = panels * (filter_part + 1) / conv->filter_parts,
-      .offsets = conv->y_offset + (size_t)index * conv->y_offset_pitch,
-  };
-  char* scratch = DbfArenaMemory(conv->arena) + (size_t)index * conv->scratch.bytes;
+  const size_t bands = conv->images * conv->bands, panels = DbfPanels(&conv->plan->rule);
+  char* scratch = DbfArenaMemory(conv->arena) + (size_t)share->slot * conv->scratch.bytes;
   DBF_REQUIRE((uintptr_t)scratch % 64 == 0, "the scratch memory is not aligned");
-  DBF_REQUIRE(piece.panel < piece.end_panel && piece.end_panel <= panels, "panels out of range");
   conv->stages->set_padding(conv, scratch);
-  const size_t image_in = conv->y.pixels * conv->x.pixels * rule->channels * number;
-  const size_t image_out = conv->y.outputs * conv->x.outputs * rule->filters * number;
-  size_t base = 0, filled = 0;  // rows that the lines begin with, and that they hold so far
-  for (size_t band = bands * row_part / conv->row_parts, begin = band; band < end_band; ++band) {
-    const size_t image = band / conv->bands;
-    const size_t row = band % conv->bands * conv->band_rows;
-    const size_t rows = DbfMin(conv->y.out - row, conv->band_rows);
-    const size_t width = image + 1 < conv->images ? conv->x.out : conv->last_out;
-    if (band == begin || row == 0) base = filled = row;  // another image
-    const size_t end = row + rows + conv->y.reach;
-    MoveLines(conv, row, rows + conv->y.reach, &filled, &base, scratch);
-    DBF_REQUIRE(end - base <= conv->line_rows, "the lines are too short");
-    for (size_t p = 0; p < conv->y.num_phases; ++p) {
-      const size_t at = p * conv->phase_pitch + (filled - base) * conv->x.out;
-      FillLines(conv, (Fill){job->input + image * image_in, p, filled, end, width, at}, scratch);
-    }
-    filled = DbfMax(filled, end);
-    piece.output = job->output + image * image_out;
-    const size_t pixels = rows * width, pieces = DbfDivideUp(pixels, conv->piece_pixels);
-    for (size_t i = 0; i < pieces; ++i) {
-      const size_t first = pixels * i / pieces;
-      piece.first = (row - base) * conv->x.out + first;
-      piece.pixel = row * conv->x.out + first;
-      piece.pixels = pixels * (i + 1) / pieces - first;
-      DBF_REQUIRE(piece.pixels > 0 && piece.pixels <= conv->packed_pitch, "a pitch is too small");
-      conv->stages->multiply(conv, &piece, scratch);
+  DbfPiece piece = {.offsets = conv->y_offset + (size_t)share->slot * conv->y_offset_pitch};
+  Lines lines = {.band = SIZE_MAX};
+  for (int chunk, end; DbfShareTake(share, &chunk, &end);) {
+    while (chunk < end) {
+      const size_t rows = chunk / conv->filter_parts, filters = chunk % conv->filter_parts;
+      const size_t end_filters = DbfMin(filters + (size_t)(end - chunk), conv->filter_parts);
+      const size_t end_band = bands * (rows + 1) / conv->row_chunks;
+      piece.panel = panels * filters / conv->filter_parts;
+      piece.end_panel = panels * end_filters / conv->filter_parts;
+      DBF_REQUIRE(piece.panel < piece.end_panel && piece.end_panel <= panels, "no such panels");
+      for (size_t band = bands * rows / conv->row_chunks; band < end_band; ++band) {
+        FillBand(job, band, &lines, scratch);
+        MultiplyBand(job, band, &lines, piece, scratch);
+      }
+      chunk += (int)(end_filters - filters);
     }
   }
 }
@@ -272,10 +301,6 @@ void DbfConvInvoke(const DbfConv* conv, const void* input, void* output) {
   DBF_REQUIRE((uintptr_t)input % conv->stages->number == 0, "the input is not aligned");
   DBF_REQUIRE((uintptr_t)output % conv->stages->number == 0, "the output is not aligned");
   Job job = {conv, input, output};
-  const int parts = conv->row_parts * conv->filter_parts;
-  if (parts > 1) {
-    DbfThreadsCall(conv->threads, ComputePart, &job, parts);
-  } else {
-    ComputePart(&job, 0);
-  }
+  DbfThreadsCall(conv->threads, ComputeShare, &job, conv->row_parts * conv->filter_parts,
+                 conv->row_chunks * conv->filter_parts);
 }

@@ -145,9 +145,11 @@ static void SetParts(DbfConv* conv, int threads) {
   const size_t bands = DbfMul(conv->images, conv->bands);
   const size_t work = DbfMul(DbfMul(DbfMul(conv->images, conv->y.out), conv->x.out),
                              DbfMul(rule->depth, rule->padded_filters));
-  const size_t useful = DbfMax(DbfMin(threads > 0 ? threads : 1, work / kMinWork), 1);
+  const size_t most = DbfMin(threads > 0 ? threads : 1, kDbfMaxShares);
+  const size_t useful = DbfMax(DbfMin(most, work / kMinWork), 1);
   conv->row_parts = (int)DbfMax(DbfMin(useful, bands), 1);
   conv->filter_parts = (int)DbfMin(useful / conv->row_parts, DbfPanels(rule));
+  conv->row_chunks = (int)DbfMin(bands, kDbfMaxChunks / conv->filter_parts);
 }
 
 const char* DbfLayOut(DbfConv* conv, size_t batch, size_t height, size_t width, int threads) {

@@ -71,7 +71,8 @@ struct DbfConv {
   DbfScratch scratch;
   size_t* y_offset;  // [parts, y_offset_pitch] scratch for offsets of lines
   size_t y_offset_pitch;
-  int row_parts, filter_parts;  // how the work is split
+  int row_parts, filter_parts;  // how the work is split between threads
+  int row_chunks;               // and how often its bands, so that threads take more as they can
   bool resized;                 // whether resizing has succeeded
   DbfArena* arena;              // [parts, scratch.bytes]
   DbfThreads* threads;

@@ -19,6 +19,15 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static DbfArena* registry = NULL;
 static size_t held_bytes = 0;
 
+// A fork waits until nobody else holds the mutex, which the child would otherwise find locked.
+static void Lock(void) { pthread_mutex_lock(&mutex); }
+static void Unlock(void) { pthread_mutex_unlock(&mutex); }
+static void WatchForks(void) {
+#ifndef _WIN32
+  pthread_atfork(Lock, Unlock, Unlock);
+#endif
+}
+
 static bool Grow(DbfArena* arena, size_t bytes) {
   if (bytes <= arena->bytes) return true;
   void* allocation;
@@ -43,7 +52,9 @@ static void Destroy(DbfArena* arena) {
 }
 
 DbfArena* DbfArenaAcquire(const void* owner, size_t bytes) {
-  pthread_mutex_lock(&mutex);
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, WatchForks);
+  Lock();
   DbfArena* arena = registry;
   while (arena != NULL && arena->owner != owner) arena = arena->next;
   if (arena == NULL) {
@@ -62,22 +73,22 @@ DbfArena* DbfArenaAcquire(const void* owner, size_t bytes) {
       arena = NULL;
     }
   }
-  pthread_mutex_unlock(&mutex);
+  Unlock();
   return arena;
 }
 
 void DbfArenaRelease(DbfArena* arena) {
   if (arena == NULL) return;
-  pthread_mutex_lock(&mutex);
+  Lock();
   if (--arena->users == 0) Destroy(arena);
-  pthread_mutex_unlock(&mutex);
+  Unlock();
 }
 
 char* DbfArenaMemory(const DbfArena* arena) { return arena->memory; }
 
 size_t DbfArenaHeldBytes(void) {
-  pthread_mutex_lock(&mutex);
+  Lock();
   const size_t held = held_bytes;
-  pthread_mutex_unlock(&mutex);
+  Unlock();
   return held;
 }

@@ -19,9 +19,10 @@ typedef struct Expected {
   size_t count;    // outputs
 } Expected;
 
-// Invokes a convolution of the layer twice and compares.
+// Invokes a convolution of the layer twice and compares. The output is to have the bits of *first,
+// or, if that is NULL, becomes it; the caller frees it.
 static void CheckOutput(const DbfLayer* layer, DbfConv* conv, const char* name,
-                        const Expected* expected, int threads) {
+                        const Expected* expected, int threads, float** first) {
   const size_t count = expected->count;
   float* output = malloc(count * sizeof(*output) + 1);
   double error_max = 0;
@@ -29,6 +30,12 @@ static void CheckOutput(const DbfLayer* layer, DbfConv* conv, const char* name,
     memset(output, 0xff, count * sizeof(*output));  // NaN
     SpoilScratch(conv, DbfConvScratchBytes(conv));
     DbfConvInvoke(conv, expected->input, output);
+    if (*first == NULL) {
+      *first = malloc(count * sizeof(*output) + 1);
+      memcpy(*first, output, count * sizeof(*output));
+    }
+    CHECK(memcmp(output, *first, count * sizeof(*output)) == 0, "%s: other bits on %d threads",
+          name, threads);
     for (size_t i = 0; i < count; ++i) {
       const double difference = fabs(output[i] - expected->output[i]);
       error_max = difference <= error_max ? error_max : difference;  // NaN stays
@@ -72,6 +79,7 @@ static void CheckLayer(const DbfLayer* layer, const DbfKernels* only, int batch,
     const size_t count = (size_t)batch * out_h * out_w * layer->filters;
     const Expected expected = {images, input, output, largest, count};
     for (size_t i = 0; i < variants; ++i) {
+      float* first = NULL;
       for (const int* t = threads; convs[i] != NULL && *t > 0; ++t) {
         error = DbfConvResize(convs[i], batch, height, width, *t, convs[i]);
         CHECK(error == NULL, "%s", error);
@@ -79,8 +87,9 @@ static void CheckLayer(const DbfLayer* layer, const DbfKernels* only, int batch,
         error = DbfConvOutputSize(convs[i], height, width, &conv_h, &conv_w);
         CHECK(error == NULL && conv_h == out_h && conv_w == out_w, "output %d x %d, not %d x %d",
               conv_h, conv_w, out_h, out_w);
-        CheckOutput(layer, convs[i], names[i], &expected, *t);
+        CheckOutput(layer, convs[i], names[i], &expected, *t, &first);
       }
+      free(first);
     }
     free(input);
     free(output);

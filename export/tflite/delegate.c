@@ -84,6 +84,42 @@ static const char* ProfileClaimed(const TfLiteContext* context, const TfLiteNode
   return claimed != NULL ? DbfOpProfile(claimed->op) : "";
 }
 
+// Tells whether any node of a plan is ours, and whether each reads only what nodes before it write.
+// Runtimes do not look, and read outside their own memory when they cut a plan that is otherwise.
+// Returns kTfLiteError, after a report, if not or if there is no memory.
+static TfLiteStatus CheckPlan(TfLiteContext* context, const TfLiteIntArray* plan, bool* ours) {
+  *ours = false;
+  const char* error = NULL;
+  // By tensor: how many nodes of the plan come before the end of the first that writes it, or 0.
+  int* written = DbfAllocate(context->tensors_size, sizeof(*written));
+  if (written == NULL) error = "out of memory";
+  TfLiteNode* node;
+  TfLiteRegistration* registration;
+  DbfOpType type;
+  for (int reads = 0; reads < 2; ++reads) {
+    for (int i = 0; error == NULL && i < plan->size; ++i) {
+      if (context->GetNodeAndRegistration(context, plan->data[i], &node, &registration) !=
+          kTfLiteOk) {
+        error = "the runtime does not know a node of its plan";
+        break;
+      }
+      *ours = *ours || DbfOpTypeOf(registration->custom_name, &type);
+      const TfLiteIntArray* tensors = reads ? node->inputs : node->outputs;
+      for (int t = 0; error == NULL && t < tensors->size; ++t) {
+        const int tensor = tensors->data[t];
+        if (tensor < 0 || (size_t)tensor >= context->tensors_size) continue;
+        if (!reads && written[tensor] == 0) written[tensor] = i + 1;
+        if (reads && written[tensor] == i + 1) error = "the output of an op is also an input";
+        if (reads && written[tensor] > i + 1) error = "an op reads what a later one writes";
+      }
+    }
+  }
+  free(written);
+  if (error == NULL || !*ours) return kTfLiteOk;
+  context->ReportError(context, "DBF delegate: %s. ", error);
+  return kTfLiteError;
+}
+
 static TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* delegate) {
   const TfLiteRegistration registration = {
       .init = InitClaimed,
@@ -95,7 +131,10 @@ static TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* dele
       .version = 1,
   };
   TfLiteIntArray* plan;
+  bool ours;
   if (context->GetExecutionPlan(context, &plan) != kTfLiteOk) return kTfLiteError;
+  if (CheckPlan(context, plan, &ours) != kTfLiteOk) return kTfLiteError;
+  if (!ours) return kTfLiteOk;
   plan = Copy(plan);  // the runtime changes its own while nodes are claimed
   TfLiteIntArray* one = malloc(sizeof(*one) + sizeof(one->data[0]));
   TfLiteStatus status = plan != NULL && one != NULL ? kTfLiteOk : kTfLiteError;

@@ -209,6 +209,13 @@ static bool IsConstant(const TfLiteTensor* tensor) {
          tensor->bytes == BytesOf(Elements(tensor), tensor->type);
 }
 
+// Whether an op may write to the tensor: the runtime or the app has given it memory of its own.
+static bool IsComputed(const TfLiteTensor* tensor) {
+  return !tensor->is_variable &&
+         (tensor->allocation_type == kTfLiteArenaRw || tensor->allocation_type == kTfLiteDynamic ||
+          tensor->allocation_type == kTfLiteCustom);
+}
+
 // The tensor's scales and zero points, or NULL if it has none.
 static const TfLiteAffineQuantizationParams* Quantization(const TfLiteTensor* tensor) {
   const TfLiteAffineQuantizationParams* params = tensor->quantization.params;
@@ -339,6 +346,26 @@ static const char* ResizeConv(DbfOp* op, TfLiteContext* context, const TfLiteTen
   return DbfConvResize(op->conv, 1, 1, pixels, context->recommended_num_threads, context);
 }
 
+// Checks how the tensors are held, `bias` unless it is NULL. Their numbers are checked later.
+static const char* CheckTensors(const TfLiteTensor* input, const TfLiteTensor* alpha,
+                                const TfLiteTensor* bias, const TfLiteTensor* output) {
+  if (input->type != output->type ||
+      (input->type != kTfLiteFloat32 && input->type != kTfLiteInt8)) {
+    return "input and output must both be float32 or both int8";
+  }
+  if (input->dims == NULL || alpha->dims == NULL || (bias != NULL && bias->dims == NULL))
+    return "a tensor has no shape";
+  if (input->sparsity != NULL || alpha->sparsity != NULL || output->sparsity != NULL ||
+      (bias != NULL && bias->sparsity != NULL)) {
+    return "a tensor is sparse: only dense ones can be read";
+  }
+  if (output == input || output == alpha || output == bias) return "the output is also an input";
+  if (output->allocation_type == kTfLiteMmapRo || output->allocation_type == kTfLitePersistentRo)
+    return "the output is a constant, which cannot be written";
+  if (output->is_variable) return "the output is a variable, which only an input may be";
+  return IsComputed(output) ? NULL : "the output has no memory that may be written";
+}
+
 static const char* Prepare(DbfOp* op, TfLiteContext* context, const TfLiteIntArray* inputs,
                            const TfLiteIntArray* outputs) {
   if (op == NULL) return "out of memory";
@@ -352,24 +379,22 @@ static const char* Prepare(DbfOp* op, TfLiteContext* context, const TfLiteIntArr
   }
   if (bias == NULL && inputs->size == 3 && inputs->data[2] != kTfLiteOptionalTensor)
     return "bad index of bias";
-  if (input->type != output->type ||
-      (input->type != kTfLiteFloat32 && input->type != kTfLiteInt8)) {
-    return "input and output must both be float32 or both int8";
-  }
-  if (input->dims == NULL || alpha->dims == NULL || (bias != NULL && bias->dims == NULL))
-    return "a tensor has no shape";
+  const char* error = CheckTensors(input, alpha, bias, output);
+  if (error != NULL) return error;
   op->input = inputs->data[0];
   op->output = outputs->data[0];
   if (op->conv == NULL) {
-    const char* error = CreateConv(op, input, alpha, bias, output);
+    error = CreateConv(op, input, alpha, bias, output);
     if (error != NULL) return error;
+  } else if ((input->type == kTfLiteInt8) != (op->layer.quantized != NULL)) {
+    return "the input has another type than before";
   }
   const int rank = input->dims->size > 2 ? input->dims->size : 2;
   TfLiteIntArray* dims = malloc(sizeof(*dims) + (size_t)rank * sizeof(dims->data[0]));
   if (dims == NULL) return "out of memory";
   dims->size = input->dims->size;
   op->input_bytes = BytesOf(Elements(input), input->type);
-  const char* error = ResizeConv(op, context, input, dims);
+  error = ResizeConv(op, context, input, dims);
   if (error != NULL) {
     free(dims);
     return error;
@@ -388,9 +413,15 @@ TfLiteStatus DbfOpPrepare(DbfOp* op, TfLiteContext* context, const TfLiteIntArra
   if (op != NULL) CountMemory(op);
   if (error == NULL) return kTfLiteOk;
   if (op != NULL) op->input_bytes = SIZE_MAX;
-  context->ReportError(context, "%s: %s",
+  context->ReportError(context, "%s: %s. ",
                        op != NULL && op->type == kDbfDense ? "DBFDense" : "DBFConv2D", error);
   return kTfLiteError;
+}
+
+// Whether the tensors share memory.
+static bool Overlap(const TfLiteTensor* a, const TfLiteTensor* b) {
+  const uintptr_t first = (uintptr_t)a->data, second = (uintptr_t)b->data;
+  return first < second + b->bytes && second < first + a->bytes;
 }
 
 TfLiteStatus DbfOpInvoke(DbfOp* op, TfLiteContext* context) {
@@ -400,6 +431,10 @@ TfLiteStatus DbfOpInvoke(DbfOp* op, TfLiteContext* context) {
       (input->data == NULL && op->input_bytes > 0) ||
       (output->data == NULL && op->output_bytes > 0)) {
     context->ReportError(context, "DBF op: the tensors have changed since the op was prepared");
+    return kTfLiteError;
+  }
+  if (!IsComputed(output) || Overlap(input, output)) {
+    context->ReportError(context, "DBF op: the output may not be written, or is the input");
     return kTfLiteError;
   }
   DBF_REQUIRE(op->conv != NULL, "invoked before it was prepared");

@@ -25,7 +25,15 @@ typedef enum TfLiteType {
   kTfLiteInt4 = 18
 } TfLiteType;
 
-typedef enum TfLiteAllocationType { kTfLiteMemNone = 0, kTfLiteMmapRo = 1 } TfLiteAllocationType;
+typedef enum TfLiteAllocationType {
+  kTfLiteMemNone = 0,
+  kTfLiteMmapRo = 1,             // a constant of the file
+  kTfLiteArenaRw = 2,            // computed; the runtime plans its memory
+  kTfLiteArenaRwPersistent = 3,  // a variable
+  kTfLiteDynamic = 4,            // computed, in memory of its own
+  kTfLitePersistentRo = 5,       // a constant that was computed while ops were prepared
+  kTfLiteCustom = 6              // memory of the app's
+} TfLiteAllocationType;
 
 typedef enum TfLiteQuantizationType {
   kTfLiteNoQuantization = 0,
