@@ -59,8 +59,11 @@ def run_file(model: keras.Model, data: bytes, inputs: list[np.ndarray], **interp
         RuntimeError: the file has our ops and the C library is not built; says what to do.
     """
     loaded = runtime.Interpreter(model_content=data, **interpreter)
+    named = dict(zip(converter.input_names(model), inputs, strict=True))
+    for name, detail in loaded.get_signature_runner(converter.SIGNATURE).get_input_details().items():
+        loaded.resize_tensor_input(detail["index"], named[name].shape)  # Before, as 1 pixel may be too small.
     loaded.allocate_tensors()  # The runner would do so too, but says less if the C library is missing.
-    return run_signature(loaded, dict(zip(converter.input_names(model), inputs, strict=True)))
+    return run_signature(loaded, named)
 
 
 def run_signature(interpreter: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
