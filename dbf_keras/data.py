@@ -141,7 +141,7 @@ def load(name: str, data_dir: str | None = None, image_size: int | tuple[int, in
 
 
 def _load(name: str, data_dir: str | None, image_size: int | tuple[int, int]) -> Dataset:
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"--image_size must be at least 1 pixel; got {image_size}.")
     if name not in DATASETS:

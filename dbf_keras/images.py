@@ -127,6 +127,8 @@ class Images(abc.ABC):
         source = self._open(index)
         try:
             with Image.open(source) as image:
+                if image.mode == "F":
+                    raise ValueError("it has pixels of 32-bit floats; save it with 8 or 16 bits a channel")
                 yield image
         # Pillow raises all of these.
         except (OSError, ValueError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError) as error:
@@ -161,8 +163,6 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     """A Pillow image as RGB of 8 bits a channel, on white; of 16 bits the upper 8 are kept, which Pillow would clip."""
     from PIL import Image
 
-    if image.mode == "F":
-        raise ValueError("it has pixels of 32-bit floats; save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:

@@ -20,7 +20,7 @@ def open_axes(detail: Mapping[str, Any]) -> list[int]:
     Args:
         detail: The input's entry of `get_input_details()`.
     """
-    return [axis for axis, length in enumerate(detail["shape_signature"]) if axis and length < 0]
+    return [axis for axis, length in enumerate(detail.get("shape_signature", ())) if axis and length < 0]
 
 
 def prepare(interpreter: Interpreter, seed: int = 0, size: tuple[int, int] = OPEN_SIZE) -> Callable[[], None]:

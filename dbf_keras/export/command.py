@@ -111,10 +111,9 @@ def main(_: list[str]) -> None:
     command.write_atomically(output, lambda path: path.write_bytes(result.data))
     result.print()
     if is_open and size is None:
-        [shown, *_] = random or images or ()
+        checked = size_text((random or images or [])[0].shape[1:3])
         print(
-            f"The model leaves the size of its inputs open; it was checked with {size_text(shown.shape[1:3])}. "
-            "--input_size gives another."
+            f"The model leaves the size of its inputs open; it was checked with {checked}. --input_size gives another."
         )
     print(f"written to {output}")
 

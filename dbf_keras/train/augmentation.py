@@ -34,7 +34,7 @@ class Augmentation:
         cutout: float = 0,
         mixup: float = 0,
     ):
-        check_number("--cutout, a share of an image's side,", cutout, least=0, under=1)
+        check_number("--cutout is a share of the image's side and", cutout, least=0, under=1)
         check_number("--mixup", mixup, least=0)
         check_number("shift, in pixels,", shift, least=0)
         check_number("rotation, in degrees,", rotation, least=0)

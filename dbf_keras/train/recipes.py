@@ -60,7 +60,7 @@ class Recipe:
         for name in ("alpha_rate", "weight_decay"):
             check_number(f"--{name}", getattr(self, name), least=0)
         if self.crop is not None:
-            check_number("--crop, a share of an image's area,", self.crop, over=0, most=1)
+            check_number("--crop is a share of an image's area and", self.crop, over=0, most=1)
         check_number("--label_smoothing", self.label_smoothing, least=0, under=1)
         if self.learning_rate * self.weight_decay >= 1:
             raise ValueError(
