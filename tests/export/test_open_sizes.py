@@ -75,6 +75,7 @@ def test_before_a_size_is_known_it_is_as_in_the_twin():
         with pytest.raises(RuntimeError, match="failed to prepare"):
             interpreter.allocate_tensors()
         assert outputs(interpreter, images).shape == (1, 10)
+    interpreter = None
     before = runtime.op_memory()
     interpreter = runtime.Interpreter(model_content=convert(network(ratio=0.5), "onthefly", check=False).data)
     assert runtime.op_memory() == before
