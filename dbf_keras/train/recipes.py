@@ -82,6 +82,7 @@ class Recipe:
         if fields.get("schedule", "step") != "step":
             fields["drops"] = ()
         elif epochs is not None:
+            check_number("--epochs", epochs, whole=True, least=1)
             fields["drops"] = tuple(round(drop * epochs / self.epochs) for drop in self.drops)
         return dataclasses.replace(
             self,

@@ -69,6 +69,14 @@ def test_recipes_that_cannot_be_are_refused(options, message):
         Recipe(**{"epochs": 5, **options})
 
 
+@pytest.mark.parametrize("name", ["paper", "cosine"])
+def test_changes_that_cannot_be_are_refused(name):
+    """As a file of runs may have them."""
+    for fields in ({"epochs": "3"}, {"batch_size": 2.5}, {"learning_rate": "fast"}, {"weight_decay": [1]}):
+        with pytest.raises(ValueError, match=f"--{next(iter(fields))} must be a .* number"):
+            RECIPES[name].change(**fields)
+
+
 def test_alpha_has_its_own_rate():
     """Twice the rate moves α twice as far, and other weights as before."""
     moved = []
