@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -90,6 +91,30 @@ def _writes_to(stream: TextIO, descriptor: int) -> bool:
         return stream.fileno() == descriptor
     except (OSError, AttributeError, ValueError):
         return False
+
+
+# (height, width) of images where a model leaves them open and nobody says which.
+OPEN_SIZE = (224, 224)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """(height, width) of the flag --input_size, ``224`` or ``224x160``; None if it is not given.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})(?:[x×](\d{1,5}))?", text.strip().lower())
+    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not height or not width:
+        raise ValueError(f"--input_size takes a side or HEIGHTxWIDTH in pixels, as in 224 or 224x160; got {text!r}.")
+    return height, width
+
+
+def size_text(size: Sequence[int | None]) -> str:
+    """A (height, width) for people."""
+    return "×".join("?" if pixels is None else str(pixels) for pixels in size)
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[pathlib.Path], object]) -> None:

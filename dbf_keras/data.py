@@ -8,9 +8,11 @@ import zipfile
 
 import numpy as np
 
+from dbf_keras import data_checks
 from dbf_keras.images import ImageFolder, Images, TFRecords
 
-DATASETS = ("digits", "mnist", "cifar10", "folder", "tfrecords")
+ARRAYS = ("digits", "mnist", "cifar10")  # Their images have a size of their own; those of files are scaled.
+DATASETS = (*ARRAYS, "folder", "tfrecords")
 # Share of the images of each class that a folder without a test part sets aside for testing.
 TEST_SHARE = 0.2
 
@@ -36,6 +38,10 @@ class Dataset:
         y_test: as y_train.
         classes: number of classes.
         class_names: their names by label; by default the numbers from 0.
+        is_part: whether images were left out, so that there may be classes without any.
+
+    Raises:
+        ValueError: as `check` says; black images and classes without images count only there.
     """
 
     x_train: np.ndarray | Images
@@ -44,11 +50,45 @@ class Dataset:
     y_test: np.ndarray
     classes: int
     class_names: tuple[str, ...] = ()
+    is_part: bool = False
 
     def __post_init__(self) -> None:
         self.class_names = tuple(self.class_names) or tuple(map(str, range(self.classes)))
         if len(self.class_names) != self.classes:
             raise ValueError(f"{self.classes} classes cannot have {len(self.class_names)} names.")
+        self._check_arrays()
+
+    def _check_arrays(self) -> None:
+        for part in ("train", "test"):
+            images, labels = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+            data_checks.check_images(f"x_{part}", images)
+            data_checks.check_labels(f"y_{part}", labels, len(images))
+            if labels.max() >= self.classes:
+                raise ValueError(
+                    f"y_{part} has the label {labels.max()}, which is none of {self.classes} classes: they are "
+                    f"numbered 0 to {self.classes - 1}."
+                )
+        if self.x_train.shape[1:] != self.x_test.shape[1:]:
+            raise ValueError(
+                f"Images to train on are of shape {tuple(self.x_train.shape[1:])} and those to test with of "
+                f"{tuple(self.x_test.shape[1:])}; scale them to one."
+            )
+
+    def check(self) -> Dataset:
+        """Returns the set itself after a look at whether it can be trained on.
+
+        Raises:
+            ValueError: an array of images that is not uint8 [N, H, W, C] or is black, labels that are not whole numbers
+                from 0 to the number of classes, one an image, images of two shapes, a single class, or, unless this is
+                a part of a set, a class without training images; says what would work.
+        """
+        self._check_arrays()
+        for part in ("train", "test"):
+            data_checks.check_brightness(f"x_{part}", getattr(self, f"x_{part}"))
+        seen = np.unique(self.y_train)
+        labels = np.arange(self.classes) if self.is_part and len(seen) > 1 else self.y_train
+        data_checks.check_classes(labels, self.class_names)
+        return self
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -67,14 +107,14 @@ class Dataset:
         Raises:
             ValueError: there are fewer.
         """
-        if not 1 <= count <= len(self.y_train):
+        if not isinstance(count, int) or not 1 <= count <= len(self.y_train):
             raise ValueError(f"--train_images takes 1 to {len(self.y_train)}, as many as there are; got {count}.")
         chosen = np.random.RandomState(0).permutation(len(self.y_train))[:count]
         images = self.x_train.part(chosen) if isinstance(self.x_train, Images) else self.x_train[chosen]
-        return dataclasses.replace(self, x_train=images, y_train=self.y_train[chosen])
+        return dataclasses.replace(self, x_train=images, y_train=self.y_train[chosen], is_part=True)
 
 
-def load(name: str, data_dir: str | None = None, image_size: int = 224) -> Dataset:
+def load(name: str, data_dir: str | None = None, image_size: int | tuple[int, int] = 224) -> Dataset:
     """Loads an image set.
 
     Args:
@@ -90,13 +130,20 @@ def load(name: str, data_dir: str | None = None, image_size: int = 224) -> Datas
             - ``"tfrecords"``, ``<data_dir>/train-*`` and ``<data_dir>/validation-*``, see `images.TFRecords`; the
               training set's smallest label becomes 0.
         data_dir: where the files are.
-        image_size: side in pixels to which the images of files are cropped and scaled.
+        image_size: side, or (height, width), in pixels to which the images of files are cropped and scaled.
 
     Raises:
-        ValueError: unknown name, "folder" or "tfrecords" without data_dir, files that are not as they should be, or a
-            package that is not installed.
-        OSError: the set is not where data_dir says, or cannot be downloaded.
+        ValueError: unknown name, "folder" or "tfrecords" without data_dir, files or arrays that are not as they should
+            be (see `Dataset.check`), or a package that is not installed.
+        OSError: the set is not where data_dir says, has a picture that cannot be read, or cannot be downloaded.
     """
+    return _load(name, data_dir, image_size).check()
+
+
+def _load(name: str, data_dir: str | None, image_size: int | tuple[int, int]) -> Dataset:
+    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"--image_size must be at least 1 pixel; got {image_size}.")
     if name not in DATASETS:
         raise ValueError(f"Unknown dataset {name!r}. Known: {', '.join(DATASETS)}.")
     if name == "digits":
@@ -142,14 +189,10 @@ def _read_npz(path: pathlib.Path) -> list[np.ndarray]:
 def _dataset(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> Dataset:
     images, labels = [], []
     for part, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
-        if x.dtype != np.uint8 or x.ndim not in (3, 4):
-            raise ValueError(
-                f"x_{part} must be uint8 [N, H, W] or [N, H, W, C], pixels 0–255; got {x.dtype} {x.shape}."
-            )
-        if y.dtype.kind not in "iu" or y.size != len(x) or not y.size or y.min() < 0:
-            raise ValueError(f"y_{part} must be {len(x)} integers from 0, one an image; got {y.dtype} {y.shape}.")
-        images.append(x if x.ndim == 4 else x[..., None])
-        labels.append(y.ravel())
+        images.append(x[..., None] if x.ndim == 3 else x)
+        labels.append(y[:, 0] if y.shape == (len(x), 1) else y)
+        data_checks.check_images(f"x_{part}", images[-1])
+        data_checks.check_labels(f"y_{part}", labels[-1], len(x))
     classes = int(labels[0].max()) + 1
     if labels[1].max() >= classes:
         raise ValueError(f"y_test has the label {labels[1].max()}, which y_train has not.")
@@ -169,7 +212,7 @@ def _digits() -> Dataset:
     return _dataset(images[:-test], digits.target[:-test], images[-test:], digits.target[-test:])
 
 
-def _folder(data_dir: str | None, image_size: int) -> Dataset:
+def _folder(data_dir: str | None, image_size: int | tuple[int, int]) -> Dataset:
     if data_dir is None:
         raise ValueError(
             "The dataset 'folder' needs --data_dir with train/<class>/* and test/<class>/*, or with <class>/*."
@@ -181,6 +224,7 @@ def _folder(data_dir: str | None, image_size: int) -> Dataset:
         if not tests:
             raise FileNotFoundError(f"Beside {root / 'train'} there is no folder {', '.join(_TEST_PARTS)}.")
         where = root / "train", tests[0]
+        _check_same_classes(*where)
         by_part = [[_images(part / name) for name in names] for part in where]
     else:
         names = _classes(root)
@@ -192,9 +236,25 @@ def _folder(data_dir: str | None, image_size: int) -> Dataset:
         paths = [path for paths in by_class for path in paths]
         if not paths:
             raise FileNotFoundError(f"{folder} holds no images ({', '.join(_SUFFIXES)}) in class folders.")
+        empty = [name for name, paths in zip(names, by_class, strict=True) if not paths]
+        if empty:
+            raise FileNotFoundError(
+                f"{folder} holds no images ({', '.join(_SUFFIXES)}) of {len(empty)} of its {len(names)} classes: "
+                f"{data_checks.listed(empty)}. Add some, or remove these folders."
+            )
         images.append(ImageFolder(paths, image_size))
         labels.append(np.repeat(np.arange(len(names)), [len(paths) for paths in by_class]))
     return Dataset(images[0], labels[0], images[1], labels[1], len(names), tuple(names))
+
+
+def _check_same_classes(train: pathlib.Path, test: pathlib.Path) -> None:
+    """Raises ValueError if folders of images to train on and to test with have other classes."""
+    names = [{path.name for path in folder.glob("[!.]*") if path.is_dir()} for folder in (train, test)]
+    for here, there, more in ((train, test, names[0] - names[1]), (test, train, names[1] - names[0])):
+        if more and names[1]:  # A folder without classes has no images at all, which is told as such.
+            raise ValueError(
+                f"{here} has classes that {there} has not: {data_checks.listed(sorted(more))}. Both must have the same."
+            )
 
 
 def _classes(folder: pathlib.Path) -> list[str]:
@@ -227,7 +287,7 @@ def _split(paths: list[pathlib.Path]) -> tuple[list[pathlib.Path], list[pathlib.
     return parts
 
 
-def _tfrecords(data_dir: str | None, image_size: int) -> Dataset:
+def _tfrecords(data_dir: str | None, image_size: int | tuple[int, int]) -> Dataset:
     if data_dir is None:
         raise ValueError("The dataset 'tfrecords' needs --data_dir with files train-* and validation-*.")
 
@@ -244,5 +304,9 @@ def _tfrecords(data_dir: str | None, image_size: int) -> Dataset:
     first, last = int(train.labels.min()), int(train.labels.max())
     if test.labels.min() < first or test.labels.max() > last:
         raise ValueError(f"{data_dir}/validation-* has labels outside {first} to {last}, those of train-*.")
+    _ = train[0], test[0]  # Whatever all records lack is told now.
+    _ = train[0], test[0]  # Whatever all records lack is told now.
+    if first < 0:
+        raise ValueError(f"{data_dir}/train-* has the label {first}; leave images without a class out.")
     names = tuple(map(str, range(first, last + 1)))
     return Dataset(train, train.labels - first, test, test.labels - first, len(names), names)

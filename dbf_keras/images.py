@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import copy
 import io
 import math
 import os
 import pathlib
+import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -22,20 +24,36 @@ if TYPE_CHECKING:
 # Share of a test image's shorter side that its centre shows: 224 of 256 pixels.
 _CENTRE = 0.875
 
-# From (width, height) of an image to (left, top, width, height) of the part to read.
-_ChooseBox = Callable[[int, int], tuple[float, float, float, float]]
+# From (width, height) of an image and the ratio of width to height that is wanted to (left, top, width, height) of the
+# part to read.
+_ChooseBox = Callable[[int, int, float], tuple[float, float, float, float]]
+
+# By EXIF's number of a picture's orientation, the `PIL.Image.Transpose` that sets it upright.
+_ORIENTATION = 0x0112
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+_TURNS_THAT_SWAP_SIDES = (2, 4, 5, 6)
+# Pillow's modes of pictures with transparent pixels.
+_TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
 class Images(abc.ABC):
-    """Behaves as a uint8 array [N, size, size, 3]: the images' centres, 7/8 of the shorter side, scaled.
+    """Behaves as a uint8 array [N, height, width, 3]: the images' centres, see `centre_box`, scaled.
+
+    Pictures are turned as their EXIF data say, transparent ones are laid on white, and of 16 bits a channel the upper 8
+    are kept. Of several frames the first counts.
+
+    Args:
+        count: N.
+        size: (height, width), or the side of a square.
 
     Attributes:
-        shape: (N, size, size, 3).
+        shape: (N, height, width, 3).
     """
 
-    def __init__(self, count: int, size: int):
+    def __init__(self, count: int, size: int | tuple[int, int]):
         _check_pillow()
-        self.shape = (count, size, size, 3)
+        height, width = (size, size) if isinstance(size, int) else size
+        self.shape = (count, height, width, 3)
         self._chosen = np.arange(count)  # Which of the images that `_open` knows these are.
         self._threads = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes and scales without Python's lock.
 
@@ -71,32 +89,49 @@ class Images(abc.ABC):
             smallest: least share of an image's area.
 
         Returns:
-            uint8 [n, size, size, 3].
+            uint8 [n, height, width, 3].
         """
 
         def read(index: int, seed: np.ndarray) -> np.ndarray:
             rng = np.random.default_rng([*seed, index])
-            return self._read(index, lambda width, height: random_box(width, height, smallest, rng))
+            return self._read(index, lambda width, height, _: random_box(width, height, smallest, rng))
 
         return np.stack(list(self._threads.map(read, indices, seeds)))
 
     def _read(self, index: int, choose_box: _ChooseBox | None = None) -> np.ndarray:
         from PIL import Image
 
-        side, index = self.shape[1], int(self._chosen[index])
+        (out_height, out_width), index = self.shape[1:3], int(self._chosen[index])
+        with self._opened(index) as image:
+            turn = _turn(image)
+            original = np.array(image.size)
+            upright = original[::-1] if turn in _TURNS_THAT_SWAP_SIDES else original
+            choose_box = choose_box or centre_box
+            left, top, width, height = choose_box(int(upright[0]), int(upright[1]), out_width / out_height)
+            # A JPEG can be decoded at a half, a quarter or an eighth where that is enough.
+            enough = np.ceil(original * max(out_width / width, out_height / height))
+            image.draft("RGB", (int(enough[0]), int(enough[1])))
+            rgb = _to_rgb(image)
+            if turn is not None:
+                rgb = rgb.transpose(Image.Transpose(turn))
+            scale = np.array(rgb.size) / upright
+            box = np.array([left, top, left + width, top + height]) * np.tile(scale, 2)
+            box = tuple(np.minimum(box, np.tile(rgb.size, 2)))
+            return np.asarray(rgb.resize((out_width, out_height), Image.Resampling.BILINEAR, box))
+
+    @contextlib.contextmanager
+    def _opened(self, index: int) -> Iterator[PIL.Image.Image]:
+        """A picture as Pillow opens it, of which whatever cannot be read is an OSError."""
+        from PIL import Image
+
         source = self._open(index)
         try:
             with Image.open(source) as image:
-                original = np.array(image.size)
-                left, top, width, height = (choose_box or centre_box)(*image.size)
-                # A JPEG can be decoded at a half, a quarter or an eighth where that is enough.
-                enough_width, enough_height = np.ceil(original * side / min(width, height))
-                image.draft("RGB", (int(enough_width), int(enough_height)))
-                scale = np.array(image.size) / original
-                box = np.array([left, top, left + width, top + height]) * np.tile(scale, 2)
-                box = tuple(np.minimum(box, np.tile(image.size, 2)))
-                return np.asarray(_to_rgb(image).resize((side, side), Image.Resampling.BILINEAR, box))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises all of these.
+                if image.mode == "F":
+                    raise ValueError("it has pixels of 32-bit floats; save it with 8 or 16 bits a channel")
+                yield image
+        # Pillow raises all of these.
+        except (OSError, ValueError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError) as error:
             raise OSError(f"{self._where(index)} cannot be read: {error}") from None
 
     @abc.abstractmethod
@@ -116,19 +151,42 @@ def _check_pillow() -> None:
         raise ValueError("Reading images from files needs Pillow: pip install pillow.") from None
 
 
+def _turn(image: PIL.Image.Image) -> int | None:
+    """The `PIL.Image.Transpose` that sets a picture upright, None if it is."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - of damaged EXIF data Pillow raises whatever comes; the picture is no worse
+        return None
+
+
 def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """A Pillow image as RGB of 8 bits a channel; of 16 bits the upper 8 are kept, which Pillow would clip."""
+    """A Pillow image as RGB of 8 bits a channel, on white; of 16 bits the upper 8 are kept, which Pillow would clip."""
     from PIL import Image
 
     if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("it has pixels of 32 bits; save it with 8 or 16 bits a channel")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
 
 
-def centre_box(width: int, height: int) -> tuple[float, float, float, float]:
-    """(left, top, width, height) of the centre of an image, a square of 7/8 of the shorter side."""
-    side = _CENTRE * min(width, height)
-    return (width - side) / 2, (height - side) / 2, side, side
+def centre_box(width: int, height: int, ratio: float = 1.0) -> tuple[float, float, float, float]:
+    """The centre of an image: 7/8 of the largest part that has a ratio of width to height.
+
+    Args:
+        width: the image's width, in pixels.
+        height: the image's height, in pixels.
+        ratio: width / height of the part.
+
+    Returns:
+        (left, top, width, height).
+    """
+    part_width, part_height = _CENTRE * min(width, height * ratio), _CENTRE * min(width / ratio, height)
+    return (width - part_width) / 2, (height - part_height) / 2, part_width, part_height
 
 
 def random_box(width: int, height: int, smallest: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -159,11 +217,22 @@ def random_box(width: int, height: int, smallest: float, rng: np.random.Generato
 
 
 class ImageFolder(Images):
-    """Image files."""
+    """Image files.
 
-    def __init__(self, paths: list[pathlib.Path], size: int):
+    Raises:
+        OSError: of one that cannot be read, going by the first bytes of each.
+    """
+
+    def __init__(self, paths: list[pathlib.Path], size: int | tuple[int, int]):
         super().__init__(len(paths), size)
         self._paths = paths
+        with progress("images") as show:
+            for number, _ in enumerate(self._threads.map(self._check, range(len(paths)))):
+                show((number + 1) / len(paths))
+
+    def _check(self, index: int) -> None:
+        with self._opened(index):
+            pass
 
     def _open(self, index: int) -> pathlib.Path:
         return self._paths[index]
@@ -185,7 +254,7 @@ class TFRecords(Images):
             is not installed.
     """
 
-    def __init__(self, paths: list[pathlib.Path], size: int):
+    def __init__(self, paths: list[pathlib.Path], size: int | tuple[int, int]):
         try:
             import tensorflow as tf
         except ImportError:
@@ -200,7 +269,10 @@ class TFRecords(Images):
                 end = 0
                 try:
                     for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-                        labels.append(self._feature(record, "image/class/label", path).int64_list.value[0])
+                        label = self._feature(record, "image/class/label", path).int64_list.value
+                        if len(label) != 1:
+                            raise ValueError(f"{path} has a record whose 'image/class/label' is not one integer.")
+                        labels.append(label[0])
                         places.append((number, end + 12, len(record)))  # Length and its checksum come before,
                         end += 12 + len(record) + 4  # and a checksum after it.
                 except tf.errors.DataLossError as error:

@@ -402,6 +402,40 @@ class TestCommandLine:
         assert "explicit" in done.stdout and "onthefly" in done.stdout and "accuracy" in done.stdout
         assert min(first["load_ms"], first["first_ms"]) > 0 and len(first["times_ms"]) == 6
 
+    def test_files_of_open_size(self, files):
+        image = keras.Input((None, None, 1))
+        features = keras.layers.GlobalAveragePooling2D()(DBFConv2D(10, 7, ratio=0.25)(image))
+        model = keras.Model(image, features)
+        for mode in ("explicit", "onthefly"):
+            (files / f"open_{mode}.tflite").write_bytes(to_tflite(model, mode=mode))
+        paths = ["open_explicit.tflite", "open_onthefly.tflite", "--runs=3"]
+        sides = {}
+        for arguments, size in (
+            ([], "224×224"),
+            (["--dataset=digits"], "8×8"),
+            (["--input_size=9x40"], "9×40"),
+            (["--input_size=112", "--num_threads=2"], "112×112"),
+        ):
+            done = benchmark(*paths, *arguments, "--json=open.json", cwd=files)
+            assert done.returncode == 0, done.stderr
+            read = json.loads((files / "open.json").read_text())
+            assert read["settings"]["input_size"] == size and f"images of open size: {size}" in done.stdout
+            given = any("--input_size" in argument for argument in arguments)
+            assert (f"measured with {size}. --input_size gives" in done.stdout) != given
+            sides[size] = read["models"][1]
+        assert sides["8×8"]["accuracy"] is not None
+        assert sides["8×8"]["median_ms"] < sides["224×224"]["median_ms"]
+        assert sides["9×40"]["peak_memory_bytes"] < sides["224×224"]["peak_memory_bytes"]
+        for arguments, message in (
+            (["--input_size=6"], "open_explicit.tflite' cannot be loaded and run"),
+            (["--input_size=6"], "Its size is open, and was set to 6×6; --input_size gives another."),
+            (["--input_size=big"], "--input_size takes a side or HEIGHTxWIDTH in pixels"),
+            (["--input_size=9", "--dataset=digits"], "The model takes images of shape (9, 9, 1)"),
+            (["--input_size=9", "explicit.tflite"], "'explicit.tflite': It takes inputs of (1, 8, 8, 1), and"),
+        ):
+            done = benchmark(*paths, *arguments, cwd=files)
+            assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
     def test_stored_results(self, files):
         phone = files / "phone.json"
         phone.write_text(to_json(TestReport.PHONE))

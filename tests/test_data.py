@@ -11,6 +11,7 @@ from PIL import Image
 from dbf_keras import data
 
 DATA_DIR = os.environ.get("DBF_DATA_DIR")
+RNG = np.random.default_rng(0)
 needs_data = pytest.mark.skipif(not DATA_DIR, reason="DBF_DATA_DIR is not set: no MNIST and CIFAR-10 here")
 
 
@@ -54,11 +55,30 @@ def test_grey_images_get_a_channel_and_labels_one_axis(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"x_train": np.zeros((20, 28, 28))}, "x_train must be uint8"),
-        ({"x_test": np.zeros((20, 784), np.uint8)}, "x_test must be uint8"),
-        ({"y_train": np.arange(20) - 1}, "y_train must be 20 integers from 0"),
-        ({"y_train": np.arange(20) / 2}, "y_train must be 20 integers from 0"),
-        ({"y_test": np.arange(19)}, "y_test must be 20 integers from 0"),
+        ({"x_train": RNG.random((20, 28, 28))}, r"x_train must be uint8 .* from .* to .*\(images \* 255\).round"),
+        ({"x_train": RNG.random((20, 28, 28)) * 2 - 1}, r"\(\(images \+ 1\) \* 127.5\)"),
+        ({"x_train": RNG.random((20, 28, 28)) * 255}, r"images.round\(\).astype\('uint8'\)"),
+        ({"x_train": RNG.random((20, 28, 28)) - 9}, "Scale it to 0–255"),
+        ({"x_train": np.full((20, 28, 28), np.nan)}, "15680 of its numbers are NaN or infinite"),
+        ({"x_train": np.full((20, 28, 28), 40000, np.uint16)}, "16 bits a pixel, convert it.*>> 8"),
+        ({"x_train": np.full((20, 28, 28), 200, np.int16)}, r"got int16 .*images.astype\('uint8'\)"),
+        ({"x_train": np.ones((20, 28, 28), bool)}, r"astype\('uint8'\) \* 255"),
+        ({"x_train": np.full((20, 28, 28), "a")}, "Give numbers"),
+        ({"x_train": RNG.random((20, 28, 28)).astype(np.uint8)}, "x_train is black: .* the brightest is 0"),
+        ({"x_train": RNG.random((20, 28, 28)).round().astype(np.uint8)}, "x_train is black: .* the brightest is 1"),
+        ({"x_train": np.zeros((20, 3, 28, 28), np.uint8)}, "its channels come first"),
+        ({"x_test": np.zeros((20, 784), np.uint8)}, "x_test must be uint8 .*Reshape it"),
+        ({"x_test": np.zeros((0, 28, 28), np.uint8), "y_test": np.zeros(0, int)}, "x_test .* holds no images"),
+        ({"x_test": np.zeros((20, 32, 32), np.uint8)}, r"of shape \(28, 28, 1\) and .* \(32, 32, 1\)"),
+        ({"y_train": np.arange(20) - 1}, "y_train must be 20 integers from 0.* the smallest -1"),
+        ({"y_train": np.arange(20) / 2}, "y_train must be 20 integers from 0.* such as 0.5"),
+        ({"y_train": np.arange(20) * 1.0}, r"labels.astype\('int64'\)"),
+        ({"y_train": np.where(np.arange(20) > 17, np.nan, 1)}, "of which 2 are NaN or infinite"),
+        ({"y_train": np.eye(20)}, "y_train must be 20 integers from 0.*one-hot.*argmax"),
+        ({"y_train": np.full(20, "cat")}, "Number the classes"),
+        ({"y_train": np.full(20, 3), "y_test": np.full(20, 3)}, "3 of 4 classes have no training image: '0', '1', '2'"),
+        ({"y_train": np.zeros(20, int), "y_test": np.zeros(20, int)}, "are of one class, '0'"),
+        ({"y_test": np.arange(19)}, "y_test must be 20 integers from 0.*pairs"),
         ({"y_test": np.arange(20)}, "y_test has the label 19"),
         ({"y_test": None}, "is no .npz with x_train.*y_test"),
     ],
@@ -103,6 +123,41 @@ def test_packages_that_are_not_there_are_named(name, package, message, monkeypat
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=f"{package} is not installed.*{message}"):
         data.load(name)
+
+
+def images_and_labels(labels, classes, **changes):
+    images = np.full((len(labels), 8, 8, 1), 200, np.uint8)
+    fields = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels, "classes": classes}
+    return data.Dataset(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"x_train": np.ones((4, 8, 8, 1), np.float32)}, "x_train must be uint8"),
+        ({"x_train": [[1]]}, "Give a NumPy array"),
+        ({"x_train": np.full((4, 8, 8), 9, np.uint8)}, "grey images have one channel"),
+        ({"x_test": np.full((4, 9, 9, 1), 9, np.uint8)}, "scale them to one"),
+        ({"y_train": np.array([0, 1, 2, 7])}, "y_train has the label 7, which is none of 3 classes"),
+        ({"y_train": np.array([[0], [1], [2], [0]])}, r"labels.ravel\(\)"),
+        ({"class_names": ("a", "b")}, "3 classes cannot have 2 names"),
+    ],
+)
+def test_a_set_made_in_python_is_checked_too(changes, message):
+    with pytest.raises(ValueError, match=message):
+        images_and_labels(np.array([0, 1, 2, 0]), 3, **changes)
+
+
+def test_a_part_may_lack_classes_and_a_whole_set_may_not():
+    labels = np.repeat([0, 1, 2], [30, 30, 1])
+    whole = images_and_labels(labels, 3)
+    assert whole.check() is whole
+    part = next(part for count in range(2, 9) if set((part := whole.part(count)).y_train) == {0, 1})
+    assert part.check() is part
+    with pytest.raises(ValueError, match="1 of 4 classes have no training image: '3'"):
+        images_and_labels(labels, 4).check()
+    with pytest.raises(ValueError, match="are of one class, '0'"):
+        images_and_labels(np.zeros(3, int), 1).check()
 
 
 def write_images(folder, counts):
@@ -160,6 +215,39 @@ def test_errors_say_what_would_work(tmp_path):
     (tmp_path / "val").mkdir()
     with pytest.raises(FileNotFoundError, match="train holds no images"):
         data.load("folder", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "train, test, message",
+    [
+        ({"ant": 2, "bee": 2, "cow": 2}, {"ant": 2, "bee": 2}, "train has classes that .*test has not: 'cow'"),
+        ({"ant": 2, "bee": 2}, {"ant": 2, "bee": 2, "cow": 2}, "test has classes that .*train has not: 'cow'"),
+        ({"ant": 2, "bee": 0}, {"ant": 2, "bee": 2}, "train holds no images .*1 of its 2 classes: 'bee'"),
+        ({"ant": 2, "bee": 2}, {"ant": 2, "bee": 0}, "test holds no images .*1 of its 2 classes: 'bee'"),
+        ({"ant": 2}, {"ant": 2}, "are of one class, 'ant'"),
+        ({"ant": 2, "bee": 2}, {}, "test holds no images"),
+    ],
+)
+def test_folders_of_other_classes_are_refused(tmp_path, train, test, message):
+    for part, counts in (("train", train), ("test", test)):
+        (tmp_path / part).mkdir()
+        write_images(tmp_path / part, counts)
+    with pytest.raises((ValueError, OSError), match=message):
+        data.load("folder", str(tmp_path), 8)
+
+
+def test_a_single_folder_with_an_empty_class_is_refused(tmp_path):
+    write_images(tmp_path, {"ant": 4, "bee": 4, "cow": 0})
+    with pytest.raises(FileNotFoundError, match="of 1 of its 3 classes: 'cow'"):
+        data.load("folder", str(tmp_path), 8)
+
+
+def test_images_of_files_may_be_rectangles(tmp_path):
+    write_images(tmp_path, {"ant": 2, "bee": 2})
+    assert data.load("folder", str(tmp_path), (8, 24)).image_shape == (8, 24, 3)
+    for size in (0, -1, (8,), (8, 0), 2.5):
+        with pytest.raises(ValueError, match="--image_size must be at least 1 pixel"):
+            data.load("folder", str(tmp_path), size)
 
 
 def test_names_are_as_many_as_classes():

@@ -131,6 +131,92 @@ def test_sixteen_bits_a_pixel_keep_the_upper_eight():
     assert result.max() > result.min() + 200
 
 
+# How a picture is held that EXIF says to be turned: by orientation, what to do to the upright picture.
+HELD_AS = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", HELD_AS)
+def test_exif_s_orientation_is_honoured(kind, orientation):
+    upright, turn = Image.fromarray(gradient(800, 600)), HELD_AS[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    (upright if turn is None else upright.transpose(Image.Transpose(turn))).save(file, kind, exif=exif)
+    held, expected = Held([file.getvalue()], (24, 32)), Held([encoded(gradient(800, 600), kind)], (24, 32))
+    np.testing.assert_allclose(held[0].astype(int), expected[0].astype(int), atol=5)
+    crops = [read.crops(np.array([0]), np.array([[3]]), 0.1)[0].astype(int) for read in (held, expected)]
+    np.testing.assert_allclose(*crops, atol=5)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_says_nothing():
+    file = io.BytesIO()
+    Image.fromarray(gradient(40, 40)).save(file, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    assert Held([file.getvalue()], 8)[0].std() > 10
+
+
+def test_rectangles_show_the_largest_part_of_their_shape():
+    held = Held([encoded(gradient(200, 100))], (8, 32))
+    wide = held[0].astype(float)
+    assert held.shape == (1, 8, 32, 3) and wide.shape == (8, 32, 3)
+    # Width and height of the picture, of its part, and of what is made of that.
+    for axis, (side, part, count) in enumerate([(200, 0.875 * 200, 32), (100, 0.875 * 50, 8)]):
+        values = wide[:, :, axis].mean(axis=axis)
+        ends = (side - part) / 2 + part * np.array([0.5, count - 0.5]) / count
+        np.testing.assert_allclose(values[[0, -1]], ends / side * 255, atol=4)
+    assert images.centre_box(200, 100) == (56.25, 6.25, 87.5, 87.5)
+
+
+def picture(kind):
+    """A picture of some kind, whose left half is red and whose right half is white."""
+    red = np.full((40, 40, 4), 255, np.uint8)
+    red[:, :20] = (255, 0, 0, 255)
+    hidden = red.copy()
+    hidden[:, 20:] = (0, 0, 255, 0)  # Blue, and not to be seen.
+    plain, see_through = Image.fromarray(red).convert("RGB"), Image.fromarray(hidden)
+    palette = plain.convert("P")
+    image, file_kind, options = {
+        "RGB": (plain, "PNG", {}),
+        "RGBA": (see_through, "PNG", {}),
+        "transparent WebP": (see_through, "WEBP", {"lossless": True}),
+        "palette": (palette, "PNG", {}),
+        "transparent palette": (palette, "PNG", {"transparency": palette.getpixel((30, 30))}),
+        "CMYK": (plain.convert("CMYK"), "JPEG", {"quality": 100}),
+        "animated": (plain, "PNG", {"save_all": True, "append_images": [Image.new("RGB", (40, 40), "blue")]}),
+    }[kind]
+    file = io.BytesIO()
+    image.save(file, file_kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "kind", ["RGB", "RGBA", "transparent WebP", "palette", "transparent palette", "CMYK", "animated"]
+)
+def test_pictures_of_every_kind_look_as_they_do_to_people(kind):
+    shown = Held([picture(kind)], 8)[0].astype(int)
+    np.testing.assert_allclose(shown[:, :3], np.broadcast_to([255, 0, 0], (8, 3, 3)), atol=8)
+    np.testing.assert_allclose(shown[:, 5:], np.broadcast_to(255, (8, 3, 3)), atol=8)
+
+
+@pytest.mark.parametrize("dtype, told", [(np.float32, "32-bit floats"), (np.int32, "32 bits")])
+def test_pixels_that_are_no_bytes_are_refused(dtype, told, tmp_path):
+    Image.fromarray(gradient(40, 40)[..., 0].astype(dtype) * dtype(1000)).save(tmp_path / "x.tif")
+    (tmp_path / "x.tif").rename(tmp_path / "x.png")
+    with pytest.raises(OSError, match=rf"x\.png cannot be read: it has pixels of {told}; save it with 8 or 16"):
+        images.ImageFolder([tmp_path / "x.png"], 8)[0]
+
+
+def test_a_folder_s_pictures_are_looked_at_before_any_is_used(tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            (tmp_path / name / f"{number}.png").write_bytes(encoded(gradient(9, 9)))
+    (tmp_path / "bee" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(OSError, match=r"1\.png cannot be read"):
+        data.load("folder", str(tmp_path), 8)
+
+
 def write_records(path, features):
     import tensorflow as tf
 

@@ -489,3 +489,17 @@ def test_what_generated_kernels_cannot_do_is_refused():
 
 def test_custom_objects_name_the_layers():
     assert dbf_keras.custom_objects() == {"DBFConv2D": DBFConv2D, "DBFDense": DBFDense}
+
+
+@pytest.mark.parametrize("options, shape", CONVOLUTIONS)
+def test_empty_batches_have_the_shape_of_others(options, shape):
+    layer = DBFConv2D(**options)
+    full = layer(RNG.standard_normal(shape).astype("float32"))
+    assert tuple(layer(np.zeros((0, *shape[1:]), "float32")).shape) == (0, *full.shape[1:])
+
+
+@pytest.mark.parametrize("options, shape", DENSES)
+def test_empty_batches_of_dense_layers(options, shape):
+    layer = DBFDense(**options)
+    full = layer(RNG.standard_normal(shape).astype("float32"))
+    assert tuple(layer(np.zeros((0, *shape[1:]), "float32")).shape) == (0, *full.shape[1:])

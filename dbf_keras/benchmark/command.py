@@ -38,7 +38,8 @@ from dbf_keras.benchmark.report import (
     to_json,
     to_rows,
 )
-from dbf_keras.benchmark.timing import prepare, time_interleaved
+from dbf_keras.benchmark.timing import open_axes, prepare, time_interleaved
+from dbf_keras.command import size_text
 from dbf_keras.forms import FORMS
 from dbf_keras.images import Images
 from dbf_keras.progress import progress
@@ -87,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     add("files", nargs="*", metavar="FILE", help=".tflite files to measure, .json files to show")
     add("--dataset", help="data set to measure accuracy on: digits, mnist, cifar10, folder or tfrecords")
     add("--data_dir", help="where <dataset>.npz, or the folders of images, or the TFRecords are")
+    add(
+        "--input_size",
+        metavar="SIZE",
+        help="height and width of images, such as 224 or 224x160, for files that leave them open (default: those of "
+        f"the data set's images, else {size_text(command.OPEN_SIZE)})",
+    )
     add("--num_threads", type=_at_least(int, 1), default=1, help="threads of each interpreter (default: 1)")
     add("--runtime", choices=list(runtime_lib.RUNTIMES), help="TFLite runtime (default: the first installed)")
     add(
@@ -131,13 +138,15 @@ def _benchmark(flags: argparse.Namespace, folder: str) -> None:
             models, own_dataset = _export_default(folder)
             dataset = dataset or own_dataset
         _check_models(models)
+        results, size = _measure(models, runtime, dataset, flags)
         settings = {
             **describe_machine(runtime),
             "num_threads": flags.num_threads,
             "dataset": dataset,
+            "input_size": size and size_text(size),
             "peak_memory": "growth of peak resident memory, each model in a process of its own",
         }
-        report = Report(settings, _measure(models, runtime, dataset, flags))
+        report = Report(settings, results)
         reports = [report, *stored]
     if flags.json:
         _write(flags.json, to_json(report))
@@ -145,8 +154,13 @@ def _benchmark(flags: argparse.Namespace, folder: str) -> None:
         _write(flags.html, to_html(reports))
     for shown in reports:
         title = f"{shown.settings.get('runtime')}, threads: {shown.settings.get('num_threads')}"
+        if shown.settings.get("input_size"):
+            title += f", images of open size: {shown.settings['input_size']}"
         caption = CAPTION if shown is reports[-1] else ""
         print_table(f"{shown.machine}, {title}" if stored else title, to_rows(shown.results), caption=caption)
+    if models and reports[0].settings.get("input_size") and not flags.input_size:
+        used = reports[0].settings["input_size"]
+        print(f"A file leaves the size of images open; measured with {used}. --input_size gives another.")
 
 
 def _write(path: str, text: str) -> None:
@@ -164,16 +178,24 @@ def _read(path: str) -> Report:
         raise ValueError(f"{path!r} is {error}.") from error
 
 
-def _measure(paths: Sequence[str], runtime: str, dataset: str | None, flags: argparse.Namespace) -> list[Result]:
-    """Measures files; accuracy only if a data set is named."""
+def _measure(
+    paths: Sequence[str], runtime: str, dataset: str | None, flags: argparse.Namespace
+) -> tuple[list[Result], tuple[int, int] | None]:
+    """Measures files; accuracy only if a data set is named.
+
+    Returns:
+        The results, and the (height, width) of images where a file leaves them open; None if none does.
+    """
+    size = _open_size(dataset, flags)
     # First, for these processes are others: a file that kills its process is told like any that cannot be run.
-    memories = [peak_memory(path, runtime, flags.num_threads) for path in paths]
+    memories = [peak_memory(path, runtime, flags.num_threads, size=size) for path in paths]
     interpreters, calls, op_memories, loads, firsts = [], [], [], [], []
     for path in paths:
         start = time.perf_counter()
         with _naming(path):
             interpreters.append(runtime_lib.Interpreter(path, num_threads=flags.num_threads, runtime=runtime))
-            call, op_memory = count_op_memory(functools.partial(prepare, interpreters[-1]))
+            _check_size(interpreters[-1], flags.input_size)
+            call, op_memory = count_op_memory(functools.partial(prepare, interpreters[-1], size=size))
             loaded = time.perf_counter()
             call()
         firsts.append(time.perf_counter() - loaded)
@@ -183,7 +205,8 @@ def _measure(paths: Sequence[str], runtime: str, dataset: str | None, flags: arg
     names = _name(paths)
     shares: list[float | None] = [None] * len(paths)
     if dataset:
-        images, labels = _load_images(dataset, flags.data_dir, interpreters[0].get_input_details()[0]["shape"])
+        shape = interpreters[0].get_input_details()[0]["shape"]
+        images, labels = _load_images(dataset, flags.data_dir, shape)
         for number, interpreter in enumerate(interpreters):
             with progress(f"accuracy of {names[number]}") as tick, _naming(paths[number]):
                 shares[number] = accuracy(interpreter, images, labels, tick)
@@ -191,7 +214,32 @@ def _measure(paths: Sequence[str], runtime: str, dataset: str | None, flags: arg
         times = time_interleaved(calls, flags.seconds, flags.repetitions, tick)
     sizes = [os.path.getsize(path) for path in paths]
     columns = (names, paths, sizes, memories, op_memories, times, shares, loads, firsts)
-    return [Result(*values) for values in zip(*columns, strict=True)]
+    results = [Result(*values) for values in zip(*columns, strict=True)]
+    return results, size if any(map(_is_open, interpreters)) else None
+
+
+def _open_size(dataset: str | None, flags: argparse.Namespace) -> tuple[int, int]:
+    """The (height, width) of images where a file leaves them open."""
+    given = command.parse_size(flags.input_size)
+    if given is None and dataset is not None:
+        from dbf_keras import data
+
+        if dataset in data.ARRAYS:
+            height, width, _ = data.load(dataset, flags.data_dir).image_shape
+            return height, width
+    return given or command.OPEN_SIZE
+
+
+def _is_open(interpreter: runtime_lib.Interpreter) -> bool:
+    return any(map(open_axes, interpreter.get_input_details()))
+
+
+def _check_size(interpreter: runtime_lib.Interpreter, given: str | None) -> None:
+    """Raises an error if a file does not leave the size of images open that a flag gives."""
+    details = interpreter.get_input_details()
+    if given is not None and not _is_open(interpreter):
+        shapes = ", ".join(str(tuple(detail["shape"].tolist())) for detail in details)
+        raise ValueError(f"It takes inputs of {shapes}, and --input_size is for files of open size. Leave it out.")
 
 
 @contextlib.contextmanager
@@ -236,11 +284,11 @@ def _export_default(folder: str) -> tuple[list[str], str]:
 def _load_images(
     dataset: str, data_dir: str | None, input_shape: Sequence[int]
 ) -> tuple[np.ndarray | Images, np.ndarray]:
-    """Returns test images, uint8 [N, H, W, C], and labels, int [N]; image files are scaled to the input's height."""
+    """Returns test images, uint8 [N, H, W, C], and labels, int [N]; image files are scaled to the input's size."""
     from dbf_keras import data
 
-    height = int(input_shape[1]) if len(input_shape) == 4 else 224
-    loaded = data.load(dataset, data_dir, height)
+    size = (int(input_shape[1]), int(input_shape[2])) if len(input_shape) == 4 else command.OPEN_SIZE
+    loaded = data.load(dataset, data_dir, size)
     return loaded.x_test, loaded.y_test
 
 

@@ -1,6 +1,7 @@
 """Memory: what the DBF ops of a model hold, and the peak of a model, measured in a process of its own.
 
-`python -m dbf_keras.benchmark.memory model.tflite litert 1` is that process; it prints bytes, or why there are none.
+`python -m dbf_keras.benchmark.memory model.tflite litert 1 224 224` is that process; it prints bytes, or why there are
+none.
 """
 
 import resource
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 from dbf_keras import runtime as runtime_lib
 from dbf_keras.benchmark.timing import prepare
+from dbf_keras.command import OPEN_SIZE
 
 _INFERENCES = 3
 _Made = TypeVar("_Made")
@@ -33,7 +35,13 @@ def count_op_memory(make: Callable[[], _Made]) -> tuple[_Made, runtime_lib.OpMem
     return made, runtime_lib.OpMemory(after.packed - before.packed, after.scratch - before.scratch)
 
 
-def peak_memory(path: str, runtime: str | None = None, num_threads: int = 1, repeats: int = 3) -> int:
+def peak_memory(
+    path: str,
+    runtime: str | None = None,
+    num_threads: int = 1,
+    repeats: int = 3,
+    size: tuple[int, int] = OPEN_SIZE,
+) -> int:
     """Measures by how much loading and running a model raises a process's peak resident memory.
 
     The process has loaded numpy, the runtime and the op's library before. What the runtime itself sets up for its first
@@ -44,6 +52,7 @@ def peak_memory(path: str, runtime: str | None = None, num_threads: int = 1, rep
         runtime: As for `dbf_keras.runtime.Interpreter`.
         num_threads: As for `dbf_keras.runtime.Interpreter`.
         repeats: Processes to start; the median counts.
+        size: As for `dbf_keras.benchmark.prepare`.
 
     Returns:
         Bytes.
@@ -51,7 +60,8 @@ def peak_memory(path: str, runtime: str | None = None, num_threads: int = 1, rep
     Raises:
         RuntimeError: If the model cannot be loaded or run, with the reason; a model that kills its process counts too.
     """
-    command = [sys.executable, "-m", __name__, path, runtime_lib.resolve_runtime(runtime), str(num_threads)]
+    numbers = map(str, (num_threads, *size))
+    command = [sys.executable, "-m", __name__, path, runtime_lib.resolve_runtime(runtime), *numbers]
     measured = []
     for _ in range(repeats):
         done = subprocess.run(command, capture_output=True, text=True)
@@ -64,13 +74,13 @@ def peak_memory(path: str, runtime: str | None = None, num_threads: int = 1, rep
     return int(statistics.median(measured))
 
 
-def _measure(path: str, runtime: str, num_threads: int) -> int:
+def _measure(path: str, runtime: str, num_threads: int, height: int, width: int) -> int:
     """Does `peak_memory` in this very process."""
     runtime_lib.import_runtime(runtime)
     if runtime_lib.library_path():
         runtime_lib.load_delegate(runtime)
     before = _restart_peak()
-    invoke = prepare(runtime_lib.Interpreter(path, num_threads=num_threads, runtime=runtime))
+    invoke = prepare(runtime_lib.Interpreter(path, num_threads=num_threads, runtime=runtime), size=(height, width))
     for _ in range(_INFERENCES):
         invoke()
     return _peak() - before
@@ -98,7 +108,7 @@ def _peak() -> int:
 
 if __name__ == "__main__":
     try:
-        print(_measure(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+        print(_measure(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])))
     except Exception as error:  # noqa: BLE001 - the other process tells, whatever it is
         print(error or type(error).__name__)
         sys.exit(1)

@@ -14,6 +14,7 @@ import numpy as np
 from absl import flags
 
 from dbf_keras import command, data
+from dbf_keras.command import OPEN_SIZE, size_text
 from dbf_keras.forms import IO_TYPES, MODES, ONTHEFLY, QUANTIZATIONS, Form
 
 _FLAGS = flags.FLAGS
@@ -51,6 +52,12 @@ def _define_flags() -> None:
         "With --quantize=int8, the data set of the training images. By default that of the zoo model.",
     )
     flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or train/ and test/, or the TFRecords are.")
+    flags.DEFINE_string(
+        "input_size",
+        None,
+        "Where the model leaves height and width of images open: the size to calibrate and check with, such as 224 or "
+        f"224x160. By default {size_text(OPEN_SIZE)}, or that of the data set's images.",
+    )
     flags.DEFINE_string("output", None, "The file to write. By default MODEL_MODE[_QUANTIZE].tflite in this folder.")
     flags.DEFINE_bool(
         "metadata",
@@ -66,17 +73,30 @@ def main(_: list[str]) -> None:
     if _FLAGS.model is not None and _is_path(_FLAGS.model):
         _check_keras_file(_FLAGS.model)
     _check_combination(form)
+    size = command.parse_size(_FLAGS.input_size)
     if _FLAGS.output is not None:
         _check_writable(pathlib.Path(_FLAGS.output))
 
     # After the checks that need no TensorFlow, which takes seconds to import.
-    from dbf_keras.export import convert
+    from dbf_keras.export import convert, verify
 
     name, model = _load(_FLAGS.model)
     output = pathlib.Path(_FLAGS.output or f"{name}_{form.role}{_FILE}")
     _check_writable(output)
     try:
-        images = _training_images(model) if form.quantize == "int8" else None
+        is_open = verify.leaves_size_open(model)
+        if size is not None and not is_open:
+            raise ValueError(
+                f"--input_size is for models that leave height and width open; {name} takes inputs of shape "
+                f"{', '.join(str(tuple(tensor.shape[1:])) for tensor in model.inputs)}. Leave it out."
+            )
+        images = _training_images(model, size) if form.quantize == "int8" else None
+        random = None
+        if is_open and images is None:
+            used = size or OPEN_SIZE
+            if not verify.takes_size(model, used):
+                raise ValueError(f"Images of {size_text(used)} are too small for {name}; give a larger --input_size.")
+            random = verify.random_inputs(model, size=used)
         result = convert(
             model,
             *form,
@@ -84,11 +104,17 @@ def main(_: list[str]) -> None:
             io_type=_FLAGS.io,
             labels=_labels() if _FLAGS.metadata else None,
             strict=_FLAGS.strict,
+            inputs=random,
         )
     except (RuntimeError, ImportError) as error:  # No C library or no runtime to check with; says what to do.
         raise ValueError(error) from error
     command.write_atomically(output, lambda path: path.write_bytes(result.data))
     result.print()
+    if is_open and size is None:
+        checked = size_text((random or images or [])[0].shape[1:3])
+        print(
+            f"The model leaves the size of its inputs open; it was checked with {checked}. --input_size gives another."
+        )
     print(f"written to {output}")
 
 
@@ -146,9 +172,22 @@ def _labels() -> Sequence[str] | None:
     return data.CLASS_NAMES.get(zoo.entry(_FLAGS.model)["dataset"])
 
 
-def _training_images(model: Any) -> list[np.ndarray]:
-    """A batch of raw pixels 0–255 to calibrate with."""
+def _training_images(model: Any, size: tuple[int, int] | None) -> list[np.ndarray]:
+    """A batch of raw pixels 0–255 to calibrate with, of this (height, width) where the model leaves them open."""
     from dbf_keras import zoo
 
     name = _FLAGS.dataset or zoo.entry(_FLAGS.model)["dataset"]
-    return [data.load(name, _FLAGS.data_dir, model.input_shape[1]).calibration_images()]
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 3:
+        raise ValueError(
+            f"--quantize=int8 calibrates on images, of which the model takes none: its inputs are {shapes}. Export it "
+            "in Python, with dbf_keras.export.convert(model, mode, 'int8', representative_data=…)."
+        )
+    wanted = [known or length for known, length in zip(shapes[0], size or OPEN_SIZE, strict=False)]
+    dataset = data.load(name, _FLAGS.data_dir, (wanted[0], wanted[1]))
+    if size is not None and dataset.image_shape[:2] != tuple(wanted):
+        raise ValueError(
+            f"The images of {name} are {size_text(dataset.image_shape[:2])}, so --input_size={_FLAGS.input_size} does "
+            "not fit them; leave it out."
+        )
+    return [dataset.calibration_images()]

@@ -83,8 +83,8 @@ def convert(
         labels: as for `to_tflite`.
         strict: raise if a layer cannot be written as asked, instead of writing it as explicit.
         check: hold the file against Keras and against the size of the explicit file.
-        inputs: what to run for the check, one array for each input; by default random, or the first of
-            ``representative_data``.
+        inputs: what to run for the check, one array for each input; by default random, see `verify.random_inputs`, or
+            the first of ``representative_data``.
 
     Returns:
         The file and its report.

@@ -10,6 +10,9 @@ from dbf_keras import runtime
 from dbf_keras.backend import all_layers, keras
 from dbf_keras.export import converter
 
+# Lengths to try for open axes.
+_SIDES = (32, 64, 128, 256, 512)
+
 
 def takes_pixels(model: keras.Model) -> bool:
     """Whether a model does its own preprocessing, so that its inputs are raw pixels 0…255."""
@@ -17,25 +20,64 @@ def takes_pixels(model: keras.Model) -> bool:
     return any(isinstance(layer, kinds) for layer in all_layers(model))
 
 
-def random_inputs(model: keras.Model, batch: int = 2, seed: int = 0, pixels: bool | None = None) -> list[np.ndarray]:
+def leaves_size_open(model: keras.Model) -> bool:
+    """Whether an input of a model has an axis of unknown length besides the batch."""
+    return any(None in tensor.shape[1:] for tensor in model.inputs)
+
+
+def _open_size(model: keras.Model) -> tuple[int, int]:
+    """A side of images that a model takes: 32 pixels, or as often twice that as its layers need."""
+    side = _SIDES[0]
+    if leaves_size_open(model):
+        side = next((side for side in _SIDES if takes_size(model, (side, side))), side)
+    return side, side
+
+
+def takes_size(model: keras.Model, size: tuple[int, int]) -> bool:
+    """Whether a model takes inputs of this (height, width) where it leaves them open, as far as its layers can tell."""
+    shapes = [_with_size(tuple(tensor.shape), 1, size) for tensor in model.inputs]
+    try:
+        model.compute_output_shape(shapes if len(shapes) > 1 else shapes[0])
+    except ValueError:
+        return False
+    except Exception:  # noqa: BLE001 - a layer that cannot tell shapes without inputs
+        return True
+    return True
+
+
+def _with_size(shape: tuple[int | None, ...], batch: int, size: tuple[int, int]) -> tuple[int, ...]:
+    """A shape whose batch and first two axes get these lengths where they are unknown, and further ones 32."""
+    lengths = [batch, *size, *[_SIDES[0]] * len(shape)]
+    return tuple(length if known is None else known for known, length in zip(shape, lengths, strict=False))
+
+
+def random_inputs(
+    model: keras.Model,
+    batch: int = 2,
+    seed: int = 0,
+    pixels: bool | None = None,
+    size: tuple[int, int] | None = None,
+) -> list[np.ndarray]:
     """Inputs for a model.
 
     Args:
-        model: the model; axes of unknown length other than the batch get 32.
+        model: the model.
         batch: batch size where the model leaves it open.
         seed: seed of the random numbers.
         pixels: integers 0…255 instead of normal numbers; by default where `takes_pixels`. Inputs of an integer type
             are integers 0…255 in any case (0…127 if they are int8).
+        size: (height, width) where the model leaves them open; by default 32 pixels, or as many more as its layers
+            need.
 
     Returns:
         One array for each input of the model.
     """
     random = np.random.default_rng(seed)
     pixels = takes_pixels(model) if pixels is None else pixels
+    size = size or _open_size(model)
     inputs = []
     for tensor in model.inputs:
-        first, *rest = tensor.shape
-        shape = [first or batch, *(size or 32 for size in rest)]
+        shape = _with_size(tuple(tensor.shape), batch, size)
         dtype = np.dtype(getattr(tensor.dtype, "name", tensor.dtype))
         if pixels or dtype.kind in "iu":
             inputs.append(random.integers(0, 128 if dtype == np.int8 else 256, shape).astype(dtype))
@@ -59,8 +101,11 @@ def run_file(model: keras.Model, data: bytes, inputs: list[np.ndarray], **interp
         RuntimeError: the file has our ops and the C library is not built; says what to do.
     """
     loaded = runtime.Interpreter(model_content=data, **interpreter)
+    named = dict(zip(converter.input_names(model), inputs, strict=True))
+    for name, detail in loaded.get_signature_runner(converter.SIGNATURE).get_input_details().items():
+        loaded.resize_tensor_input(detail["index"], named[name].shape)  # Before, as 1 pixel may be too small.
     loaded.allocate_tensors()  # The runner would do so too, but says less if the C library is missing.
-    return run_signature(loaded, dict(zip(converter.input_names(model), inputs, strict=True)))
+    return run_signature(loaded, named)
 
 
 def run_signature(interpreter: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from dbf_keras.backend import keras, ops
+from dbf_keras.train.numbers import check_number
 
 
 class Augmentation:
@@ -33,10 +34,11 @@ class Augmentation:
         cutout: float = 0,
         mixup: float = 0,
     ):
-        if not 0 <= cutout < 1:
-            raise ValueError(f"--cutout is a share of the image's side, at least 0 and under 1; got {cutout}.")
-        if mixup < 0:
-            raise ValueError(f"--mixup must be at least 0; got {mixup}.")
+        check_number("--cutout is a share of the image's side and", cutout, least=0, under=1)
+        check_number("--mixup", mixup, least=0)
+        check_number("shift, in pixels,", shift, least=0)
+        check_number("rotation, in degrees,", rotation, least=0)
+        check_number("zoom", zoom, least=0, under=1)
         self.shift, self.rotation, self.zoom, self.mirror = shift, rotation, zoom, mirror
         self._affine = bool(shift or rotation or zoom or mirror)
         self._generator = keras.random.SeedGenerator(0)

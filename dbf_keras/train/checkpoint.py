@@ -26,6 +26,7 @@ class Checkpoint:
     """
 
     def __init__(self, output: pathlib.Path, run: dict[str, Any], variables: list):
+        self._output = output
         self.path = output.with_suffix(".checkpoint.npz")
         self._history_path = history_path(output)
         self._run = json.loads(json.dumps(run))  # As it will be read back.
@@ -52,17 +53,23 @@ class Checkpoint:
         return state["history"]
 
     def save(self, history: History) -> None:
-        """Writes all that a run needs to go on, in one file, so that its parts are of the same epoch."""
+        """Writes all that a run needs to go on, in one file, so that its parts are of the same epoch.
+
+        The history is also written where it is expected, unless there it is that of a model which is to be replaced.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = self.write_history(history)
+        text = self._text(history)
+        if not self._output.exists():
+            self.write_history(history)
         values = {str(index): keras.ops.convert_to_numpy(variable) for index, variable in enumerate(self._variables)}
         command.write_atomically(self.path, lambda temporary: np.savez(temporary, state=text, **values))
 
-    def write_history(self, history: History) -> str:
-        """Writes settings and history, and returns what it wrote."""
-        text = json.dumps({"run": self._run, "history": history})
-        command.write_atomically(self._history_path, lambda path: path.write_text(text))
-        return text
+    def write_history(self, history: History) -> None:
+        """Writes settings and history."""
+        command.write_atomically(self._history_path, lambda path: path.write_text(self._text(history)))
+
+    def _text(self, history: History) -> str:
+        return json.dumps({"run": self._run, "history": history})
 
     def remove(self) -> None:
         """Removes the checkpoint of a training that is done."""

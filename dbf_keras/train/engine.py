@@ -92,6 +92,7 @@ class Engine:
     Attributes:
         model: images, raw pixels as float32 [batch, H, W, C], to logits [batch, classes].
         optimizer: built on the model's variables.
+        finite_steps: steps of the epoch that was trained last whose loss was finite.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class Engine:
         self._seed_states = [variable for variable in model.variables if id(variable) not in kept]
         loops = _JAXLoops if keras.backend.backend() == "jax" else _TensorFlowLoops
         self._loops = loops(self)
+        self.finite_steps = 0
 
     @property
     def variables(self) -> list:
@@ -147,16 +149,20 @@ class Engine:
             seeds: int32 [steps, 2], not negative; of augmentation. The first also seeds dropout.
 
         Returns:
-            (loss, accuracy), means over the steps' batches as they were trained on.
+            (loss, accuracy), means over the steps' batches as they were trained on; not finite as soon as a loss is
+            not, in which case the rest of the epoch may be left out.
         """
         for number, state in enumerate(self._seed_states):
             state.assign(np.add(seeds[0], [0, number]))
-        sums, done = np.zeros(2), 0
+        sums, done = np.zeros(3), 0
         for images, labels, index in source(order, seeds):
             part = slice(done, done + len(index))
             sums += self._loops.train(images, labels, index, seeds[part])
             done += len(index)
-        loss, accuracy = sums / len(order)
+            if not np.isfinite(sums[0]):
+                break
+        self.finite_steps = int(sums[2])
+        loss, accuracy, _ = sums / len(order)
         return float(loss), float(accuracy)
 
     def evaluate(self, source: Source, count: int, batch_size: int) -> tuple[float, float]:
@@ -221,8 +227,10 @@ class Engine:
         return ops.stack([ops.sum(weights * losses), ops.sum(weights * right)])
 
 
-def _accuracy(targets: Any, logits: Any) -> Any:
-    return ops.mean(ops.cast(ops.argmax(targets, -1) == ops.argmax(logits, -1), "float32"))
+def _training_row(loss: Any, targets: Any, logits: Any) -> Any:
+    """What is added up over the steps of training, [3]: loss, accuracy, and whether the loss is finite."""
+    accuracy = ops.mean(ops.cast(ops.argmax(targets, -1) == ops.argmax(logits, -1), "float32"))
+    return ops.stack([loss, accuracy, ops.cast(ops.isfinite(loss), "float32")])
 
 
 # On CPUs TensorFlow's op for BatchNorm is several times faster for multiples of so many channels.
@@ -283,16 +291,16 @@ class _TensorFlowLoops:
                 scaled = optimizer.scale_loss(loss)
             variables = model.trainable_variables
             optimizer.apply(tape.gradient(scaled, [variable.value for variable in variables]), variables)
-            return tf.stack([loss, _accuracy(targets, logits)])
+            return _training_row(loss, targets, logits)
 
         def score(images, labels, weights):
             state = [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
             return engine.score(state, images, labels, weights)
 
-        def loop(step):
+        def loop(step, numbers):
             @tf.function(reduce_retracing=True)
             def run(images, labels, index, extra):
-                sums = tf.zeros(2)
+                sums = tf.zeros(numbers)
                 for number in tf.range(tf.shape(index)[0]):
                     chosen = index[number]
                     sums += step(tf.gather(images, chosen), tf.gather(labels, chosen), extra[number])
@@ -302,7 +310,7 @@ class _TensorFlowLoops:
                 images, labels, tf.constant(index), tf.constant(extra)
             ).numpy()
 
-        self.train, self.evaluate = loop(step), loop(score)
+        self.train, self.evaluate = loop(step, 3), loop(score, 2)
 
 
 class _JAXLoops:
@@ -331,12 +339,12 @@ class _JAXLoops:
 
             gradients, (loss, logits, others) = jax.grad(objective, has_aux=True)(trainable, others)
             trainable, optimizer_state = optimizer.stateless_apply(optimizer_state, gradients, trainable)
-            return (trainable, others, optimizer_state), ops.stack([loss, _accuracy(targets, logits)])
+            return (trainable, others, optimizer_state), _training_row(loss, targets, logits)
 
         def score(state, _, images, labels, weights):
             return state, engine.score(state[:2], images, labels, weights)
 
-        def loop(step):
+        def loop(step, numbers):
             def one(state, teacher_state, images, labels, index, extra):
                 return step(state, teacher_state, *distributed.divide(images[index], labels[index]), extra)
 
@@ -352,7 +360,7 @@ class _JAXLoops:
                 variables = model.trainable_variables, model.non_trainable_variables, optimizer.variables
                 state = tuple([variable.value for variable in group] for group in variables)
                 parts = [(index, extra)] if scan else zip(index, extra, strict=True)
-                sums = np.zeros(2)
+                sums = np.zeros(numbers)
                 for part in parts:
                     state, row = run(state, engine.teacher_state(), images, labels, *part)
                     sums += np.asarray(row)
@@ -363,4 +371,4 @@ class _JAXLoops:
 
             return call
 
-        self.train, self.evaluate = loop(step), loop(score)
+        self.train, self.evaluate = loop(step, 3), loop(score, 2)

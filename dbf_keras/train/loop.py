@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 import time
@@ -20,6 +21,7 @@ from dbf_keras.progress import progress
 from dbf_keras.train import augmentation, checkpoint, distributed, engine
 from dbf_keras.train.coding import Coding
 from dbf_keras.train.curve import plot_history
+from dbf_keras.train.numbers import check_number
 from dbf_keras.train.recipes import Recipe
 from dbf_keras.train.start import start_from
 from dbf_keras.train.teacher import Teacher, to_logits
@@ -67,14 +69,18 @@ def train(
 
     Raises:
         ValueError: the output is no .keras path or has a model of other settings, the checkpoint belongs to a run with
-            other settings, fewer images than one batch, or a batch that the devices cannot share.
+            other settings, the data set cannot be trained on (see `dbf_keras.data.Dataset.check`) or does not fit the
+            model, fewer images than one batch, a batch that the devices cannot share, or a loss that is not finite:
+            then the checkpoint of the last epoch before stays.
     """
     output = pathlib.Path(output)
     keras_file.check_suffix(output, "--output")
-    steps = _steps(dataset, recipe)
+    check_number("--seed", seed, whole=True, least=0, most=2**32 - 1)
+    steps = _steps(dataset.check(), recipe)
     verbose = verbose and distributed.is_first()
     keras.utils.set_random_seed(seed)
     model = model_fn()
+    _check_fit(model, dataset)
     run = {
         "recipe": dataclasses.asdict(recipe),
         "seed": seed,
@@ -106,13 +112,8 @@ def train(
         with progress(output.name) if verbose else contextlib.nullcontext(lambda done: None) as show:
             for epoch in range(len(history), recipe.epochs):
                 coding.set_price(coded, history, recipe.epochs)
-                begin = time.perf_counter()
-                row = _train_epoch(trainer, training, len(dataset.y_train), recipe, steps, seed, epoch)
-                seconds = time.perf_counter() - begin
-                for key, value in zip(
-                    ("loss", "accuracy"), trainer.evaluate(test, len(dataset.y_test), recipe.batch_size), strict=True
-                ):
-                    row[f"val_{key}"] = value
+                row, seconds = _epoch(trainer, dataset, training, test, recipe, steps, seed, epoch)
+                _check_finite(row, recipe, steps, saved)
                 row |= coding.row(coded)
                 history.append(row)
                 if distributed.is_first():
@@ -123,6 +124,43 @@ def train(
     model.layers[-1].activation = activation
     _finish(model, dataset, output, saved, history)
     return history
+
+
+def _check_fit(model: keras.Model, dataset: data.Dataset) -> None:
+    """Raises ValueError if a model takes other images, or makes other classes of them."""
+    shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
+    wanted = [(None, *dataset.image_shape), (None, dataset.classes)]
+    if len(shapes) != 2 or not all(map(_agree, shapes, wanted)):
+        given = [", ".join(str(tuple(tensor.shape[1:])) for tensor in part) for part in (model.inputs, model.outputs)]
+        raise ValueError(
+            f"The model takes inputs of shape {given[0]} to outputs of shape {given[1]}; the data has images of "
+            f"{dataset.image_shape} and {dataset.classes} classes, so needs {dataset.image_shape} to "
+            f"({dataset.classes},)."
+        )
+
+
+def _agree(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
+    sizes = zip(shape, wanted, strict=False)
+    return len(shape) == len(wanted) and all(None in pair or pair[0] == pair[1] for pair in sizes)
+
+
+def _check_finite(row: dict[str, float], recipe: Recipe, steps: int, saved: checkpoint.Checkpoint) -> None:
+    """Raises ValueError if a loss of an epoch is not finite; takes what it knows of the step out of the row."""
+    step = int(row.pop("finite_steps"))
+    broken = next((name for name in ("loss", "val_loss") if not math.isfinite(row[name])), None)
+    if broken is None:
+        return
+    epoch, where = int(row["epoch"]), "in the test"
+    if broken == "loss":
+        where = f"at step {min(step + 1, steps)} of {steps}"
+    rate = float(recipe.rates(steps)((epoch - 1) * steps + min(step, steps - 1)))
+    kept = (
+        f"The checkpoint of epoch {epoch - 1} stays at {saved.path}" if saved.path.exists() else "Nothing was written"
+    )
+    raise ValueError(
+        f"The loss is {row[broken]} in epoch {epoch} of {recipe.epochs}, {where}, with a learning rate of {rate:.3g}. "
+        f"{kept}. Try a lower --learning_rate than {recipe.learning_rate:g}."
+    )
 
 
 def _fingerprint(model: keras.Model, dataset: data.Dataset) -> dict[str, Any]:
@@ -188,15 +226,29 @@ def _steps(dataset: data.Dataset, recipe: Recipe) -> int:
     return steps
 
 
-def _train_epoch(
-    trainer: engine.Engine, source: engine.Source, count: int, recipe: Recipe, steps: int, seed: int, epoch: int
-) -> dict[str, float]:
-    """Trains an epoch, counted from 0, on so many images: a row of the history."""
+def _epoch(
+    trainer: engine.Engine,
+    dataset: data.Dataset,
+    training: engine.Source,
+    test: engine.Source,
+    recipe: Recipe,
+    steps: int,
+    seed: int,
+    epoch: int,
+) -> tuple[dict[str, float], float]:
+    """Trains an epoch, counted from 0, and evaluates: a row of the history and the seconds of the training."""
+    begin = time.perf_counter()
     rng = np.random.default_rng([seed, epoch])
-    chosen = rng.permutation(count)[: steps * recipe.batch_size]
+    chosen = rng.permutation(len(dataset.y_train))[: steps * recipe.batch_size]
     order = chosen.astype(np.int32).reshape(steps, recipe.batch_size)
-    loss, accuracy = trainer.train(source, order, rng.integers(2**30, size=(steps, 2), dtype=np.int32))
-    return {"epoch": epoch + 1, "loss": loss, "accuracy": accuracy}
+    loss, accuracy = trainer.train(training, order, rng.integers(2**30, size=(steps, 2), dtype=np.int32))
+    seconds = time.perf_counter() - begin
+    val_loss = val_accuracy = math.nan
+    if math.isfinite(loss):
+        val_loss, val_accuracy = trainer.evaluate(test, len(dataset.y_test), recipe.batch_size)
+    row = {"loss": loss, "accuracy": accuracy, "val_loss": val_loss, "val_accuracy": val_accuracy}
+    row["finite_steps"] = trainer.finite_steps
+    return {"epoch": epoch + 1, **row}, seconds
 
 
 def _line(row: dict[str, float], epochs: int, seconds: float) -> str:

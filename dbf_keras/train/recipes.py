@@ -8,6 +8,7 @@ from typing import Any
 
 from dbf_keras.backend import keras
 from dbf_keras.train import optimizers
+from dbf_keras.train.numbers import check_number
 
 SCHEDULES = ("step", "cosine", "one_cycle")
 
@@ -53,19 +54,21 @@ class Recipe:
             raise ValueError(
                 f"The schedule 'step' needs drops, and only that takes them; got {self.schedule!r} with {self.drops}."
             )
-        for name, lowest in {
-            "epochs": 1,
-            "batch_size": 1,
-            "learning_rate": 0,
-            "alpha_rate": 0,
-            "weight_decay": 0,
-        }.items():
-            if getattr(self, name) < lowest:
-                raise ValueError(f"--{name} must be at least {lowest}; got {getattr(self, name)}.")
-        if self.crop is not None and not 0 < self.crop <= 1:
-            raise ValueError(f"--crop is a share of an image's area, over 0 and at most 1; got {self.crop}.")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"--label_smoothing must be at least 0 and under 1; got {self.label_smoothing}.")
+        for name in ("epochs", "batch_size"):
+            check_number(f"--{name}", getattr(self, name), whole=True, least=1)
+        check_number("--learning_rate", self.learning_rate, over=0)
+        for name in ("alpha_rate", "weight_decay"):
+            check_number(f"--{name}", getattr(self, name), least=0)
+        if self.crop is not None:
+            check_number("--crop is a share of an image's area and", self.crop, over=0, most=1)
+        check_number("--label_smoothing", self.label_smoothing, least=0, under=1)
+        if self.learning_rate * self.weight_decay >= 1:
+            raise ValueError(
+                f"--weight_decay={self.weight_decay:g} at --learning_rate={self.learning_rate:g} takes all of a weight "
+                "at each step, or more; their product must be under 1. Usual are 1e-4 to 5e-4."
+            )
+        if any(not isinstance(drop, int) or drop < 0 for drop in self.drops) or sorted(self.drops) != [*self.drops]:
+            raise ValueError(f"The drops of a schedule are epochs in ascending order; got {self.drops}.")
 
     def change(self, epochs: int | None = None, augmentation: Mapping[str, Any] | None = None, **fields: Any) -> Recipe:
         """The recipe with other values.
@@ -79,6 +82,7 @@ class Recipe:
         if fields.get("schedule", "step") != "step":
             fields["drops"] = ()
         elif epochs is not None:
+            check_number("--epochs", epochs, whole=True, least=1)
             fields["drops"] = tuple(round(drop * epochs / self.epochs) for drop in self.drops)
         return dataclasses.replace(
             self,
@@ -89,22 +93,28 @@ class Recipe:
 
     def optimizer(self, steps_per_epoch: int) -> keras.optimizers.Optimizer:
         """`CodeSGD` with Nesterov momentum 0.9 and the recipe's learning rates."""
+        return optimizers.CodeSGD(
+            self.rates(steps_per_epoch),
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=self.weight_decay,
+            alpha_rate=self.alpha_rate,
+        )
+
+    def rates(self, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
+        """The learning rate by step."""
         steps = self.epochs * steps_per_epoch
         if self.schedule == "step":
-            rate = keras.optimizers.schedules.PiecewiseConstantDecay(
+            return keras.optimizers.schedules.PiecewiseConstantDecay(
                 [epoch * steps_per_epoch for epoch in self.drops],
                 [self.learning_rate * 0.1**drop for drop in range(len(self.drops) + 1)],
             )
-        elif self.schedule == "cosine":
+        if self.schedule == "cosine":
             rise = max(1, steps // 20)
-            rate = keras.optimizers.schedules.CosineDecay(
+            return keras.optimizers.schedules.CosineDecay(
                 0.0, max(1, steps - rise), warmup_target=self.learning_rate, warmup_steps=rise
             )
-        else:
-            rate = optimizers.OneCycle(self.learning_rate, steps)
-        return optimizers.CodeSGD(
-            rate, momentum=0.9, nesterov=True, weight_decay=self.weight_decay, alpha_rate=self.alpha_rate
-        )
+        return optimizers.OneCycle(self.learning_rate, steps)
 
 
 _CROP_AND_MIRROR = {"shift": 4, "mirror": True}

@@ -95,6 +95,8 @@ class Settings:
         Raises:
             ValueError: there are fewer training images.
         """
+        if not isinstance(self.image_size, int):
+            raise ValueError(f"--image_size must be a whole number; got {self.image_size!r}.")
         dataset = data.load(self.dataset, self.data_dir, self.image_size)
         return dataset if self.train_images is None else dataset.part(self.train_images)
 

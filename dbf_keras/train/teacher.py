@@ -6,6 +6,7 @@ import dataclasses
 
 from dbf_keras import data, keras_file
 from dbf_keras.backend import keras
+from dbf_keras.train.numbers import check_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +27,8 @@ class Teacher:
     weight: float = 0.9
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"--temperature must be over 0; got {self.temperature}.")
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"--teacher_weight must be from 0 to 1; got {self.weight}.")
+        check_number("--temperature", self.temperature, over=0)
+        check_number("--teacher_weight", self.weight, least=0, most=1)
 
     def load(self, dataset: data.Dataset) -> keras.Model:
         """The model, to logits.

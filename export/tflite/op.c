@@ -343,7 +343,9 @@ static const char* ResizeConv(DbfOp* op, TfLiteContext* context, const TfLiteTen
     dims->data[0] = pixels;
   }
   dims->data[dims->size - 1] = op->layer.filters;
-  return DbfConvResize(op->conv, 1, 1, pixels, context->recommended_num_threads, context);
+  // No pixels are no image, for an image without pixels has no output.
+  return DbfConvResize(op->conv, pixels > 0, 1, pixels > 0 ? pixels : 1,
+                       context->recommended_num_threads, context);
 }
 
 // Checks how the tensors are held, `bias` unless it is NULL. Their numbers are checked later.

@@ -56,6 +56,50 @@ def test_int8_is_calibrated_on_the_zoo_models_own_images(tmp_path):
     assert quantization.scale.tolist() == [1] and quantization.zeroPoint.tolist() == [-128]
 
 
+@pytest.fixture(scope="module")
+def open_model(tmp_path_factory):
+    inputs = keras.Input((None, None, 1))
+    path = tmp_path_factory.mktemp("open") / "open.keras"
+    x = keras.layers.GlobalAveragePooling2D()(DBFConv2D(10, 7, ratio=0.25)(inputs))
+    keras.Model(inputs, x).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ([], "checked with 224×224. --input_size gives another."),
+        (["--input_size=16"], "largest difference"),
+        (["--input_size=16x9", "--mode=explicit"], "largest difference"),
+        (["--quantize=int8", "--dataset=digits"], "checked with 8×8. --input_size gives another."),
+        (["--quantize=int8", "--dataset=digits", "--input_size=8"], "checked on representative inputs"),
+    ],
+)
+def test_models_of_open_size_are_checked_at_one(open_model, arguments, told, tmp_path):
+    done = export("--model", open_model, *arguments, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert told in done.stdout and ("--input_size gives" in told) == ("--input_size gives" in done.stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--input_size=6"], "Images of 6×6 are too small for open; give a larger --input_size."),
+        (["--input_size=0x9"], "--input_size takes a side or HEIGHTxWIDTH in pixels, as in 224 or 224x160; got '0x9'."),
+        (["--quantize=int8", "--dataset=digits", "--input_size=9"], "The images of digits are 8×8, so --input_size=9"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(open_model, arguments, message, tmp_path):
+    done = export("--model", open_model, *arguments, folder=tmp_path)
+    assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
+    assert not os.listdir(tmp_path)
+
+
+def test_a_model_of_one_size_takes_no_other(tmp_path):
+    done = export("--input_size=8", folder=tmp_path)
+    assert done.returncode != 0 and "digits takes inputs of shape (8, 8, 1). Leave it out." in done.stderr
+
+
 def test_output_names_the_file(model, tmp_path):
     (tmp_path / "mine.tflite").write_text("older")
     done = export("--model", model, "--mode=explicit", "--output", "mine.tflite", folder=tmp_path)

@@ -43,6 +43,18 @@ def test_inputs_are_pixels_where_a_model_preprocesses():
     assert verify.random_inputs(plain, pixels=True)[0].max() == 255
 
 
+def test_open_sizes_get_as_many_pixels_as_the_layers_need():
+    inputs = keras.Input((None, None, 3))
+    x = inputs
+    for _ in range(3):
+        x = layers.Conv2D(4, 4, strides=4)(x)
+    deep = keras.Model(inputs, x)
+    assert verify.leaves_size_open(deep)
+    assert verify.random_inputs(deep)[0].shape == (2, 64, 64, 3)
+    assert verify.random_inputs(deep, size=(70, 90))[0].shape == (2, 70, 90, 3)
+    assert verify.takes_size(deep, (64, 64)) and not verify.takes_size(deep, (64, 63))
+
+
 def test_without_the_library_the_error_says_what_to_do(monkeypatch):
     inputs = keras.Input((8, 8, 8))
     model = keras.Model(inputs, DBFConv2D(8, 3, ratio=0.5)(inputs))

@@ -178,6 +178,76 @@ def test_a_finished_model_is_not_overwritten_by_another(tmp_path):
         train.train(tiny, small_digits(), recipe, output, verbose=False)
 
 
+DIVERGING = dataclasses.replace(RECIPE, schedule="one_cycle", learning_rate=1e30, weight_decay=0.0)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
+    """It says where, and writes nothing: neither over a good model nor over its history."""
+    told = (
+        "The loss is nan in epoch 1 of 4, at step 2 of 5, with a learning rate of 2.5e[+]29. Nothing was written. Try"
+    )
+    output = tmp_path / "x.keras"
+    with pytest.raises(ValueError, match=told):
+        train.train(tiny, small_digits(), DIVERGING, output, verbose=False)
+    assert not list(tmp_path.iterdir())
+    train.train(tiny, small_digits(), dataclasses.replace(RECIPE, epochs=1), output, verbose=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=told):
+        train.train(tiny, small_digits(), DIVERGING, output, overwrite=True, verbose=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("method, told", [("train", "at step 1 of 5"), ("evaluate", "in the test")])
+def test_the_last_good_checkpoint_stays(method, told, tmp_path, monkeypatch):
+    """The loss of the third epoch is not finite; a later training goes on after the second."""
+    output, calls, whole = tmp_path / "x.keras", iter(range(9)), getattr(engine.Engine, method)
+
+    def broken(self, *arguments):
+        values = whole(self, *arguments)
+        if next(calls) < 2:
+            return values
+        self.finite_steps = 0
+        return float("inf"), 0.1
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ValueError, match=f"loss is inf in epoch 3 of 4, {told}.*poch 2"),
+    ):
+        patch.setattr(engine.Engine, method, broken)
+        train.train(tiny, small_digits(), RECIPE, output, seed=3, verbose=False)
+    assert not output.exists() and output.with_suffix(".checkpoint.npz").exists()
+    history = train.train(tiny, small_digits(), RECIPE, output, seed=3, verbose=False)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4] and "finite_steps" not in history[0]
+
+
+def test_an_overwriting_that_is_cut_short_leaves_the_model_and_its_history(tmp_path):
+    output = tmp_path / "x.keras"
+    train.train(tiny, small_digits(), dataclasses.replace(RECIPE, epochs=1), output, verbose=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with killed_in_the_second_epoch():
+        train.train(tiny, small_digits(), RECIPE, output, overwrite=True, verbose=False)
+    assert all((tmp_path / name).read_bytes() == content for name, content in before.items())
+    history = train.train(tiny, small_digits(), RECIPE, output, overwrite=True, verbose=False)
+    assert len(history) == 4 and not output.with_suffix(".checkpoint.npz").exists()
+
+
+def test_what_cannot_be_trained_on_is_refused_before_the_first_step(tmp_path):
+    digits, late = small_digits(), small_digits()
+    late.y_train = late.y_train - 1  # After the set was made.
+    cases = [
+        (dataclasses.replace(digits, x_train=digits.x_train // 255), tiny, {}, "x_train is black"),
+        (dataclasses.replace(digits, y_train=0 * digits.y_train), tiny, {}, "have no training image"),
+        (late, tiny, {}, "the smallest -1"),
+        (digits, lambda: networks.DBFNetMicro(classes=7), {}, r"outputs of shape \(7,\); the data has .* 10 classes"),
+        (digits, lambda: networks.DBFNetMicro(input_shape=(9, 9, 1)), {}, r"takes inputs of shape \(9, 9, 1\)"),
+        (digits, tiny, {"seed": -1}, "--seed must be a whole number at least 0"),
+    ]
+    for dataset, model_fn, options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            train.train(model_fn, dataset, RECIPE, tmp_path / "x.keras", verbose=False, **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_losses_far_above_the_others_are_outside_of_the_curve(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 

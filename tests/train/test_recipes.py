@@ -45,12 +45,36 @@ def test_changes_of_a_recipe():
         ({"schedule": "step"}, "needs drops"),
         ({"epochs": 0}, "--epochs"),
         ({"batch_size": 0}, "--batch_size"),
-        ({"label_smoothing": 1.0}, "--label_smoothing"),
+        ({"label_smoothing": 1.0}, "--label_smoothing must be a finite number at least 0 and under 1; got 1.0"),
+        ({"label_smoothing": -0.1}, "--label_smoothing"),
+        ({"learning_rate": 0.0}, "--learning_rate must be a finite number over 0; got 0.0"),
+        ({"learning_rate": -0.1}, "--learning_rate"),
+        ({"learning_rate": float("nan")}, "--learning_rate must be a finite number over 0; got nan"),
+        ({"learning_rate": float("inf")}, "--learning_rate"),
+        ({"learning_rate": "1e-3"}, "--learning_rate must be a finite number over 0; got '1e-3'"),
+        ({"weight_decay": -1e-4}, "--weight_decay must be a finite number at least 0"),
+        ({"weight_decay": float("nan")}, "--weight_decay"),
+        ({"weight_decay": 10.0}, "their product must be under 1"),
+        ({"alpha_rate": float("nan")}, "--alpha_rate"),
+        ({"epochs": 2.5}, "--epochs must be a whole number at least 1; got 2.5"),
+        ({"epochs": True}, "--epochs"),
+        ({"batch_size": -4}, "--batch_size must be a whole number at least 1; got -4"),
+        ({"crop": float("nan")}, "--crop is a share"),
+        ({"crop": 1.5}, "--crop is a share"),
+        ({"schedule": "step", "drops": (4, 2)}, "in ascending order"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**{"epochs": 5, **options})
+
+
+@pytest.mark.parametrize("name", ["paper", "cosine"])
+def test_changes_that_cannot_be_are_refused(name):
+    """As a file of runs may have them."""
+    for fields in ({"epochs": "3"}, {"batch_size": 2.5}, {"learning_rate": "fast"}, {"weight_decay": [1]}):
+        with pytest.raises(ValueError, match=f"--{next(iter(fields))} must be a .* number"):
+            RECIPES[name].change(**fields)
 
 
 def test_alpha_has_its_own_rate():
