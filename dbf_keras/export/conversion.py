@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ import numpy as np
 from dbf_keras.backend import all_layers, keras, own_variables
 from dbf_keras.export import calibration, converter, flatfile, metadata, quantization, rewrite, verify
 from dbf_keras.export.filters import Filters
-from dbf_keras.export.records import LayerRecord, choose
+from dbf_keras.export.records import LayerRecord, choose, settle
 from dbf_keras.export.report import ExportResult, LayerReport
-from dbf_keras.forms import EXPLICIT, FOLDED, ONTHEFLY, Form
+from dbf_keras.forms import ABSENT, FOLDED, ONTHEFLY, ORDINARY, Form
 from dbf_keras.layers import DBFDense
 from dbf_keras.version import __version__
 
@@ -99,26 +100,27 @@ def convert(
     converter.require_inputs(model)
     layers = all_layers(model)
     records = choose(layers, mode)
-    _raise_if_strict(strict, records, mode)
     samples = None if representative_data is None else calibration.to_samples(model, representative_data)
 
-    data = converter.to_flatbuffer(model, map(_call, records), samples, io_type)
+    data, used = converter.convert(model, map(_call, records), samples, io_type)
+    settle(records, used)
+    _raise_if_strict(strict, records, mode)
     explicit = data
     if samples is not None or any(record.form == FOLDED for record in records):
         needed = check or mode == ONTHEFLY
         explicit = converter.to_flatbuffer(model, map(_explicit_call, records)) if needed else b""
-    if mode == ONTHEFLY or quantize in ("weights", "int4"):
-        file = flatfile.load(data)
-        if mode == ONTHEFLY:
-            _write_on_the_fly(file, records, model, data, explicit, samples)
-            _raise_if_strict(strict, records, mode)
-        if quantize in ("weights", "int4"):
-            quantization.quantize_weights(file, int4=quantize == "int4")
+    file = flatfile.load(data)
+    if mode == ONTHEFLY:
+        _write_on_the_fly(file, records, model, data, explicit, samples)
+        _raise_if_strict(strict, records, mode)
+    if quantize in ("float16", "weights", "int4"):
+        quantization.quantize_weights(file, quantize)
+    if mode == ONTHEFLY or quantize in ("float16", "weights", "int4") or not flatfile.has_distinct_names(file):
         data = flatfile.dump(file)
     if labels is not None:
         data = _described(data, model, form, labels)
 
-    result = ExportResult(data, form, _reports(records, quantize), _ordinary(layers, records, quantize))
+    result = ExportResult(data, form, _reports(records, quantize), _ordinary(layers, records, used, quantize))
     return _checked(result, model, explicit, samples, inputs) if check else result
 
 
@@ -167,11 +169,11 @@ def _same_shape(first: np.ndarray, second: np.ndarray) -> bool:
 
 def _call(record: LayerRecord) -> converter.LayerCall:
     """A layer's computation in the file of the standard converter."""
-    folding = record.filters.folding
-    if record.form != FOLDED or folding is None:
+    folding = record.folding
+    if folding is None:
         return _explicit_call(record)
     kernel = _twin_kernel(record, folding.filters(record.filters.alpha))
-    return converter.plain_call(record.layer, kernel, folding if folding.pooled or folding.projected else None)
+    return converter.plain_call(record.layer, kernel, folding, record.note_open_margins)
 
 
 def _explicit_call(record: LayerRecord) -> converter.LayerCall:
@@ -230,8 +232,8 @@ def _reports(records: list[LayerRecord], quantize: str | None) -> tuple[LayerRep
         LayerReport(
             record.filters.name,
             record.form,
-            bytes_explicit=4 * record.filters.taps * len(record.filters.alpha),
-            bytes_file=_stored_bytes(record.filters, record.form, quantize),
+            bytes_explicit=0 if record.form == ABSENT else 4 * record.filters.taps * len(record.filters.alpha),
+            bytes_file=_stored_bytes(record, quantize),
             kept=record.filters.alpha.shape[1],
             codes=record.filters.taps,
             reason=record.reason,
@@ -241,16 +243,19 @@ def _reports(records: list[LayerRecord], quantize: str | None) -> tuple[LayerRep
     )
 
 
-def _stored_bytes(filters: Filters, form: str, quantize: str | None) -> int:
+def _stored_bytes(record: LayerRecord, quantize: str | None) -> int:
     """Bytes of a layer's weights in a file."""
     stored = functools.partial(quantization.stored_bytes, quantize=quantize)
-    count, folding = len(filters.alpha), filters.folding
-    if form == ONTHEFLY:
+    filters, folding = record.filters, record.folding
+    count = len(filters.alpha)
+    if record.form == ABSENT:
+        return 0
+    if record.form == ONTHEFLY:
         return stored(filters.alpha.size, count, direct=True)
-    if form == EXPLICIT or folding is None:
+    if folding is None:
         return stored(filters.taps * count, count, direct=False)
     channels = len(folding.channels)
-    size = stored(filters.alpha.size, count, direct=False)
+    size = stored(math.prod(folding.kernel_size) * channels * count, count, direct=False)
     if folding.projected:
         size += stored(filters.shape[2] * channels, channels, direct=False)
     if folding.pooled:
@@ -260,14 +265,17 @@ def _stored_bytes(filters: Filters, form: str, quantize: str | None) -> int:
 
 
 def _ordinary(
-    layers: list[keras.layers.Layer], records: list[LayerRecord], quantize: str | None
+    layers: list[keras.layers.Layer], records: list[LayerRecord], used: Container[int], quantize: str | None
 ) -> tuple[LayerReport, ...]:
     """Reports on the layers with weights of two axes or more that are no DBF layers."""
     reports = []
     for layer in layers:
         own = [variable for variable in own_variables(layer) if len(variable.shape) > 1]
         if own and not any(record.layer is layer for record in records):
+            if id(layer) not in used:
+                reports.append(LayerReport(layer.name, ABSENT, 0, 0, reason="no output of the model depends on it"))
+                continue
             sizes = [(int(np.prod(variable.shape)), int(variable.shape[-1])) for variable in own]
             stored = sum(quantization.stored_bytes(*size, quantize, direct=False) for size in sizes)
-            reports.append(LayerReport(layer.name, "ordinary", 4 * sum(size for size, _ in sizes), stored))
+            reports.append(LayerReport(layer.name, ORDINARY, 4 * sum(size for size, _ in sizes), stored))
     return tuple(reports)

@@ -78,7 +78,7 @@ def test_strict_fails_and_writes_nothing(model, tmp_path):
         (["--model=text.h5"], "'text.h5' is not a .keras file. Save the model with model.save('NAME.keras')."),
         (["--model=broken.keras"], "Keras cannot load 'broken.keras'"),
         (["--mode=fast"], "<explicit|folded|onthefly>"),
-        (["--quantize=all"], "<none|weights|int4|int8>"),
+        (["--quantize=all"], "<none|float16|weights|int4|int8>"),
         (["--quantize=int4", "--mode=folded"], "--quantize=int4 is for --mode=onthefly only; with --mode=folded use"),
         (["--quantize=weights", "--io=int8"], "--io is for --quantize=int8 only; got --quantize=weights."),
         (["--dataset=digits"], "--dataset is for --quantize=int8 only; got --quantize=none."),

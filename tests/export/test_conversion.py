@@ -99,7 +99,7 @@ def test_to_tflite_returns_the_file_and_warns(model):
     "arguments, message",
     [
         ({"mode": "fast"}, "`mode` is one of 'explicit', 'folded', 'onthefly'; got 'fast'"),
-        ({"quantize": "none"}, "`quantize` is one of None, 'weights', 'int4', 'int8'; got 'none'"),
+        ({"quantize": "none"}, "`quantize` is one of None, 'float16', 'weights', 'int4', 'int8'; got 'none'"),
         ({"io_type": "uint8"}, "`io_type` is one of 'float32', 'int8'; got 'uint8'"),
         ({"io_type": "int8"}, "`io_type` is for quantize='int8' only; got quantize=None"),
         ({"representative_data": []}, "`representative_data` is for quantize='int8' only; got quantize=None"),
