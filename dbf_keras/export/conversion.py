@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ def to_tflite(
     mode: str = "onthefly",
     quantize: str | None = None,
     *,
-    representative_data: Iterable[Any] | None = None,
+    representative_data: Any = None,
     io_type: str = "float32",
     labels: Sequence[str] | None = None,
 ) -> bytes:
@@ -39,10 +39,13 @@ def to_tflite(
     Args:
         model: functional or sequential, DBF and ordinary layers mixed as you like. A batch size of None stays dynamic.
         mode: ``"explicit"``, ``"folded"`` or ``"onthefly"``; see `dbf_keras.forms`.
-        quantize: None for float32; ``"weights"`` for int8 weights with one scale a filter; ``"int4"`` for the same with
-            int4 coefficients in our ops (``mode="onthefly"`` only); ``"int8"`` to compute in int8 throughout.
-        representative_data: for ``"int8"``, some hundred typical inputs, as an iterable of batches that the model
-            takes: arrays, or lists of arrays for a model of several inputs.
+        quantize: None for float32; ``"float16"`` for float16 weights; ``"weights"`` for int8 weights with one scale a
+            filter; ``"int4"`` for the same with int4 coefficients in our ops (``mode="onthefly"`` only); ``"int8"`` to
+            compute in int8 throughout.
+        representative_data: for ``"int8"``, some hundred typical inputs: an array, an iterable of batches such as a
+            ``tf.data.Dataset`` or ``keras.utils.PyDataset``, or a function without arguments that returns or yields
+            such. A batch is what the model takes: an array; a list, or a dictionary by name, of the arrays of several
+            inputs; or any of these with labels, ``(inputs, labels)``.
         io_type: for ``"int8"``, the type of the file's inputs and outputs: ``"float32"`` or ``"int8"``.
         labels: names of the classes; with these the file gets metadata, see `dbf_keras.export.metadata`.
 
@@ -66,7 +69,7 @@ def convert(
     mode: str = "onthefly",
     quantize: str | None = None,
     *,
-    representative_data: Iterable[Any] | None = None,
+    representative_data: Any = None,
     io_type: str = "float32",
     labels: Sequence[str] | None = None,
     strict: bool = False,
