@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from dbf_keras.backend import all_layers, keras, own_variables
+from dbf_keras.backend import all_layers, keras, ops, own_variables
 from dbf_keras.export import calibration, converter, flatfile, metadata, quantization, rewrite, verify
 from dbf_keras.export.filters import Filters
 from dbf_keras.export.records import LayerRecord, choose, settle
 from dbf_keras.export.report import ExportResult, LayerReport
 from dbf_keras.forms import ABSENT, FOLDED, ONTHEFLY, ORDINARY, Form
-from dbf_keras.layers import DBFDense
+from dbf_keras.layers import DBFConv2D, DBFDense
 from dbf_keras.version import __version__
 
 _CHECKED = 32  # Representative examples on which an int8 file is held against Keras.
@@ -118,7 +118,7 @@ def convert(
         _raise_if_strict(strict, records, mode)
     if quantize in ("float16", "weights", "int4"):
         quantization.quantize_weights(file, quantize)
-    if mode == ONTHEFLY or quantize in ("float16", "weights", "int4") or not flatfile.has_distinct_names(file):
+    if mode == ONTHEFLY or quantize in ("float16", "weights", "int4") or not flatfile.is_tidy(file):
         data = flatfile.dump(file)
     if labels is not None:
         data = _described(data, model, form, labels)
@@ -209,15 +209,28 @@ def _write_on_the_fly(
     """
     wanted = [record for record in records if record.form == ONTHEFLY]
     filters = [record.filters for record in wanted]
+    ordinary = [_plain(layer) for layer in all_layers(model) if _has_plain_filters(layer)]
     if samples is None:
-        found = rewrite.to_ops(file, filters)
+        found = rewrite.to_ops(file, filters, ordinary)
     else:
         draw = functools.partial(calibration.draw_windows, model, data, samples=samples)
-        found = rewrite.to_int8_ops(file, flatfile.load(explicit), filters, draw)
+        found = rewrite.to_int8_ops(file, flatfile.load(explicit), filters, draw, ordinary)
     for position, record in enumerate(wanted):
         reason = found.get(position, "no op of the converted file has these filters times a scale")
         if reason:
             record.make_explicit(reason, failed=True)
+
+
+def _has_plain_filters(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is an ordinary one that the standard converter writes as an op that ours could stand in for."""
+    kinds = (keras.layers.Conv2D, keras.layers.Dense)
+    return isinstance(layer, kinds) and not isinstance(layer, DBFConv2D | DBFDense) and layer.built
+
+
+def _plain(layer: keras.layers.Layer) -> rewrite.Ordinary:
+    kernel = np.asarray(ops.convert_to_numpy(layer.kernel), np.float32)
+    kernel = kernel if kernel.ndim == 4 else kernel[None, None]
+    return rewrite.Ordinary(layer.name, np.moveaxis(kernel, -1, 0))
 
 
 def _raise_if_strict(strict: bool, records: list[LayerRecord], mode: str) -> None:

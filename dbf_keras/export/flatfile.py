@@ -30,6 +30,7 @@ def dump(model: Any) -> bytes:
     Of the converter's names, which join those of all ops that went into one, the first is kept; no two tensors of the
     file have the same name.
     """
+    _separate_buffers(model)
     _drop_unused(model)
     _name(model)
     for buffer in model.buffers:
@@ -39,10 +40,38 @@ def dump(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def has_distinct_names(model: Any) -> bool:
-    """Whether every tensor of a ``ModelT`` has a name that no other one has, also in other subgraphs."""
-    names = [_bytes(tensor.name) for subgraph in model.subgraphs for tensor in subgraph.tensors]
-    return len(set(names)) == len(names) and b"" not in names
+def is_tidy(model: Any) -> bool:
+    """Whether a ``ModelT`` is as tools like it that write files anew, such as ai-edge-quantizer.
+
+    Every tensor has a name that no other one has, also in other subgraphs, and tensors that share a buffer are alike.
+    """
+    tensors = [tensor for subgraph in model.subgraphs for tensor in subgraph.tensors]
+    names = {_bytes(tensor.name) for tensor in tensors}
+    return len(names) == len(tensors) and b"" not in names and not _odd_sharers(model)
+
+
+def _odd_sharers(model: Any) -> list[Any]:
+    """Tensors that share the buffer of another one of another shape or type.
+
+    Their numbers are equal: the standard converter stores pools of ones, for example, once.
+    """
+    first: dict[int, tuple] = {}
+    odd = []
+    for tensor in (tensor for subgraph in model.subgraphs for tensor in subgraph.tensors):
+        if model.buffers[tensor.buffer].data is not None:
+            kind = tensor.type, tuple(tensor.shape)
+            if first.setdefault(tensor.buffer, kind) != kind:
+                odd.append(tensor)
+    return odd
+
+
+def _separate_buffers(model: Any) -> None:
+    """Gives such tensors buffers of their own; the numbers are still written once."""
+    for tensor in _odd_sharers(model):
+        buffer = schema().BufferT()
+        buffer.data = model.buffers[tensor.buffer].data
+        model.buffers.append(buffer)
+        tensor.buffer = len(model.buffers) - 1
 
 
 def _bytes(name: bytes | str | None) -> bytes:

@@ -79,7 +79,7 @@ def settle(records: Iterable[LayerRecord], used: Container[int]) -> None:
             record.make_absent()
         elif record.open_margins and record.folding is not None and not record.folding.projected:
             record.make_explicit(
-                "images of an open size are padded by a number that is not known, and so are pools of strided layers",
+                "it is strided and the size of its images is open, so nobody knows where its pools lie",
                 failed=True,
             )
 

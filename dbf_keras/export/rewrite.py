@@ -22,7 +22,27 @@ _TOLERANCE = 1e-6
 _HALF_STEP = 0.501
 
 
-def to_ops(model: Any, layers: Iterable[Filters]) -> dict[int, str]:
+@dataclasses.dataclass(frozen=True)
+class Ordinary:
+    """An ordinary layer, whose op stays as it is even if a DBF layer has its filters.
+
+    Attributes:
+        name: its name.
+        explicit: its filters [K, kh, kw, C].
+    """
+
+    name: str
+    explicit: np.ndarray
+
+    def scaled(self, scales: np.ndarray) -> Ordinary:
+        """The same with filters times one scale [K] each."""
+        return dataclasses.replace(self, explicit=self.explicit * scales[:, None, None, None])
+
+
+_Layer = Filters | Ordinary
+
+
+def to_ops(model: Any, layers: Iterable[Filters], ordinary: Iterable[Ordinary] = ()) -> dict[int, str]:
     """Replaces every op whose filters are those of a given layer, each scaled by any number (a folded BatchNorm).
 
     Ops are found by their numbers and not by their names, so a match cannot be wrong: whatever matches computes what
@@ -31,12 +51,12 @@ def to_ops(model: Any, layers: Iterable[Filters]) -> dict[int, str]:
     Args:
         model: ``ModelT`` of an explicit float32 file; changed in place.
         layers: layers on the code grid (``codes`` is not None).
+        ordinary: the other layers that have filters.
 
     Returns:
         By position in ``layers``, for those that were found, why an op was not replaced: empty, as all were.
     """
-    layers = list(layers)
-    candidates = [(index, layer, layer.explicit.astype(np.float32)) for index, layer in enumerate(layers)]
+    candidates = _candidates(layers, ordinary)
     found = _Found()
     for subgraph in model.subgraphs:
         # Weights of one layer used in several places stay one tensor.
@@ -52,7 +72,9 @@ def to_ops(model: Any, layers: Iterable[Filters]) -> dict[int, str]:
             if not matches[source]:
                 continue
             match = found.choose(matches[source], _names(subgraph, operator))
-            layer, key = layers[match.index], (source, match.index)
+            layer, key = match.layer, (source, match.index)
+            if isinstance(layer, Ordinary):
+                continue
             if key not in written:
                 alpha = (layer.alpha * match.scales[:, None]).astype(np.float32)
                 written[key] = flatfile.add_constant(model, subgraph, f"{layer.name}/alpha", alpha)
@@ -66,6 +88,7 @@ def to_int8_ops(
     reference: Any,
     layers: Iterable[Filters],
     draw: Callable[[list[calibration.Site]], list[np.ndarray]],
+    ordinary: Iterable[Ordinary] = (),
 ) -> dict[int, str]:
     """Replaces ops of an int8 file as `to_ops` does those of a float32 file.
 
@@ -74,13 +97,14 @@ def to_int8_ops(
         reference: ``ModelT`` of the explicit float32 file, where the scales folded into the filters are found exactly.
         layers: layers on the code grid.
         draw: typical windows of the inputs of given operators; see `calibration.draw_windows`.
+        ordinary: the other layers that have filters.
 
     Returns:
         By position in ``layers``, for those that were found, why an op was not replaced; empty if all were.
     """
-    scaled = _scaled_layers(reference, list(layers))
+    scaled = _scaled_layers(reference, _candidates(layers, ordinary))
     graph, found = model.subgraphs[0], _Found()
-    chosen: list[tuple[Any, _Match, list[_Match]]] = []
+    chosen: list[tuple[Any, Filters, _Match, list[_Match]]] = []
     sites = []
     for operator in graph.operators:
         weights = _weights(model, graph, operator, np.int8)
@@ -90,12 +114,14 @@ def to_int8_ops(
         matches = _int8_matches(weights * step, step, scaled)
         if matches:
             match = found.choose(matches, _names(graph, operator))
+            if isinstance(match.layer, Ordinary):
+                continue
             found.note(match, matches, "")
-            chosen.append((operator, match, matches))
+            chosen.append((operator, match.layer, match, matches))
             sites.append(calibration.Site.of(graph, operator))
-    for (operator, match, matches), windows in zip(chosen, draw(sites), strict=True):
+    for (operator, layer, match, matches), windows in zip(chosen, draw(sites), strict=True):
         try:
-            _replace_int8(model, graph, operator, match.layer, windows)
+            _replace_int8(model, graph, operator, layer, windows)
         except int8_op.CannotQuantize as error:
             found.note(match, matches, str(error))
     return found.reasons()
@@ -106,14 +132,14 @@ class _Match:
     """A layer whose filters, times one scale each, are an op's.
 
     Attributes:
-        index: the layer's position in the list of all.
+        index: the layer's position in the list of all; below 0 for an ordinary one.
         layer: the layer; of an int8 file, with the scales in its coefficients.
         scales: [K].
         certain: whether no filter of the layer is scaled by zero, as filters of any layer of that shape can be.
     """
 
     index: int
-    layer: Filters
+    layer: _Layer
     scales: np.ndarray
     certain: bool
 
@@ -133,7 +159,7 @@ class _Found:
         """Notes that an op stands for a layer, and why it is not replaced; empty if it is."""
         self._own[match.index] = self._own.get(match.index) or reason
         # The converter merges ops that compute the same of the same, and so equal layers.
-        self._equal.update((other.index, reason) for other in matches if other.certain)
+        self._equal.update((other.index, reason) for other in matches if other.certain and other.index >= 0)
 
     def reasons(self) -> dict[int, str]:
         """By position, for layers that were found, why an op was not replaced; empty if all were."""
@@ -146,9 +172,14 @@ def _names(graph: Any, operator: Any) -> str:
     return " ".join(tensor.name.decode() for tensor in tensors)
 
 
-def _scaled_layers(model: Any, layers: list[Filters]) -> list[_Match]:
+def _candidates(layers: Iterable[Filters], ordinary: Iterable[Ordinary]) -> list[tuple[int, _Layer, np.ndarray]]:
+    """All layers with the indices and filters to match them by."""
+    numbered: list[tuple[int, _Layer]] = [*enumerate(layers), *((-1 - i, layer) for i, layer in enumerate(ordinary))]
+    return [(index, layer, layer.explicit.astype(np.float32)) for index, layer in numbered]
+
+
+def _scaled_layers(model: Any, candidates: list[tuple[int, _Layer, np.ndarray]]) -> list[_Match]:
     """The layers that a float32 file holds, with what was folded into them."""
-    candidates = [(index, layer, layer.explicit.astype(np.float32)) for index, layer in enumerate(layers)]
     scaled: list[_Match] = []
     seen, graph = set(), model.subgraphs[0]
     for operator in graph.operators:
@@ -157,8 +188,7 @@ def _scaled_layers(model: Any, layers: list[Filters]) -> list[_Match]:
             continue
         seen.add(source)
         for match in _matches(weights, candidates):
-            layer = dataclasses.replace(match.layer, alpha=match.layer.alpha * match.scales[:, None])
-            scaled.append(dataclasses.replace(match, layer=layer))
+            scaled.append(dataclasses.replace(match, layer=match.layer.scaled(match.scales)))
     return scaled
 
 
@@ -171,8 +201,9 @@ def _int8_matches(weights: np.ndarray, step: np.ndarray, scaled: list[_Match]) -
     nearest = min(errors, default=np.inf)
     if nearest > _HALF_STEP:
         return []
-    # Equal layers are as near up to the rounding of their scales.
-    return [match for match, error in zip(scaled, errors, strict=True) if error <= nearest + _TOLERANCE]
+    # Filters of up to 127 steps, equal but for roundings of float32.
+    alike = nearest + 127 * 2 * _TOLERANCE
+    return [match for match, error in zip(scaled, errors, strict=True) if error <= alike]
 
 
 def _replace_int8(model: Any, graph: Any, operator: Any, layer: Filters, windows: np.ndarray) -> None:
@@ -209,7 +240,7 @@ def _weights(model: Any, subgraph: Any, operator: Any, dtype: type = np.float32)
     return weights if weights.ndim == 4 else weights[:, None, None, :]
 
 
-def _matches(weights: np.ndarray, candidates: list[tuple[int, Filters, np.ndarray]]) -> list[_Match]:
+def _matches(weights: np.ndarray, candidates: list[tuple[int, _Layer, np.ndarray]]) -> list[_Match]:
     """The candidates whose filters times one scale [K] each are ``weights``."""
     matches = []
     for index, layer, filters in candidates:
