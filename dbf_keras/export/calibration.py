@@ -19,8 +19,8 @@ _PIXELS = 1 << 14
 _NUMBERS = 1 << 23
 
 _FORMS = (
-    "`representative_data` is an array, an iterable of batches, a tf.data.Dataset, or a function without arguments that "
-    "returns or yields such"
+    "`representative_data` is an array, an iterable of batches, a tf.data.Dataset, or a function without arguments "
+    "that returns or yields such"
 )
 
 

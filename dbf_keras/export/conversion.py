@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from dbf_keras.version import __version__
 _CHECKED = 32  # Representative examples on which an int8 file is held against Keras.
 
 
-def to_tflite(
+def to_tflite(  # More than eight parameters, most of them given by name and by few.
     model: keras.Model,
     mode: str = "onthefly",
     quantize: str | None = None,
@@ -31,6 +31,8 @@ def to_tflite(
     representative_data: Any = None,
     io_type: str = "float32",
     labels: Sequence[str] | None = None,
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Exports a Keras model as a TFLite file. BatchNorm is folded and ReLU fused in every mode.
 
@@ -47,7 +49,11 @@ def to_tflite(
             such. A batch is what the model takes: an array; a list, or a dictionary by name, of the arrays of several
             inputs; or any of these with labels, ``(inputs, labels)``.
         io_type: for ``"int8"``, the type of the file's inputs and outputs: ``"float32"`` or ``"int8"``.
-        labels: names of the classes; with these the file gets metadata, see `dbf_keras.export.metadata`.
+        labels: names of the classes. With this or one of the following, even if empty, the file gets metadata, see
+            `dbf_keras.export.metadata`.
+        normalization: mean and standard deviation, by channel or one for all, that the model wants pixels normalised
+            with; by default none if it normalises them itself, or else nothing is said of it.
+        training: how the model was trained, for JSON; `dbf_keras.keras_file.training` reads it from a file.
 
     Returns:
         The file. A layer that cannot be written as asked is explicit in it, with a warning that names the reason.
@@ -56,7 +62,15 @@ def to_tflite(
         ValueError: an argument is not one of those, or the model cannot be converted.
     """
     result = convert(
-        model, mode, quantize, representative_data=representative_data, io_type=io_type, labels=labels, check=False
+        model,
+        mode,
+        quantize,
+        representative_data=representative_data,
+        io_type=io_type,
+        labels=labels,
+        normalization=normalization,
+        training=training,
+        check=False,
     )
     for layer in result.layers:
         if layer.failed:
@@ -64,7 +78,7 @@ def to_tflite(
     return result.data
 
 
-def convert(
+def convert(  # As `to_tflite`.
     model: keras.Model,
     mode: str = "onthefly",
     quantize: str | None = None,
@@ -72,6 +86,8 @@ def convert(
     representative_data: Any = None,
     io_type: str = "float32",
     labels: Sequence[str] | None = None,
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    training: Mapping[str, Any] | None = None,
     strict: bool = False,
     check: bool = True,
     inputs: list[np.ndarray] | None = None,
@@ -85,6 +101,8 @@ def convert(
         representative_data: as for `to_tflite`.
         io_type: as for `to_tflite`.
         labels: as for `to_tflite`.
+        normalization: as for `to_tflite`.
+        training: as for `to_tflite`.
         strict: raise if a layer cannot be written as asked, instead of writing it as explicit.
         check: hold the file against Keras and against the size of the explicit file.
         inputs: what to run for the check, one array for each input; by default random, or the first of
@@ -120,20 +138,63 @@ def convert(
         quantization.quantize_weights(file, quantize)
     if mode == ONTHEFLY or quantize in ("float16", "weights", "int4") or not flatfile.is_tidy(file):
         data = flatfile.dump(file)
-    if labels is not None:
-        data = _described(data, model, form, labels)
+    reports = _reports(records, quantize)
+    if any(given is not None for given in (labels, normalization, training)):
+        data = _described(data, model, form, reports, labels, normalization, training or {})
 
-    result = ExportResult(data, form, _reports(records, quantize), _ordinary(layers, records, used, quantize))
+    result = ExportResult(data, form, reports, _ordinary(layers, records, used, quantize))
     return _checked(result, model, explicit, samples, inputs) if check else result
 
 
-def _described(data: bytes, model: keras.Model, form: Form, labels: Sequence[str]) -> bytes:
+def _described(
+    data: bytes,
+    model: keras.Model,
+    form: Form,
+    reports: Sequence[LayerReport],
+    labels: Sequence[str] | None,
+    normalization: tuple[Sequence[float], Sequence[float]] | None,
+    training: Mapping[str, Any],
+) -> bytes:
     """The file with metadata."""
-    pixels = verify.takes_pixels(model)
-    what = "raw pixels from 0 to 255, which it normalises itself" if pixels else "inputs as it was trained on them"
-    description = f"Takes {what}. Exported by dbf_keras {__version__}: {form.title}."
-    limits = (0.0, 255.0) if pixels else None
-    return metadata.describe(data, name=model.name, description=description, labels=labels, value_range=limits)
+    what = "inputs as it was trained on them"
+    limits = None
+    if normalization is not None:
+        mean, std = (np.atleast_1d(np.asarray(values, np.float64)) for values in normalization)
+        if not (std > 0).all() or not np.isfinite([*mean, *std]).all():
+            raise ValueError(f"`normalization` is a mean and a standard deviation above 0; got {normalization!r}.")
+        normalization = mean.tolist(), std.tolist()
+        what = "pixels from 0 to 255, less a mean and divided by a standard deviation"
+        limits = float((-mean / std).min()), float(((255 - mean) / std).max())
+    elif verify.takes_pixels(model) or all(_is_integer(tensor) for tensor in model.inputs):
+        normalization, limits = ((0.0,), (1.0,)), (0.0, 255.0)
+        what = "raw pixels from 0 to 255, which it normalises itself"
+    mean, std = normalization or (None, (1.0,))
+    # The numbers that layers keep and that there are in all, of as many filters as they have.
+    layers = [layer for layer in reports if layer.form != ABSENT and layer.codes]
+    stored = sum(layer.bytes_explicit * layer.kept // layer.codes for layer in layers)
+    details = {
+        "dbf_keras": __version__,
+        "mode": form.mode,
+        "quantize": form.quantize,
+        "ratio": round(stored / sum(layer.bytes_explicit for layer in layers), 4) if layers else None,
+        "ratios": {layer.name: round(layer.kept / layer.codes, 4) for layer in layers},
+        "training": training,
+    }
+    return metadata.describe(
+        data,
+        name=model.name,
+        description=f"Takes {what}. Exported by dbf_keras {__version__}: {form.title}.",
+        labels=labels,
+        mean=mean,
+        std=std,
+        value_range=limits,
+        version=__version__,
+        details={key: value for key, value in details.items() if value not in (None, {})},
+    )
+
+
+def _is_integer(tensor: Any) -> bool:
+    return np.dtype(getattr(tensor.dtype, "name", tensor.dtype)).kind in "iu"
 
 
 def _checked(
@@ -208,13 +269,13 @@ def _write_on_the_fly(
         samples: typical inputs, for an int8 file.
     """
     wanted = [record for record in records if record.form == ONTHEFLY]
-    filters = [record.filters for record in wanted]
-    ordinary = [_plain(layer) for layer in all_layers(model) if _has_plain_filters(layer)]
+    filters: list[Filters | rewrite.Ordinary] = [record.filters for record in wanted]
+    filters += [_plain(layer) for layer in all_layers(model) if _has_plain_filters(layer)]
     if samples is None:
-        found = rewrite.to_ops(file, filters, ordinary)
+        found = rewrite.to_ops(file, filters)
     else:
         draw = functools.partial(calibration.draw_windows, model, data, samples=samples)
-        found = rewrite.to_int8_ops(file, flatfile.load(explicit), filters, draw, ordinary)
+        found = rewrite.to_int8_ops(file, flatfile.load(explicit), filters, draw)
     for position, record in enumerate(wanted):
         reason = found.get(position, "no op of the converted file has these filters times a scale")
         if reason:

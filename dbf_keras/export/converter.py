@@ -178,8 +178,7 @@ def convert(
     calls = [*calls, *(plain_call(layer, layer.kernel) for layer in layers if _needs_plain_call(layer))]
     names, targets = input_names(model), output_names(model)
     specs = [
-        tf.TensorSpec(tuple(tensor.shape), tensor.dtype, name)
-        for name, tensor in zip(names, model.inputs, strict=True)
+        tf.TensorSpec(tuple(tensor.shape), tensor.dtype, name) for name, tensor in zip(names, model.inputs, strict=True)
     ]
 
     @tf.function(autograph=False)

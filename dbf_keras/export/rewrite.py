@@ -42,7 +42,7 @@ class Ordinary:
 _Layer = Filters | Ordinary
 
 
-def to_ops(model: Any, layers: Iterable[Filters], ordinary: Iterable[Ordinary] = ()) -> dict[int, str]:
+def to_ops(model: Any, layers: Iterable[Filters | Ordinary]) -> dict[int, str]:
     """Replaces every op whose filters are those of a given layer, each scaled by any number (a folded BatchNorm).
 
     Ops are found by their numbers and not by their names, so a match cannot be wrong: whatever matches computes what
@@ -50,13 +50,12 @@ def to_ops(model: Any, layers: Iterable[Filters], ordinary: Iterable[Ordinary] =
 
     Args:
         model: ``ModelT`` of an explicit float32 file; changed in place.
-        layers: layers on the code grid (``codes`` is not None).
-        ordinary: the other layers that have filters.
+        layers: DBF layers on the code grid (``codes`` is not None), and the ordinary layers of the model.
 
     Returns:
         By position in ``layers``, for those that were found, why an op was not replaced: empty, as all were.
     """
-    candidates = _candidates(layers, ordinary)
+    candidates = _candidates(layers)
     found = _Found()
     for subgraph in model.subgraphs:
         # Weights of one layer used in several places stay one tensor.
@@ -86,23 +85,21 @@ def to_ops(model: Any, layers: Iterable[Filters], ordinary: Iterable[Ordinary] =
 def to_int8_ops(
     model: Any,
     reference: Any,
-    layers: Iterable[Filters],
+    layers: Iterable[Filters | Ordinary],
     draw: Callable[[list[calibration.Site]], list[np.ndarray]],
-    ordinary: Iterable[Ordinary] = (),
 ) -> dict[int, str]:
     """Replaces ops of an int8 file as `to_ops` does those of a float32 file.
 
     Args:
         model: ``ModelT`` of an explicit int8 file; changed in place.
         reference: ``ModelT`` of the explicit float32 file, where the scales folded into the filters are found exactly.
-        layers: layers on the code grid.
+        layers: as for `to_ops`.
         draw: typical windows of the inputs of given operators; see `calibration.draw_windows`.
-        ordinary: the other layers that have filters.
 
     Returns:
         By position in ``layers``, for those that were found, why an op was not replaced; empty if all were.
     """
-    scaled = _scaled_layers(reference, _candidates(layers, ordinary))
+    scaled = _scaled_layers(reference, _candidates(layers))
     graph, found = model.subgraphs[0], _Found()
     chosen: list[tuple[Any, Filters, _Match, list[_Match]]] = []
     sites = []
@@ -132,7 +129,7 @@ class _Match:
     """A layer whose filters, times one scale each, are an op's.
 
     Attributes:
-        index: the layer's position in the list of all; below 0 for an ordinary one.
+        index: the layer's position in the list of all.
         layer: the layer; of an int8 file, with the scales in its coefficients.
         scales: [K].
         certain: whether no filter of the layer is scaled by zero, as filters of any layer of that shape can be.
@@ -159,7 +156,7 @@ class _Found:
         """Notes that an op stands for a layer, and why it is not replaced; empty if it is."""
         self._own[match.index] = self._own.get(match.index) or reason
         # The converter merges ops that compute the same of the same, and so equal layers.
-        self._equal.update((other.index, reason) for other in matches if other.certain and other.index >= 0)
+        self._equal.update((other.index, reason) for other in matches if other.certain)
 
     def reasons(self) -> dict[int, str]:
         """By position, for layers that were found, why an op was not replaced; empty if all were."""
@@ -172,10 +169,9 @@ def _names(graph: Any, operator: Any) -> str:
     return " ".join(tensor.name.decode() for tensor in tensors)
 
 
-def _candidates(layers: Iterable[Filters], ordinary: Iterable[Ordinary]) -> list[tuple[int, _Layer, np.ndarray]]:
-    """All layers with the indices and filters to match them by."""
-    numbered: list[tuple[int, _Layer]] = [*enumerate(layers), *((-1 - i, layer) for i, layer in enumerate(ordinary))]
-    return [(index, layer, layer.explicit.astype(np.float32)) for index, layer in numbered]
+def _candidates(layers: Iterable[_Layer]) -> list[tuple[int, _Layer, np.ndarray]]:
+    """All layers with their positions and the filters to match them by."""
+    return [(index, layer, layer.explicit.astype(np.float32)) for index, layer in enumerate(layers)]
 
 
 def _scaled_layers(model: Any, candidates: list[tuple[int, _Layer, np.ndarray]]) -> list[_Match]:

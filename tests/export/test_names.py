@@ -151,7 +151,9 @@ def test_names_differ_between_subgraphs():
             data = to_tflite(model, mode, quantize)
             assert len(load(data).subgraphs) == 3 and duplicates(data) == []
     x = np.full((1, 8), 3, np.float32)
-    assert verify.difference([np.asarray(model(x))], verify.run_file(model, to_tflite(model, "explicit"), [x]))[1] < 1e-5
+    assert (
+        verify.difference([np.asarray(model(x))], verify.run_file(model, to_tflite(model, "explicit"), [x]))[1] < 1e-5
+    )
 
 
 def test_outputs_keep_a_name_and_constants_give_way():

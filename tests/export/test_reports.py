@@ -27,7 +27,9 @@ def in_a_row():
 
 def side_by_side():
     inputs = image()
-    return keras.Model(inputs, layers.Add()([conv(name="a")(inputs), conv(name="b", activation="relu")(layers.ReLU()(inputs))]))
+    return keras.Model(
+        inputs, layers.Add()([conv(name="a")(inputs), conv(name="b", activation="relu")(layers.ReLU()(inputs))])
+    )
 
 
 def one_called_twice():
@@ -135,7 +137,12 @@ def unused_result():
 @pytest.mark.parametrize("mode", ["explicit", "folded", "onthefly"])
 @pytest.mark.parametrize(
     "make",
-    [dead_branch, lambda: dead_branch(kernel_initializer=None), lambda: dead_branch(selection="sp_ovsf"), unused_result],
+    [
+        dead_branch,
+        lambda: dead_branch(kernel_initializer=None),
+        lambda: dead_branch(selection="sp_ovsf"),
+        unused_result,
+    ],
 )
 def test_layers_that_no_output_depends_on_are_absent(make, mode):
     result = convert(make(), mode, strict=mode != "folded", check=False)
