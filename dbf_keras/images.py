@@ -158,6 +158,50 @@ def random_box(width: int, height: int, smallest: float, rng: np.random.Generato
     return left, top, part_width, part_height
 
 
+def read_picture(
+    path: str | os.PathLike, size: tuple[int, int] | None, channels: int = 3, always_centre: bool = False
+) -> np.ndarray:
+    """Reads a picture as `Images` reads test images, but for those of the wanted size, which stay as they are.
+
+    It is turned as its EXIF data say.
+
+    Args:
+        path: a file of any form that Pillow reads.
+        size: (height, width) that it is scaled to; None to leave it as it is.
+        channels: 3 for RGB, or 1 for grey.
+        always_centre: take the centre of pictures of that size too.
+
+    Returns:
+        uint8 [height, width, channels].
+
+    Raises:
+        ValueError: Pillow is not installed.
+        OSError: the file cannot be read as a picture.
+    """
+    _check_pillow()
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # On its side: its orientation.
+            original = np.array(image.size[::-1] if turned else image.size)
+            wanted = original if size is None else np.array(size[::-1])
+            scaled = always_centre or not np.array_equal(original, wanted)
+            if scaled:
+                # The largest part of the wanted sides, of which the centre.
+                part = _CENTRE * wanted * (original / wanted).min()
+                enough_width, enough_height = map(int, np.ceil(original * (wanted / part).max()))
+                image.draft("RGB", (enough_height, enough_width) if turned else (enough_width, enough_height))
+            upright = _to_rgb(ImageOps.exif_transpose(image))
+            if scaled:
+                ends = np.concatenate([original - part, original + part]) / 2
+                box = np.minimum(ends * np.tile(np.array(upright.size) / original, 2), np.tile(upright.size, 2))
+                upright = upright.resize((int(wanted[0]), int(wanted[1])), Image.Resampling.BILINEAR, tuple(box))
+            return np.asarray(upright if channels == 3 else upright.convert("L")).reshape(*wanted[::-1], channels)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises all of these.
+        raise OSError(f"{os.fspath(path)!r} cannot be read as a picture: {error}") from None
+
+
 class ImageFolder(Images):
     """Image files."""
 

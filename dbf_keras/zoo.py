@@ -154,7 +154,9 @@ def training(name: str | None = None) -> dict[str, Any]:
     """
     model = entry(name)
     kept = json.loads((folder() / model["name"] / "recipe.json").read_text())
-    known = {key: model[key] for key in ("network", "dataset", "ratio", "selection", "epochs") if key in model}
+    known: dict[str, Any] = {
+        key: model[key] for key in ("network", "dataset", "ratio", "selection", "epochs") if key in model
+    }
     known |= {key: kept[key] for key in ("command", "recipe", "seed") if key in kept}
     return known | {"test_accuracy": round(model["accuracy"]["keras"], 6)}
 

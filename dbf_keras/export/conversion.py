@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from dbf_keras.backend import all_layers, keras, ops, own_variables
-from dbf_keras.export import calibration, converter, flatfile, metadata, quantization, rewrite, verify
+from dbf_keras.export import calibration, converter, description, flatfile, quantization, rewrite, verify
 from dbf_keras.export.filters import Filters
 from dbf_keras.export.records import LayerRecord, choose, settle
 from dbf_keras.export.report import ExportResult, LayerReport
 from dbf_keras.forms import ABSENT, FOLDED, ONTHEFLY, ORDINARY, Form
 from dbf_keras.layers import DBFConv2D, DBFDense
-from dbf_keras.version import __version__
 
 _CHECKED = 32  # Representative examples on which an int8 file is held against Keras.
 
@@ -31,7 +30,7 @@ def to_tflite(  # More than eight parameters, most of them given by name and by 
     representative_data: Any = None,
     io_type: str = "float32",
     labels: Sequence[str] | None = None,
-    normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    normalization: description.Normalization | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Exports a Keras model as a TFLite file. BatchNorm is folded and ReLU fused in every mode.
@@ -86,7 +85,7 @@ def convert(  # As `to_tflite`.
     representative_data: Any = None,
     io_type: str = "float32",
     labels: Sequence[str] | None = None,
-    normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    normalization: description.Normalization | None = None,
     training: Mapping[str, Any] | None = None,
     strict: bool = False,
     check: bool = True,
@@ -138,63 +137,11 @@ def convert(  # As `to_tflite`.
         quantization.quantize_weights(file, quantize)
     if mode == ONTHEFLY or quantize in ("float16", "weights", "int4") or not flatfile.is_tidy(file):
         data = flatfile.dump(file)
-    reports = _reports(records, quantize)
     if any(given is not None for given in (labels, normalization, training)):
-        data = _described(data, model, form, reports, labels, normalization, training or {})
+        data = description.describe(data, model, form, records, labels, normalization, training or {})
 
-    result = ExportResult(data, form, reports, _ordinary(layers, records, used, quantize))
+    result = ExportResult(data, form, _reports(records, quantize), _ordinary(layers, records, used, quantize))
     return _checked(result, model, explicit, samples, inputs) if check else result
-
-
-def _described(
-    data: bytes,
-    model: keras.Model,
-    form: Form,
-    reports: Sequence[LayerReport],
-    labels: Sequence[str] | None,
-    normalization: tuple[Sequence[float], Sequence[float]] | None,
-    training: Mapping[str, Any],
-) -> bytes:
-    """The file with metadata."""
-    what = "inputs as it was trained on them"
-    limits = None
-    if normalization is not None:
-        mean, std = (np.atleast_1d(np.asarray(values, np.float64)) for values in normalization)
-        if not (std > 0).all() or not np.isfinite([*mean, *std]).all():
-            raise ValueError(f"`normalization` is a mean and a standard deviation above 0; got {normalization!r}.")
-        normalization = mean.tolist(), std.tolist()
-        what = "pixels from 0 to 255, less a mean and divided by a standard deviation"
-        limits = float((-mean / std).min()), float(((255 - mean) / std).max())
-    elif verify.takes_pixels(model) or all(_is_integer(tensor) for tensor in model.inputs):
-        normalization, limits = ((0.0,), (1.0,)), (0.0, 255.0)
-        what = "raw pixels from 0 to 255, which it normalises itself"
-    mean, std = normalization or (None, (1.0,))
-    # The numbers that layers keep and that there are in all, of as many filters as they have.
-    layers = [layer for layer in reports if layer.form != ABSENT and layer.codes]
-    stored = sum(layer.bytes_explicit * layer.kept // layer.codes for layer in layers)
-    details = {
-        "dbf_keras": __version__,
-        "mode": form.mode,
-        "quantize": form.quantize,
-        "ratio": round(stored / sum(layer.bytes_explicit for layer in layers), 4) if layers else None,
-        "ratios": {layer.name: round(layer.kept / layer.codes, 4) for layer in layers},
-        "training": training,
-    }
-    return metadata.describe(
-        data,
-        name=model.name,
-        description=f"Takes {what}. Exported by dbf_keras {__version__}: {form.title}.",
-        labels=labels,
-        mean=mean,
-        std=std,
-        value_range=limits,
-        version=__version__,
-        details={key: value for key, value in details.items() if value not in (None, {})},
-    )
-
-
-def _is_integer(tensor: Any) -> bool:
-    return np.dtype(getattr(tensor.dtype, "name", tensor.dtype)).kind in "iu"
 
 
 def _checked(
