@@ -219,7 +219,7 @@ def test_weights_beyond_float16_stay_float32():
     inputs = keras.Input((8, 8, 16))
     layer = DBFConv2D(8, 3, ratio=0.5)
     model = keras.Model(inputs, layer(inputs))
-    layer.set_weights([1e6 * weights for weights in layer.get_weights()])
+    layer.set_weights([1e9 * weights for weights in layer.get_weights()])
     for mode in ("explicit", "onthefly"):
         data = to_tflite(model, mode, "float16")
         assert all(tensor.type != schema.TensorType.FLOAT16 for tensor in load(data).subgraphs[0].tensors)
