@@ -16,7 +16,7 @@ from dbf_keras.export import calibration, converter, description, flatfile, quan
 from dbf_keras.export.filters import Filters
 from dbf_keras.export.records import LayerRecord, choose, settle
 from dbf_keras.export.report import ExportResult, LayerReport
-from dbf_keras.forms import ABSENT, FOLDED, ONTHEFLY, ORDINARY, Form
+from dbf_keras.forms import ABSENT, EXPLICIT, FOLDED, ONTHEFLY, ORDINARY, Form
 from dbf_keras.layers import DBFConv2D, DBFDense
 
 _CHECKED = 32  # Representative examples on which an int8 file is held against Keras.
@@ -135,7 +135,7 @@ def convert(  # As `to_tflite`.
         _raise_if_strict(strict, records, mode)
     if quantize in ("float16", "weights", "int4"):
         quantization.quantize_weights(file, quantize)
-    if mode == ONTHEFLY or quantize in ("float16", "weights", "int4") or not flatfile.is_tidy(file):
+    if mode != EXPLICIT or quantize in ("float16", "weights", "int4") or not flatfile.is_tidy(file):
         data = flatfile.dump(file)
     if any(given is not None for given in (labels, normalization, training)):
         data = description.describe(data, model, form, records, labels, normalization, training or {})
