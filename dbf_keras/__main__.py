@@ -1,8 +1,9 @@
-"""The command ``dbf``, also ``python -m dbf_keras``: trains, exports and measures models with binary filters.
+"""The command ``dbf``, also ``python -m dbf_keras``: trains, exports, measures and uses models with binary filters.
 
     dbf train --dataset=digits --ratio=0.25 --output=model.keras
     dbf export --model=model.keras --mode=onthefly --quantize=weights
     dbf benchmark model_onthefly_int8_weights.tflite
+    dbf predict model_onthefly_int8_weights.tflite picture.png
 
 ``dbf COMMAND --help`` tells the flags of a command.
 """
@@ -19,6 +20,7 @@ _COMMANDS = {
     "train": "trains a network; goes on where it was killed",
     "export": "writes a model as a .tflite file and checks it against Keras",
     "benchmark": "compares .tflite files by bytes, memory, latency and accuracy",
+    "predict": "says what is in pictures, by a .tflite or .keras file",
     "sweep": "trains a list or grid of runs, makes one table and plot of them",
 }
 

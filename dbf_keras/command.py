@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import pathlib
@@ -9,7 +10,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import TextIO
+from typing import Any, NoReturn, TextIO
 
 
 def run(
@@ -54,6 +55,27 @@ def run(
 
     argv = sys.argv if arguments is None else [sys.argv[0], *arguments]
     app.run(guarded, argv=argv, flags_parser=parse)
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises its errors, for a line of their own. For commands of boards, which have no absl."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ValueError."""
+        raise ValueError(f"{message}; see --help")
+
+
+def at_least(kind: type, least: float) -> Callable[[str], Any]:
+    """A reader of numbers that are not smaller, for a `Parser`."""
+
+    def read(text: str) -> Any:
+        value = kind(text)
+        if not value >= least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    read.__name__ = kind.__name__  # what argparse calls the type in its errors
+    return read
 
 
 @contextlib.contextmanager

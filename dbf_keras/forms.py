@@ -8,12 +8,25 @@ from __future__ import annotations
 from typing import NamedTuple
 
 EXPLICIT, FOLDED, ONTHEFLY = MODES = ("explicit", "folded", "onthefly")
-QUANTIZATIONS = (None, "weights", "int4", "int8")
+ABSENT, ORDINARY = "absent", "ordinary"  # What a report says of a layer out of use, and of one that is no DBF layer.
+QUANTIZATIONS = (None, "float16", "weights", "int4", "int8")
 IO_TYPES = ("float32", "int8")
 
 # What a quantisation adds to the name of a file, and to a title.
-_SUFFIXES = {None: "", "weights": "_int8_weights", "int4": "_int4_weights", "int8": "_int8"}
-_TITLES = {None: "", "weights": ", int8 weights", "int4": ", int4 coefficients", "int8": ", int8"}
+_SUFFIXES = {
+    None: "",
+    "float16": "_float16",
+    "weights": "_int8_weights",
+    "int4": "_int4_weights",
+    "int8": "_int8",
+}
+_TITLES = {
+    None: "",
+    "float16": ", float16 weights",
+    "weights": ", int8 weights",
+    "int4": ", int4 coefficients",
+    "int8": ", int8",
+}
 
 
 class Form(NamedTuple):
@@ -22,8 +35,8 @@ class Form(NamedTuple):
     Attributes:
         mode: one of `MODES`: ``"explicit"``, filters in standard ops; ``"folded"``, separable layers in folded form, in
             standard ops; ``"onthefly"``, coefficients only, in the ops of our C library.
-        quantize: one of `QUANTIZATIONS`: None for float32; ``"weights"``, int8 weights; ``"int4"``, int8 weights and
-            int4 coefficients of our ops; ``"int8"``, int8 throughout.
+        quantize: one of `QUANTIZATIONS`: None for float32; ``"float16"``, float16 weights; ``"weights"``, int8 weights;
+            ``"int4"``, int8 weights and int4 coefficients of our ops; ``"int8"``, int8 throughout.
     """
 
     mode: str
@@ -71,7 +84,7 @@ class Form(NamedTuple):
             raise ValueError(f"`{given}` is for quantize='int8' only; got quantize={self.quantize!r}.")
 
 
-# Every form there is, float32 first.
+# The forms that the zoo has files of, float32 first; float16 is none of them, for its files lie between.
 FORMS = (
     *(Form(mode, quantize) for quantize in (None, "weights", "int8") for mode in (EXPLICIT, ONTHEFLY, FOLDED)),
     Form(ONTHEFLY, "int4"),

@@ -241,6 +241,38 @@ class ImageFolder(Images):
         return str(self._paths[index])
 
 
+def read_picture(
+    path: str | os.PathLike, size: tuple[int, int] | None, channels: int = 3, always_centre: bool = False
+) -> np.ndarray:
+    """Reads a picture as `Images` reads test images, but for those of the wanted size, which stay as they are.
+
+    It is turned as its EXIF data say.
+
+    Args:
+        path: a file of any form that Pillow reads.
+        size: (height, width) that it is scaled to; None to leave it as it is.
+        channels: 3 for RGB, or 1 for grey.
+        always_centre: take the centre of pictures of that size too.
+
+    Returns:
+        uint8 [height, width, channels].
+
+    Raises:
+        ValueError: Pillow is not installed.
+        OSError: the file cannot be read as a picture.
+    """
+    from PIL import Image
+
+    picture = ImageFolder([pathlib.Path(path)], size or 1)
+    with picture._opened(0) as image:
+        width, height = image.size[::-1] if _turn(image) in _TURNS_THAT_SWAP_SIDES else image.size
+    if size is None:
+        picture.shape = (1, height, width, 3)
+    whole = not always_centre and picture.shape[1:3] == (height, width)
+    pixels = picture._read(0, (lambda width, height, _: (0, 0, width, height)) if whole else None)
+    return pixels if channels == 3 else np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+
+
 class TFRecords(Images):
     """Records of ImageNet's usual form: ``image/encoded`` is a JPEG or PNG, ``image/class/label`` a number.
 

@@ -1,11 +1,12 @@
-"""Keras models in .keras files, with the names of their classes."""
+"""Keras models in .keras files, with the names of their classes and how they were trained."""
 
 from __future__ import annotations
 
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dbf_keras.backend import keras
 from dbf_keras.layers import custom_objects
@@ -44,20 +45,33 @@ def load(path: str | os.PathLike, what: str = "the model") -> keras.Model:
         raise ValueError(f"{what}: Keras cannot load {path!r}: {error}") from error
 
 
-def save(model: keras.Model, path: str | os.PathLike, labels: Sequence[str]) -> None:
+def save(
+    model: keras.Model, path: str | os.PathLike, labels: Sequence[str], training: Mapping[str, Any] | None = None
+) -> None:
     """Saves a model together with the names of its classes.
 
     Args:
         model: the model.
         path: the path of the .keras file.
         labels: the names by number of the class.
+        training: what says how it was trained, for JSON.
     """
     model.save(path)
+    details = {"labels": list(labels), **({} if training is None else {"training": training})}
     with zipfile.ZipFile(path, "a") as archive:  # Without a date, so always the same.
-        archive.writestr(zipfile.ZipInfo(_DETAILS), json.dumps({"labels": list(labels)}))
+        archive.writestr(zipfile.ZipInfo(_DETAILS), json.dumps(details))
 
 
 def labels(path: str | os.PathLike) -> list[str] | None:
     """The names of the classes that `save` wrote into a .keras file; None if there are none."""
+    return _details(path).get("labels")
+
+
+def training(path: str | os.PathLike) -> dict[str, Any] | None:
+    """What `save` wrote of the training of a .keras file; None if there is nothing."""
+    return _details(path).get("training")
+
+
+def _details(path: str | os.PathLike) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read(_DETAILS))["labels"] if _DETAILS in archive.namelist() else None
+        return json.loads(archive.read(_DETAILS)) if _DETAILS in archive.namelist() else {}

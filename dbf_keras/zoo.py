@@ -143,6 +143,24 @@ def path(name: str | None = None, role: str = "weights") -> pathlib.Path:
     return found
 
 
+def training(name: str | None = None) -> dict[str, Any]:
+    """How a model was trained: its network, data set, seed, command, recipe and the test accuracy that it reached.
+
+    Args:
+        name: the model; by default the default model.
+
+    Raises:
+        ValueError: no such model.
+    """
+    model = entry(name)
+    kept = json.loads((folder() / model["name"] / "recipe.json").read_text())
+    known: dict[str, Any] = {
+        key: model[key] for key in ("network", "dataset", "ratio", "selection", "epochs") if key in model
+    }
+    known |= {key: kept[key] for key in ("command", "recipe", "seed") if key in kept}
+    return known | {"test_accuracy": round(model["accuracy"]["keras"], 6)}
+
+
 def load_zoo(name: str | None = None) -> keras.Model:
     """Loads a trained model, offline.
 

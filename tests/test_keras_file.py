@@ -11,8 +11,11 @@ def test_labels_travel_with_the_model(tmp_path):
     assert keras_file.labels(path) == ["a", "ß"]
     for ours, theirs in zip(keras_file.load(path).get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    assert keras_file.training(path) is None
+    keras_file.save(model, path, ["a"], {"seed": 3})
+    assert keras_file.labels(path) == ["a"] and keras_file.training(path) == {"seed": 3}
     model.save(path)
-    assert keras_file.labels(path) is None
+    assert keras_file.labels(path) is None and keras_file.training(path) is None
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path):

@@ -494,3 +494,10 @@ def test_cifar10_accuracy_passes_the_paper_s(name, role, most_bytes, most_ratio,
     accuracy = (outputs.argmax(axis=1) == cifar10.y_test).mean()
     assert accuracy >= least
     assert accuracy == pytest.approx(entry["accuracy"][role], abs=1.5e-4)  # Another processor may turn an image.
+
+
+def test_every_model_says_how_it_was_trained():
+    for name in (name for group in zoo.GROUPS for name in zoo.index()[group]):
+        training = zoo.training(name)
+        assert training["dataset"] == zoo.entry(name)["dataset"] and training["recipe"]["epochs"] > 0
+        assert "--dataset=" in training["command"] and 0.5 < training["test_accuracy"] <= 1

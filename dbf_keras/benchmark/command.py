@@ -18,8 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -70,15 +69,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises its errors, for a line of their own."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = command.Parser(
         "dbf benchmark",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -94,32 +86,19 @@ def _parser() -> argparse.ArgumentParser:
         help="height and width of images, such as 224 or 224x160, for files that leave them open (default: those of "
         f"the data set's images, else {size_text(command.OPEN_SIZE)})",
     )
-    add("--num_threads", type=_at_least(int, 1), default=1, help="threads of each interpreter (default: 1)")
+    add("--num_threads", type=command.at_least(int, 1), default=1, help="threads of each interpreter (default: 1)")
     add("--runtime", choices=list(runtime_lib.RUNTIMES), help="TFLite runtime (default: the first installed)")
     add(
         "--repetitions",
         "--runs",
-        type=_at_least(int, 1),
+        type=command.at_least(int, 1),
         default=5000,
         help="most timed inferences per file (default: 5000)",
     )
-    add("--seconds", type=_at_least(float, 0), default=3.0, help="time to spend on timing per file (default: 3)")
+    add("--seconds", type=command.at_least(float, 0), default=3.0, help="time to spend on timing per file (default: 3)")
     add("--json", metavar="FILE", help="file to write the results to as JSON")
     add("--html", metavar="FILE", help="file to write the results to as a web page")
     return parser
-
-
-def _at_least(kind: type, least: float) -> Callable[[str], Any]:
-    """Returns a reader of numbers that are not smaller."""
-
-    def read(text: str) -> Any:
-        value = kind(text)
-        if not value >= least:
-            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
-        return value
-
-    read.__name__ = kind.__name__  # what argparse calls the type in its errors
-    return read
 
 
 def _benchmark(flags: argparse.Namespace, folder: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,13 +18,18 @@ _SAMPLES = 256
 _PIXELS = 1 << 14
 _NUMBERS = 1 << 23
 
+_FORMS = (
+    "`representative_data` is an array, an iterable of batches, a tf.data.Dataset, or a function without arguments "
+    "that returns or yields such"
+)
 
-def to_samples(model: keras.Model, batches: Iterable[Any]) -> list[list[np.ndarray]]:
+
+def to_samples(model: keras.Model, data: Any) -> list[list[np.ndarray]]:
     """Checks representative data and divides it into single examples where the model leaves the batch size open.
 
     Args:
         model: the model.
-        batches: batches as the model takes them: arrays, or lists of arrays for a model of several inputs.
+        data: batches, as `dbf_keras.export.to_tflite` takes them.
 
     Returns:
         For each example one array for each input of the model.
@@ -32,20 +38,12 @@ def to_samples(model: keras.Model, batches: Iterable[Any]) -> list[list[np.ndarr
         ValueError: there is no batch, or one that the model does not take.
     """
     converter.require_inputs(model)
-    shapes = [tuple(tensor.shape) for tensor in model.inputs]
-    dtypes = [np.dtype(getattr(tensor.dtype, "name", tensor.dtype)) for tensor in model.inputs]
+    inputs = _Inputs(model)
     samples = []
-    for number, batch in enumerate(batches):
-        arrays = [np.asarray(array) for array in (batch if isinstance(batch, list | tuple) else [batch])]
-        given = [array.shape for array in arrays]
-        if len(given) != len(shapes) or not all(map(_fits, given, shapes)):
-            raise ValueError(
-                f"`representative_data` is an iterable of batches as the model takes them, {_listed(shapes)}; "
-                f"batch {number} is {_listed(given)}."
-            )
-        arrays = [array.astype(dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
-        if all(shape[0] is None for shape in shapes):
-            samples += [[array[i : i + 1] for array in arrays] for i in range(min(map(len, arrays)))]
+    for number, batch in enumerate(_batches(data, inputs)):
+        arrays = inputs.arrays(batch, number)
+        if all(shape[0] is None for shape in inputs.shapes):
+            samples += [[array[i : i + 1] for array in arrays] for i in range(len(arrays[0]))]
         else:
             samples.append(arrays)
     if not samples:
@@ -53,12 +51,131 @@ def to_samples(model: keras.Model, batches: Iterable[Any]) -> list[list[np.ndarr
     return samples
 
 
-def _fits(given: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
-    return len(given) == len(shape) and all(size in (None, got) for got, size in zip(given, shape, strict=True))
+class _Inputs:
+    """What a model takes.
+
+    Attributes:
+        shapes: of the inputs, the batch first.
+        names: for each input those that it is known by: its own, that in the file, its key in a dictionary of inputs.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.shapes = [tuple(tensor.shape) for tensor in model.inputs]
+        self._dtypes = [np.dtype(getattr(tensor.dtype, "name", tensor.dtype)) for tensor in model.inputs]
+        structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+        keys = sorted(structure) if isinstance(structure, dict) else [None] * len(self.shapes)
+        if len(keys) != len(self.shapes):  # A dictionary of more than tensors.
+            keys = [None] * len(self.shapes)
+        own = (str(tensor.name) for tensor in model.inputs)
+        self.names = list(zip(own, converter.input_names(model), keys, strict=True))
+
+    def arrays(self, batch: Any, number: int) -> list[np.ndarray]:
+        """The arrays of a batch, in the order of the inputs.
+
+        Raises:
+            ValueError: the model does not take it; ``number`` says which batch it is.
+        """
+        labelled = isinstance(batch, list | tuple) and len(batch) in (2, 3)  # (inputs, labels[, weights]), perhaps.
+        if labelled and isinstance(batch[0], dict):
+            batch, labelled = batch[0], False
+        given = self._flat(batch, number)
+        if labelled and not self._fits(given):
+            inputs = self._flat(batch[0], number)
+            given = inputs if self._fits(inputs) else given
+        if not self._fits(given):
+            shapes = [array.shape for array in given]
+            raise ValueError(
+                f"`representative_data` is an iterable of batches as the model takes them, {_listed(self.shapes)}; "
+                f"batch {number} is {_listed(shapes) if shapes else repr(batch)[:60]}.{self._advice(shapes)}"
+            )
+        if len({len(array) for array in given}) > 1:
+            raise ValueError(f"`representative_data`: batch {number} has inputs of several batch sizes.")
+        if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in given):
+            raise ValueError(f"`representative_data`: batch {number} has numbers that are not finite.")
+        return [array.astype(dtype) for array, dtype in zip(given, self._dtypes, strict=True)]
+
+    def _flat(self, batch: Any, number: int) -> list[np.ndarray]:
+        """The arrays of inputs by position or name, nested or not."""
+        if isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[0], str):
+            batch = batch[1]  # (signature, inputs), as the standard converter takes it.
+        if isinstance(batch, dict):
+            return self._by_name(batch, number)
+        if isinstance(batch, list | tuple):
+            return [array for part in batch for array in self._flat(part, number)]
+        array = np.asarray(batch)
+        return [array] if array.dtype.kind in "biuf" or array.dtype.name == "bfloat16" else []
+
+    def _by_name(self, batch: dict, number: int) -> list[np.ndarray]:
+        found = [next((name for name in names if name in batch), None) for names in self.names]
+        if None in found or len(batch) > len(found):
+            wanted = ", ".join(repr(names[2] or names[0]) for names in self.names)
+            raise ValueError(
+                f"`representative_data`: batch {number} has the names {', '.join(map(repr, batch))}; the model takes "
+                f"{wanted}."
+            )
+        return [array for name in found for array in self._flat(batch[name], number)]
+
+    def _fits(self, arrays: list[np.ndarray]) -> bool:
+        return len(arrays) == len(self.shapes) and all(
+            len(array.shape) == len(shape)
+            and all(size in (None, got) for got, size in zip(array.shape, shape, strict=True))
+            for array, shape in zip(arrays, self.shapes, strict=True)
+        )
+
+    def _advice(self, shapes: list[tuple]) -> str:
+        if len(shapes) == len(self.shapes) and all(
+            len(given) + 1 == len(shape) for given, shape in zip(shapes, self.shapes, strict=True)
+        ):
+            return " Give examples in batches: array[None], or dataset.batch(1)."
+        return ""
+
+
+def _batches(data: Any, inputs: _Inputs) -> Iterable[Any]:
+    """The batches of representative data in any form.
+
+    Raises:
+        ValueError: it has none of the forms, or never ends.
+    """
+    data = getattr(data, "input_gen", data)  # tf.lite.RepresentativeDataset
+    if callable(data) and not hasattr(data, "__iter__"):
+        try:
+            inspect.signature(data).bind()
+        except TypeError:
+            raise ValueError(
+                "`representative_data` is a function with arguments; give one without, that returns or yields batches."
+            ) from None
+        except ValueError:  # A function in C has no signature.
+            pass
+        data = data()
+    if isinstance(data, dict):
+        return [data]
+    if isinstance(data, str | bytes) or data is None:
+        raise ValueError(f"{_FORMS}; got {data!r}.")
+    if hasattr(data, "shape") and hasattr(data, "dtype"):
+        return _divided(np.asarray(data), inputs)
+    if hasattr(data, "__getitem__") and hasattr(data, "on_epoch_end"):  # keras.utils.PyDataset, which never ends.
+        return (data[index] for index in range(len(data)))
+    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+        raise ValueError("`representative_data` never ends; give some hundred typical inputs, as dataset.take(100).")
+    try:
+        return iter(data)
+    except TypeError:
+        raise ValueError(f"{_FORMS}; got {data!r}.") from None
+
+
+def _divided(array: np.ndarray, inputs: _Inputs) -> Iterable[np.ndarray]:
+    """The batches of one array: of many examples, or of batches along another axis."""
+    [shape, *others] = inputs.shapes
+    if array.ndim != len(shape):
+        return array if array.ndim else [array]
+    if others or not shape[0] or len(array) < shape[0]:
+        return [array]
+    return [array[start : start + shape[0]] for start in range(0, len(array) - shape[0] + 1, shape[0])]
 
 
 def _listed(shapes: list[tuple]) -> str:
-    return " and ".join(str(shape) for shape in shapes)
+    listed = [str(shape) for shape in shapes]
+    return " and ".join(listed if len(listed) < 9 else [*listed[:8], f"{len(listed) - 8} more"])
 
 
 @dataclasses.dataclass(frozen=True)

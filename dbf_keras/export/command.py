@@ -41,7 +41,8 @@ def _define_flags() -> None:
         "quantize",
         _FLOAT,
         [name or _FLOAT for name in QUANTIZATIONS],
-        "weights: int8 weights, one scale a filter. int4: the same with int4 coefficients in our ops (onthefly only). "
+        "float16: float16 weights. weights: int8 weights, one scale a filter. int4: the same with int4 coefficients in "
+        "our ops (onthefly only). "
         "int8: compute in int8, calibrated on training images.",
     )
     flags.DEFINE_enum("io", "float32", IO_TYPES, "With --quantize=int8, the type of inputs and outputs.")
@@ -62,8 +63,12 @@ def _define_flags() -> None:
     flags.DEFINE_bool(
         "metadata",
         True,
-        "Write metadata with the names of the classes, where the .keras file (of dbf train) or the zoo has them.",
+        "Write metadata: the names of the classes and the training, where the .keras file (of dbf train) or the zoo "
+        "has them, ratios, and how pixels are normalised.",
     )
+    flags.DEFINE_string("labels", None, "A text file with the name of a class a line, if the .keras file has none.")
+    flags.DEFINE_list("mean", None, "For the metadata: what the model wants subtracted from pixels, by channel or one.")
+    flags.DEFINE_list("std", None, "For the metadata: what it wants them divided by after that, by channel or one.")
     flags.DEFINE_bool("strict", False, "Fail if a layer cannot be written as asked.")
 
 
@@ -103,6 +108,8 @@ def main(_: list[str]) -> None:
             representative_data=images,
             io_type=_FLAGS.io,
             labels=_labels() if _FLAGS.metadata else None,
+            normalization=_normalization() if _FLAGS.metadata else None,
+            training=(_training() or {}) if _FLAGS.metadata else None,
             strict=_FLAGS.strict,
             inputs=random,
         )
@@ -167,9 +174,30 @@ def _labels() -> Sequence[str] | None:
     """The names of the model's classes, if they are known."""
     from dbf_keras import keras_file, zoo
 
+    if _FLAGS.labels is not None:
+        return pathlib.Path(_FLAGS.labels).read_text(encoding="utf-8").rstrip("\n").split("\n")
     if _FLAGS.model is not None and _is_path(_FLAGS.model):
         return keras_file.labels(_FLAGS.model)
     return data.CLASS_NAMES.get(zoo.entry(_FLAGS.model)["dataset"])
+
+
+def _training() -> dict[str, Any] | None:
+    """How the model was trained, if that is known."""
+    from dbf_keras import keras_file, zoo
+
+    if _FLAGS.model is not None and _is_path(_FLAGS.model):
+        return keras_file.training(_FLAGS.model)
+    return zoo.training(_FLAGS.model)
+
+
+def _normalization() -> tuple[list[float], list[float]] | None:
+    """What --mean and --std say."""
+    if _FLAGS.mean is None and _FLAGS.std is None:
+        return None
+    try:
+        return [float(text) for text in _FLAGS.mean or ["0"]], [float(text) for text in _FLAGS.std or ["1"]]
+    except ValueError as error:
+        raise ValueError(f"--mean and --std take numbers, by channel or one: {error}.") from None
 
 
 def _training_images(model: Any, size: tuple[int, int] | None) -> list[np.ndarray]:

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from dbf_keras.backend import all_layers, keras, own_variables
-from dbf_keras.export import calibration, converter, flatfile, metadata, quantization, rewrite, verify
+from dbf_keras.backend import all_layers, keras, ops, own_variables
+from dbf_keras.export import calibration, converter, description, flatfile, quantization, rewrite, verify
 from dbf_keras.export.filters import Filters
-from dbf_keras.export.records import LayerRecord, choose
+from dbf_keras.export.records import LayerRecord, choose, settle
 from dbf_keras.export.report import ExportResult, LayerReport
-from dbf_keras.forms import EXPLICIT, FOLDED, ONTHEFLY, Form
-from dbf_keras.layers import DBFDense
-from dbf_keras.version import __version__
+from dbf_keras.forms import ABSENT, EXPLICIT, FOLDED, ONTHEFLY, ORDINARY, Form
+from dbf_keras.layers import DBFConv2D, DBFDense
 
 _CHECKED = 32  # Representative examples on which an int8 file is held against Keras.
 
 
-def to_tflite(
+def to_tflite(  # More than eight parameters, most of them given by name and by few.
     model: keras.Model,
     mode: str = "onthefly",
     quantize: str | None = None,
     *,
-    representative_data: Iterable[Any] | None = None,
+    representative_data: Any = None,
     io_type: str = "float32",
     labels: Sequence[str] | None = None,
+    normalization: description.Normalization | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Exports a Keras model as a TFLite file. BatchNorm is folded and ReLU fused in every mode.
 
@@ -38,12 +40,19 @@ def to_tflite(
     Args:
         model: functional or sequential, DBF and ordinary layers mixed as you like. A batch size of None stays dynamic.
         mode: ``"explicit"``, ``"folded"`` or ``"onthefly"``; see `dbf_keras.forms`.
-        quantize: None for float32; ``"weights"`` for int8 weights with one scale a filter; ``"int4"`` for the same with
-            int4 coefficients in our ops (``mode="onthefly"`` only); ``"int8"`` to compute in int8 throughout.
-        representative_data: for ``"int8"``, some hundred typical inputs, as an iterable of batches that the model
-            takes: arrays, or lists of arrays for a model of several inputs.
+        quantize: None for float32; ``"float16"`` for float16 weights; ``"weights"`` for int8 weights with one scale a
+            filter; ``"int4"`` for the same with int4 coefficients in our ops (``mode="onthefly"`` only); ``"int8"`` to
+            compute in int8 throughout.
+        representative_data: for ``"int8"``, some hundred typical inputs: an array, an iterable of batches such as a
+            ``tf.data.Dataset`` or ``keras.utils.PyDataset``, or a function without arguments that returns or yields
+            such. A batch is what the model takes: an array; a list, or a dictionary by name, of the arrays of several
+            inputs; or any of these with labels, ``(inputs, labels)``.
         io_type: for ``"int8"``, the type of the file's inputs and outputs: ``"float32"`` or ``"int8"``.
-        labels: names of the classes; with these the file gets metadata, see `dbf_keras.export.metadata`.
+        labels: names of the classes. With this or one of the following, even if empty, the file gets metadata, see
+            `dbf_keras.export.metadata`.
+        normalization: mean and standard deviation, by channel or one for all, that the model wants pixels normalised
+            with; by default none if it normalises them itself, or else nothing is said of it.
+        training: how the model was trained, for JSON; `dbf_keras.keras_file.training` reads it from a file.
 
     Returns:
         The file. A layer that cannot be written as asked is explicit in it, with a warning that names the reason.
@@ -52,7 +61,15 @@ def to_tflite(
         ValueError: an argument is not one of those, or the model cannot be converted.
     """
     result = convert(
-        model, mode, quantize, representative_data=representative_data, io_type=io_type, labels=labels, check=False
+        model,
+        mode,
+        quantize,
+        representative_data=representative_data,
+        io_type=io_type,
+        labels=labels,
+        normalization=normalization,
+        training=training,
+        check=False,
     )
     for layer in result.layers:
         if layer.failed:
@@ -60,14 +77,16 @@ def to_tflite(
     return result.data
 
 
-def convert(
+def convert(  # As `to_tflite`.
     model: keras.Model,
     mode: str = "onthefly",
     quantize: str | None = None,
     *,
-    representative_data: Iterable[Any] | None = None,
+    representative_data: Any = None,
     io_type: str = "float32",
     labels: Sequence[str] | None = None,
+    normalization: description.Normalization | None = None,
+    training: Mapping[str, Any] | None = None,
     strict: bool = False,
     check: bool = True,
     inputs: list[np.ndarray] | None = None,
@@ -81,6 +100,8 @@ def convert(
         representative_data: as for `to_tflite`.
         io_type: as for `to_tflite`.
         labels: as for `to_tflite`.
+        normalization: as for `to_tflite`.
+        training: as for `to_tflite`.
         strict: raise if a layer cannot be written as asked, instead of writing it as explicit.
         check: hold the file against Keras and against the size of the explicit file.
         inputs: what to run for the check, one array for each input; by default random, see `verify.random_inputs`, or
@@ -99,36 +120,28 @@ def convert(
     converter.require_inputs(model)
     layers = all_layers(model)
     records = choose(layers, mode)
-    _raise_if_strict(strict, records, mode)
     samples = None if representative_data is None else calibration.to_samples(model, representative_data)
 
-    data = converter.to_flatbuffer(model, map(_call, records), samples, io_type)
+    data, used = converter.convert(model, map(_call, records), samples, io_type)
+    settle(records, used)
+    _raise_if_strict(strict, records, mode)
     explicit = data
     if samples is not None or any(record.form == FOLDED for record in records):
         needed = check or mode == ONTHEFLY
         explicit = converter.to_flatbuffer(model, map(_explicit_call, records)) if needed else b""
-    if mode == ONTHEFLY or quantize in ("weights", "int4"):
-        file = flatfile.load(data)
-        if mode == ONTHEFLY:
-            _write_on_the_fly(file, records, model, data, explicit, samples)
-            _raise_if_strict(strict, records, mode)
-        if quantize in ("weights", "int4"):
-            quantization.quantize_weights(file, int4=quantize == "int4")
+    file = flatfile.load(data)
+    if mode == ONTHEFLY:
+        _write_on_the_fly(file, records, model, data, explicit, samples)
+        _raise_if_strict(strict, records, mode)
+    if quantize in ("float16", "weights", "int4"):
+        quantization.quantize_weights(file, quantize)
+    if mode != EXPLICIT or quantize in ("float16", "weights", "int4") or not flatfile.is_tidy(file):
         data = flatfile.dump(file)
-    if labels is not None:
-        data = _described(data, model, form, labels)
+    if any(given is not None for given in (labels, normalization, training)):
+        data = description.describe(data, model, form, records, labels, normalization, training or {})
 
-    result = ExportResult(data, form, _reports(records, quantize), _ordinary(layers, records, quantize))
+    result = ExportResult(data, form, _reports(records, quantize), _ordinary(layers, records, used, quantize))
     return _checked(result, model, explicit, samples, inputs) if check else result
-
-
-def _described(data: bytes, model: keras.Model, form: Form, labels: Sequence[str]) -> bytes:
-    """The file with metadata."""
-    pixels = verify.takes_pixels(model)
-    what = "raw pixels from 0 to 255, which it normalises itself" if pixels else "inputs as it was trained on them"
-    description = f"Takes {what}. Exported by dbf_keras {__version__}: {form.title}."
-    limits = (0.0, 255.0) if pixels else None
-    return metadata.describe(data, name=model.name, description=description, labels=labels, value_range=limits)
 
 
 def _checked(
@@ -167,11 +180,11 @@ def _same_shape(first: np.ndarray, second: np.ndarray) -> bool:
 
 def _call(record: LayerRecord) -> converter.LayerCall:
     """A layer's computation in the file of the standard converter."""
-    folding = record.filters.folding
-    if record.form != FOLDED or folding is None:
+    folding = record.folding
+    if folding is None:
         return _explicit_call(record)
     kernel = _twin_kernel(record, folding.filters(record.filters.alpha))
-    return converter.plain_call(record.layer, kernel, folding if folding.pooled or folding.projected else None)
+    return converter.plain_call(record.layer, kernel, folding, record.note_open_margins)
 
 
 def _explicit_call(record: LayerRecord) -> converter.LayerCall:
@@ -203,7 +216,8 @@ def _write_on_the_fly(
         samples: typical inputs, for an int8 file.
     """
     wanted = [record for record in records if record.form == ONTHEFLY]
-    filters = [record.filters for record in wanted]
+    filters: list[Filters | rewrite.Ordinary] = [record.filters for record in wanted]
+    filters += [_plain(layer) for layer in all_layers(model) if _has_plain_filters(layer)]
     if samples is None:
         found = rewrite.to_ops(file, filters)
     else:
@@ -213,6 +227,18 @@ def _write_on_the_fly(
         reason = found.get(position, "no op of the converted file has these filters times a scale")
         if reason:
             record.make_explicit(reason, failed=True)
+
+
+def _has_plain_filters(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is an ordinary one that the standard converter writes as an op that ours could stand in for."""
+    kinds = (keras.layers.Conv2D, keras.layers.Dense)
+    return isinstance(layer, kinds) and not isinstance(layer, DBFConv2D | DBFDense) and layer.built
+
+
+def _plain(layer: keras.layers.Layer) -> rewrite.Ordinary:
+    kernel = np.asarray(ops.convert_to_numpy(layer.kernel), np.float32)
+    kernel = kernel if kernel.ndim == 4 else kernel[None, None]
+    return rewrite.Ordinary(layer.name, np.moveaxis(kernel, -1, 0))
 
 
 def _raise_if_strict(strict: bool, records: list[LayerRecord], mode: str) -> None:
@@ -230,8 +256,8 @@ def _reports(records: list[LayerRecord], quantize: str | None) -> tuple[LayerRep
         LayerReport(
             record.filters.name,
             record.form,
-            bytes_explicit=4 * record.filters.taps * len(record.filters.alpha),
-            bytes_file=_stored_bytes(record.filters, record.form, quantize),
+            bytes_explicit=0 if record.form == ABSENT else 4 * record.filters.taps * len(record.filters.alpha),
+            bytes_file=_stored_bytes(record, quantize),
             kept=record.filters.alpha.shape[1],
             codes=record.filters.taps,
             reason=record.reason,
@@ -241,16 +267,19 @@ def _reports(records: list[LayerRecord], quantize: str | None) -> tuple[LayerRep
     )
 
 
-def _stored_bytes(filters: Filters, form: str, quantize: str | None) -> int:
+def _stored_bytes(record: LayerRecord, quantize: str | None) -> int:
     """Bytes of a layer's weights in a file."""
     stored = functools.partial(quantization.stored_bytes, quantize=quantize)
-    count, folding = len(filters.alpha), filters.folding
-    if form == ONTHEFLY:
+    filters, folding = record.filters, record.folding
+    count = len(filters.alpha)
+    if record.form == ABSENT:
+        return 0
+    if record.form == ONTHEFLY:
         return stored(filters.alpha.size, count, direct=True)
-    if form == EXPLICIT or folding is None:
+    if folding is None:
         return stored(filters.taps * count, count, direct=False)
     channels = len(folding.channels)
-    size = stored(filters.alpha.size, count, direct=False)
+    size = stored(math.prod(folding.kernel_size) * channels * count, count, direct=False)
     if folding.projected:
         size += stored(filters.shape[2] * channels, channels, direct=False)
     if folding.pooled:
@@ -260,14 +289,17 @@ def _stored_bytes(filters: Filters, form: str, quantize: str | None) -> int:
 
 
 def _ordinary(
-    layers: list[keras.layers.Layer], records: list[LayerRecord], quantize: str | None
+    layers: list[keras.layers.Layer], records: list[LayerRecord], used: Container[int], quantize: str | None
 ) -> tuple[LayerReport, ...]:
     """Reports on the layers with weights of two axes or more that are no DBF layers."""
     reports = []
     for layer in layers:
         own = [variable for variable in own_variables(layer) if len(variable.shape) > 1]
         if own and not any(record.layer is layer for record in records):
+            if id(layer) not in used:
+                reports.append(LayerReport(layer.name, ABSENT, 0, 0, reason="no output of the model depends on it"))
+                continue
             sizes = [(int(np.prod(variable.shape)), int(variable.shape[-1])) for variable in own]
             stored = sum(quantization.stored_bytes(*size, quantize, direct=False) for size in sizes)
-            reports.append(LayerReport(layer.name, "ordinary", 4 * sum(size for size, _ in sizes), stored))
+            reports.append(LayerReport(layer.name, ORDINARY, 4 * sum(size for size, _ in sizes), stored))
     return tuple(reports)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dbf_keras.backend import all_layers, computing_in, keras
+from dbf_keras.backend import LEGACY, all_layers, computing_in, keras, own_variables
 from dbf_keras.folding import Folding, Steps
 
 SIGNATURE = "serving_default"
@@ -20,7 +21,24 @@ SIGNATURE = "serving_default"
 LayerCall = tuple[keras.layers.Layer, Callable]
 
 
-def plain_call(layer: keras.layers.Layer, kernel: Any, folding: Folding | None = None) -> LayerCall:
+class Conversion(NamedTuple):
+    """What the standard converter made of a model.
+
+    Attributes:
+        data: the TFLite file.
+        used: the ids of the layers that an output of the model depends on; others are not in the file.
+    """
+
+    data: bytes
+    used: frozenset[int]
+
+
+def plain_call(
+    layer: keras.layers.Layer,
+    kernel: Any,
+    folding: Folding | None = None,
+    on_open_margins: Callable[[], None] = lambda: None,
+) -> LayerCall:
     """A layer's computation with a given kernel, in the ops that the converter folds and fuses best.
 
     Keras computes a dilated convolution between SPACE_TO_BATCH_ND and BATCH_TO_SPACE_ND, and a dense layer on more than
@@ -30,6 +48,7 @@ def plain_call(layer: keras.layers.Layer, kernel: Any, folding: Folding | None =
         layer: a channels-last Conv2D or a Dense layer, or a subclass.
         kernel: [kh, kw, C, K], or [C, K] of a dense layer; of the convolution that is left if it is folded.
         folding: the folded form to compute in, if any.
+        on_open_margins: called if the folded form does without its pools, as the size of the images is open.
 
     Returns:
         The layer and a replacement of its ``call``.
@@ -42,6 +61,8 @@ def plain_call(layer: keras.layers.Layer, kernel: Any, folding: Folding | None =
                 inputs = tf.linalg.matmul(inputs, tf.cast(folding.projection.astype(np.float32), inputs.dtype))
             outputs = tf.linalg.matmul(inputs, tf.cast(kernel, inputs.dtype))
         elif folding is not None:
+            if not folding.knows_margins(inputs.shape[1:3], layer.padding):
+                on_open_margins()
             outputs = _folded_convolution(layer, inputs, kernel, folding)
         else:
             outputs = _convolve(inputs, kernel, layer.strides, layer.padding, layer.dilation_rate)
@@ -89,13 +110,26 @@ def _needs_plain_call(layer: keras.layers.Layer) -> bool:
 
 
 @contextlib.contextmanager
-def _calls_replaced(layers: list[keras.layers.Layer], calls: list[LayerCall]) -> Iterator[None]:
-    """Replaces these calls, and half precision of all layers by float32, while the context lasts."""
+def _calls_replaced(layers: list[keras.layers.Layer], calls: list[LayerCall]) -> Iterator[list[tuple[int, Any]]]:
+    """Replaces these calls, and half precision of all layers by float32, while the context lasts.
+
+    Yields:
+        A list that gets, for each of the calls that is made, the id of the layer and the output.
+    """
+    made: list[tuple[int, Any]] = []
+
+    def noted(layer: keras.layers.Layer, call: Callable) -> Callable:
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            made.append((id(layer), call(*args, **kwargs)))
+            return made[-1][1]
+
+        return replacement
+
     with computing_in("float32", (layer for layer in layers if layer.compute_dtype != layer.variable_dtype)):
         try:
             for layer, call in calls:
-                layer.call = call
-            yield
+                layer.call = noted(layer, call)
+            yield made
         finally:
             for layer, _ in calls:
                 del layer.call
@@ -107,6 +141,16 @@ def to_flatbuffer(
     samples: list[list[np.ndarray]] | None = None,
     io_type: str = "float32",
 ) -> bytes:
+    """The file of `convert`."""
+    return convert(model, calls, samples, io_type).data
+
+
+def convert(
+    model: keras.Model,
+    calls: Iterable[LayerCall],
+    samples: list[list[np.ndarray]] | None = None,
+    io_type: str = "float32",
+) -> Conversion:
     """Converts a model, with some layers computed by given functions. The model itself stays as it is.
 
     Args:
@@ -116,8 +160,8 @@ def to_flatbuffer(
         io_type: type of that file's floating inputs and outputs, ``"float32"`` or ``"int8"``.
 
     Returns:
-        The TFLite file: BatchNorm folded, activations fused. Its signature `SIGNATURE` takes the model's
-        inputs under the names of `input_names` and returns ``output_0``, ``output_1``, …
+        The TFLite file: BatchNorm folded, activations fused. Its signature `SIGNATURE` takes the model's inputs under
+        the names of `input_names` and returns its outputs under those of `output_names`.
 
     Raises:
         ValueError: the inputs are not known, or Keras does not run on TensorFlow.
@@ -132,25 +176,25 @@ def to_flatbuffer(
         )
     layers = all_layers(model)
     calls = [*calls, *(plain_call(layer, layer.kernel) for layer in layers if _needs_plain_call(layer))]
-    names = input_names(model)
-    specs = {
-        name: tf.TensorSpec(tuple(tensor.shape), tensor.dtype, name)
-        for name, tensor in zip(names, model.inputs, strict=True)
-    }
+    names, targets = input_names(model), output_names(model)
+    specs = [
+        tf.TensorSpec(tuple(tensor.shape), tensor.dtype, name) for name, tensor in zip(names, model.inputs, strict=True)
+    ]
 
     @tf.function(autograph=False)
-    def serve(**inputs: Any) -> dict[str, Any]:
-        outputs = run(model, [inputs[name] for name in names])
-        return {f"output_{index}": output for index, output in enumerate(outputs)}
+    def serve(inputs: list) -> dict[str, Any]:
+        return dict(zip(targets, run(model, inputs), strict=True))
 
-    with _calls_replaced(layers, calls), tempfile.TemporaryDirectory() as folder:
-        signature = serve.get_concrete_function(**specs)
+    with _calls_replaced(layers, calls) as made, tempfile.TemporaryDirectory() as folder:
+        # In a list, tensors have the names of their specifications; those of arguments would be made identifiers.
+        signature = serve.get_concrete_function(specs)
+        used = _used(layers, signature.graph, made)
         module = tf.Module()
         module.kept = list(signature.graph.variables)  # What the module does not own could not be saved.
         tf.saved_model.save(module, folder, signatures={SIGNATURE: signature})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if samples is None:
-            return converter.convert()
+            return Conversion(converter.convert(), used)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.representative_dataset = lambda: (dict(zip(names, sample, strict=True)) for sample in samples)
@@ -158,7 +202,33 @@ def to_flatbuffer(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
             warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated")
-            return converter.convert()
+            return Conversion(converter.convert(), used)
+
+
+def _used(layers: list[keras.layers.Layer], graph: Any, made: list[tuple[int, Any]]) -> frozenset[int]:
+    """The ids of the layers that the outputs of a traced model depend on.
+
+    Args:
+        layers: all layers of the model.
+        graph: the traced graph.
+        made: for each call of a layer with a replaced ``call``, the layer's id and its output.
+    """
+    reached = {output.op for output in graph.outputs}
+    waiting = list(reached)
+    while waiting:
+        for source in waiting.pop().inputs:
+            if source.op not in reached:
+                reached.add(source.op)
+                waiting.append(source.op)
+    # Calls in graphs within this one, as of a loop, count as reached.
+    used = {layer for layer, output in made if getattr(output, "graph", None) is not graph or output.op in reached}
+    read = {id(outside) for outside, inside in graph.captures if inside.op in reached}
+    replaced = {layer for layer, _ in made}
+    for layer in layers:
+        handles = [getattr(getattr(variable, "value", variable), "handle", None) for variable in own_variables(layer)]
+        if id(layer) not in replaced and any(id(handle) in read for handle in handles):
+            used.add(id(layer))
+    return frozenset(used)
 
 
 def require_inputs(model: keras.Model) -> None:
@@ -196,5 +266,48 @@ def run(model: keras.Model, inputs: list[Any]) -> list[Any]:
 
 
 def input_names(model: keras.Model) -> list[str]:
-    """The names of a model's inputs in the file's signature: those of Keras, made identifiers."""
-    return [re.sub(r"\W", "_", str(tensor.name)) for tensor in model.inputs]
+    """The names of a model's inputs in the file's signature: those of Keras, without what TensorFlow does not take."""
+    names = [re.sub(r"[^A-Za-z0-9_.-]", "_", str(tensor.name)) for tensor in model.inputs]
+    return _distinct([name if name[:1].isalnum() or name[:1] == "." else f"input{name}" for name in names])
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """The names of a model's outputs in the file's signature, in the order of `run`.
+
+    They are those that the standard converter gives: the keys of a dictionary, ``output_0``, ``output_1``, … of a
+    sequence. (In Keras 2, those of the layers.) It refuses nested outputs; their names here join keys and positions, as
+    in ``boxes_0``.
+    """
+    import tensorflow as tf
+
+    if LEGACY:
+        return _distinct(list(model.output_names))
+    structure = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+    if not isinstance(structure, dict):
+        flat = tf.nest.flatten(structure)
+        if not isinstance(structure, list | tuple) or len(flat) == len(structure):
+            return [f"output_{index}" for index in range(len(flat))]
+    return _distinct(["_".join(map(str, path)) for path in _paths(structure)])
+
+
+def _paths(structure: Any) -> Iterator[tuple[Any, ...]]:
+    """Keys and positions on the way to each leaf of a structure, in the order of ``tf.nest.flatten``."""
+    if isinstance(structure, dict):
+        parts: Iterable[tuple[Any, Any]] = sorted(structure.items())
+    elif isinstance(structure, list | tuple):
+        parts = enumerate(structure)
+    else:
+        yield ()
+        return
+    for key, part in parts:
+        for path in _paths(part):
+            yield (key, *path)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names, of which those that came before get a number."""
+    distinct: dict[str, None] = {}
+    for name in names:
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        distinct[next(new for new in itertools.chain([name], numbered) if new not in distinct)] = None
+    return list(distinct)

@@ -81,6 +81,10 @@ class Filters:
             raise ValueError(f"Layer {self.name!r} keeps flat codes, which have no place in the code grid.")
         return self.codes
 
+    def scaled(self, scales: np.ndarray) -> Filters:
+        """The same with filters times one scale [K] each."""
+        return dataclasses.replace(self, alpha=self.alpha * scales[:, None])
+
     def over_pools(self) -> Filters:
         """The layer that is left over the pooled sums; its taps are a pool apart."""
         kh, kw, channels = self.shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from types import ModuleType
 from typing import Any
 
@@ -26,18 +27,82 @@ def load(data: bytes) -> Any:
 def dump(model: Any) -> bytes:
     """Writes a ``ModelT``, dropping what nothing uses: tensors, buffers, operator codes. Changes ``model``.
 
-    Of the converter's names, which join those of all ops that went into one, the first is kept.
+    Of the converter's names, which join those of all ops that went into one, the first is kept; no two tensors of the
+    file have the same name.
     """
+    _separate_buffers(model)
     _drop_unused(model)
-    for subgraph in model.subgraphs:
-        for tensor in subgraph.tensors:
-            name = tensor.name.encode() if isinstance(tensor.name, str) else tensor.name
-            tensor.name = name.split(b";")[0]
+    _name(model)
     for buffer in model.buffers:
         buffer.__class__ = _aligned_buffer()
     builder = _builder()(sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None) + 65536)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def is_tidy(model: Any) -> bool:
+    """Whether a ``ModelT`` is as tools like it that write files anew, such as ai-edge-quantizer.
+
+    Every tensor has a name that no other one has, also in other subgraphs, and tensors that share a buffer are alike.
+    """
+    tensors = [tensor for subgraph in model.subgraphs for tensor in subgraph.tensors]
+    names = {_bytes(tensor.name) for tensor in tensors}
+    return len(names) == len(tensors) and b"" not in names and not _odd_sharers(model)
+
+
+def _odd_sharers(model: Any) -> list[Any]:
+    """Tensors that share the buffer of another one of another shape or type.
+
+    Their numbers are equal: the standard converter stores pools of ones, for example, once.
+    """
+    first: dict[int, tuple] = {}
+    odd = []
+    for tensor in (tensor for subgraph in model.subgraphs for tensor in subgraph.tensors):
+        if model.buffers[tensor.buffer].data is not None:
+            kind = tensor.type, tuple(tensor.shape)
+            if first.setdefault(tensor.buffer, kind) != kind:
+                odd.append(tensor)
+    return odd
+
+
+def _separate_buffers(model: Any) -> None:
+    """Gives such tensors buffers of their own; the numbers are still written once."""
+    for tensor in _odd_sharers(model):
+        buffer = schema().BufferT()
+        buffer.data = model.buffers[tensor.buffer].data
+        model.buffers.append(buffer)
+        tensor.buffer = len(model.buffers) - 1
+
+
+def _bytes(name: bytes | str | None) -> bytes:
+    return name.encode() if isinstance(name, str) else name or b""
+
+
+def _name(model: Any) -> None:
+    """Gives tensors short names that differ.
+
+    The standard converter names an op's constants as its output. The output keeps that name, and so do the inputs and
+    outputs of a graph; constants get what they are to the op after it, and what still has a name twice a number.
+    """
+    taken: set[bytes] = set()
+    for subgraph in model.subgraphs:
+        roles = {}
+        for operator in subgraph.operators:
+            for index, role in zip(_indices(operator, "inputs")[1:3], (b"weights", b"bias"), strict=False):
+                roles[int(index)] = role
+        ends = {int(index) for field in ("inputs", "outputs") for index in _indices(subgraph, field)}
+        rank = [
+            2 if model.buffers[tensor.buffer].data is not None else int(index not in ends)
+            for index, tensor in enumerate(subgraph.tensors)
+        ]
+        for index in sorted(range(len(rank)), key=rank.__getitem__):
+            tensor = subgraph.tensors[index]
+            name = _bytes(tensor.name).split(b";")[0] or b"tensor"
+            if name in taken and rank[index] == 2 and index in roles:
+                name += b"/" + roles[index]
+            numbered = (b"%s_%d" % (name, number) for number in itertools.count(1))
+            tensor.name = next(new for new in itertools.chain([name], numbered) if new not in taken)
+            taken.add(tensor.name)
 
 
 def code_of(model: Any, operator: Any) -> int:
@@ -47,7 +112,7 @@ def code_of(model: Any, operator: Any) -> int:
 
 
 def constant(model: Any, tensor: Any, dtype: type = np.float32) -> np.ndarray | None:
-    """The values of a constant float32, int32 or int8 tensor in its shape, or None if it is no tensor of that type."""
+    """The values of a constant tensor of a type that `_types` lists in its shape, or None if it has another type."""
     data = model.buffers[tensor.buffer].data
     if data is None or tensor.type != _types()[dtype]:
         return None
@@ -69,7 +134,7 @@ def add_constant(
         model: ``ModelT`` that the subgraph belongs to.
         subgraph: where to add it.
         name: the tensor's name.
-        values: float32, int32 or int8.
+        values: float32, float16, int32 or int8.
         scales: scales of integers, symmetric about zero, one for each index of an axis.
         axis: that axis.
         int4: store int8 values of −8…7 as int4.
@@ -96,7 +161,7 @@ def add_constant(
 
 def _types() -> dict[type, int]:
     types = schema().TensorType
-    return {np.float32: types.FLOAT32, np.int32: types.INT32, np.int8: types.INT8}
+    return {np.float32: types.FLOAT32, np.float16: types.FLOAT16, np.int32: types.INT32, np.int8: types.INT8}
 
 
 def operator_code(model: Any, builtin: int, version: int, custom: str | None = None) -> int:

@@ -1,26 +1,35 @@
 """What a TFLite file tells of itself in TensorFlow Lite Metadata: name, labels, normalisation, where it comes from.
 
 Android Studio, the TFLite Task Library and MediaPipe read it. It is a flatbuffer of its own, "M001", in a buffer of the
-model that the model's metadata call TFLITE_METADATA, and files such as the labels in a zip archive after the model.
+model that the model's metadata call TFLITE_METADATA, and files in a zip archive after the model: ``labels.txt``, the
+names of the classes, and ``dbf_keras.json``, what the format has no fields for (`docs/deployment.md` lists its keys).
+
+Reading needs numpy only.
 """
 
 from __future__ import annotations
 
 import io
+import json
+import struct
 import zipfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import flatbuffers
 import numpy as np
 
 from dbf_keras.export import flatfile
+
+if TYPE_CHECKING:
+    import flatbuffers
 
 _NAME = b"TFLITE_METADATA"
 _IDENTIFIER = b"M001"
 # The first version of the format has all that is written here.
 _MIN_PARSER_VERSION = "1.0.0"
 _LABELS = "labels.txt"
+_DETAILS = "dbf_keras.json"
+_DESCRIPTIONS = 1
 _TENSOR_AXIS_LABELS, _IMAGE_PROPERTIES, _NORMALIZATION_OPTIONS = 2, 2, 1
 _COLOUR_SPACES = {1: 2, 3: 1}  # By channels: grey, RGB.
 
@@ -34,7 +43,7 @@ _TABLES: dict[str, dict[str, str | None]] = {
         "subgraph_metadata": "[SubGraphMetadata]",
         "author": "string",
         "license": "string",
-        "associated_files": None,
+        "associated_files": "[AssociatedFile]",
         "min_parser_version": "string",
     },
     "SubGraphMetadata": {
@@ -67,12 +76,13 @@ def describe(  # More than eight parameters, for each is a field of the format a
     name: str,
     description: str,
     labels: Sequence[str] | None = None,
-    mean: Sequence[float] = (0.0,),
+    mean: Sequence[float] | None = (0.0,),
     std: Sequence[float] = (1.0,),
     value_range: tuple[float, float] | None = (0.0, 255.0),
     version: str = "",
     author: str = "",
     licence: str = "",
+    details: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Writes metadata into a TFLite file, in place of what it has. What the file computes stays as it is.
 
@@ -81,13 +91,14 @@ def describe(  # More than eight parameters, for each is a field of the format a
         name: Name of the model.
         description: What it does, and where it comes from.
         labels: Names of the classes, as many as an output has.
-        mean: What is subtracted from pixels before they go in, by channel or one for all. With the default of `std`,
-            none: the model takes raw pixels and normalises them itself.
+        mean: What is subtracted from pixels before they go in, by channel or one for all; None if nobody knows. With
+            the default of `std`, none: the model takes raw pixels and normalises them itself.
         std: What they are then divided by.
         value_range: The smallest and the largest number that may go in; None if that is not known.
         version: Version of the model.
         author: Who made it.
         licence: Under which licence it is.
+        details: What else there is to say, for JSON.
 
     Returns:
         The file with metadata.
@@ -95,6 +106,8 @@ def describe(  # More than eight parameters, for each is a field of the format a
     Raises:
         ValueError: If no output has as many classes as there are labels, or a label spans lines.
     """
+    import flatbuffers
+
     model = flatfile.load(data)
     graph = model.subgraphs[0]
     inputs = [_input(graph.tensors[index], mean, std, value_range) for index in graph.inputs]
@@ -108,42 +121,71 @@ def describe(  # More than eight parameters, for each is a field of the format a
         "license": licence,
         "min_parser_version": _MIN_PARSER_VERSION,
     }
+    files = {} if labels is None else {_LABELS: "\n".join(labels)}
+    if details is not None:
+        files[_DETAILS] = json.dumps(details, ensure_ascii=False, separators=(",", ":"))
+        file = {"name": _DETAILS, "description": "Where the model comes from.", "type": _DESCRIPTIONS}
+        values["associated_files"] = [file]
     builder = flatbuffers.Builder(1024)
     builder.Finish(_write(builder, "ModelMetadata", values), _IDENTIFIER)
     _set_metadata(model, np.frombuffer(bytes(builder.Output()), np.uint8))
     result = io.BytesIO(flatfile.dump(model))
-    if labels is not None:
+    if files:
         with zipfile.ZipFile(result, "a", zipfile.ZIP_STORED) as archive:  # Readers map it: not compressed.
-            archive.writestr(zipfile.ZipInfo(_LABELS), "\n".join(labels))  # Without a date, so always the same.
+            for file_name, text in files.items():
+                archive.writestr(zipfile.ZipInfo(file_name), text)  # Without a date, so always the same.
     return result.getvalue()
 
 
 def read(data: bytes) -> dict[str, Any]:
-    """Reads the metadata that `describe` wrote into a file.
+    """Reads the metadata of a file, whoever wrote it, as far as `describe` writes such.
 
     Returns:
-        The fields by the format's names, those that are empty left out, and the "labels"; {} if there is no metadata.
+        The fields by the format's names, those that are empty left out, the "labels" and the "details"; {} if there is
+        no metadata.
+
+    Raises:
+        ValueError: If the metadata is damaged.
     """
-    model = flatfile.load(data)
-    entry = next((entry for entry in model.metadata or [] if _text(entry.name) == _NAME.decode()), None)
-    if entry is None:
+    try:
+        content = _content(data)
+        if content is None:
+            return {}
+        values = _read(content, _follow(content, 0), "ModelMetadata")
+        return values | _read_files(data, values)
+    except (struct.error, IndexError, UnicodeDecodeError, zipfile.BadZipFile, json.JSONDecodeError) as error:
+        raise ValueError(f"its metadata is damaged: {error}") from error
+
+
+def _read_files(data: bytes, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The labels and details among the files after a model."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
         return {}
-    content = bytes(model.buffers[entry.buffer].data)
-    root = flatbuffers.encode.Get(flatbuffers.packer.uoffset, content, 0)
-    values = _read(flatbuffers.table.Table(bytearray(content), root), "ModelMetadata")
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            values["labels"] = archive.read(_LABELS).decode().split("\n")
-    return values
+    outputs = [output for graph in values.get("subgraph_metadata", []) for output in _outputs_of(graph)]
+    files = [file for output in outputs for file in output.get("associated_files", [])]
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        texts = {name: archive.read(name) for name in archive.namelist()}
+    named = [file["name"] for file in files if file.get("type") == _TENSOR_AXIS_LABELS and file.get("name") in texts]
+    found: dict[str, Any] = {}
+    if named:
+        found["labels"] = texts[named[0]].decode().removesuffix("\n").split("\n")
+    if _DETAILS in texts:
+        found["details"] = json.loads(texts[_DETAILS])
+    return found
+
+
+def _outputs_of(graph: Mapping[str, Any]) -> list[dict[str, Any]]:
+    outputs: list[dict[str, Any]] = graph.get("output_tensor_metadata", [])
+    return outputs
 
 
 def _input(
-    tensor: Any, mean: Sequence[float], std: Sequence[float], value_range: tuple[float, float] | None
+    tensor: Any, mean: Sequence[float] | None, std: Sequence[float], value_range: tuple[float, float] | None
 ) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "name": _text(tensor.name),
-        "process_units": [{"options_type": _NORMALIZATION_OPTIONS, "options": {"mean": mean, "std": std}}],
-    }
+    values: dict[str, Any] = {"name": _text(tensor.name)}
+    if mean is not None:
+        unit = {"options_type": _NORMALIZATION_OPTIONS, "options": {"mean": mean, "std": std}}
+        values["process_units"] = [unit]
     if value_range is not None:
         values["stats"] = {"min": value_range[:1], "max": value_range[1:]}
     colours = _COLOUR_SPACES.get(tensor.shape[-1]) if len(tensor.shape) == 4 else None
@@ -216,27 +258,72 @@ def _write_all(builder: flatbuffers.Builder, table: str, rows: Sequence[Mapping[
     return builder.EndVector()
 
 
-def _read(buffer: flatbuffers.table.Table, table: str) -> dict[str, Any]:
+# Reading, without the flatbuffers package: boards do not have it. A table begins with the distance back to its list of
+# fields, two bytes each after two sizes; vectors and strings with their length; what refers to one holds the distance.
+
+
+def _content(data: bytes) -> bytes | None:
+    """The metadata of a TFLite file."""
+    root = _follow(data, 0)
+    buffers = list(_places(data, _field(data, root, 4)))
+    for entry in _places(data, _field(data, root, 6)):
+        if _bytes(data, _field(data, entry, 0)) == _NAME:
+            number = _field(data, entry, 1)
+            buffer = buffers[_number(data, number) if number else 0]
+            return _bytes(data, _field(data, buffer, 0))
+    return None
+
+
+def _number(data: bytes, place: int) -> int:
+    value: int = struct.unpack_from("<I", data, place)[0]
+    return value
+
+
+def _follow(data: bytes, place: int) -> int:
+    return place + _number(data, place)
+
+
+def _field(data: bytes, table: int, slot: int) -> int:
+    """Where a field of a table is, or 0."""
+    fields = table - struct.unpack_from("<i", data, table)[0]
+    if 4 + 2 * slot >= struct.unpack_from("<H", data, fields)[0]:
+        return 0
+    offset = struct.unpack_from("<H", data, fields + 4 + 2 * slot)[0]
+    return table + offset if offset else 0
+
+
+def _bytes(data: bytes, place: int) -> bytes:
+    """What a field that refers to a string or a vector of bytes holds."""
+    if not place:
+        return b""
+    start = _follow(data, place)
+    return data[start + 4 : start + 4 + _number(data, start)]
+
+
+def _places(data: bytes, place: int) -> Iterator[int]:
+    """Where the tables of a vector are that a field refers to."""
+    if place:
+        start = _follow(data, place)
+        for number in range(_number(data, start)):
+            yield _follow(data, start + 4 + 4 * number)
+
+
+def _read(data: bytes, table: int, kind: str) -> dict[str, Any]:
     """Reads a table and what it refers to."""
     values: dict[str, Any] = {}
-    for slot, (name, kind) in enumerate(_TABLES[table].items()):
-        offset = buffer.Offset(4 + 2 * slot)
-        if not offset or kind is None:
+    for slot, (name, holds) in enumerate(_TABLES[kind].items()):
+        place = _field(data, table, slot)
+        if not place or holds is None:
             continue
-        place = buffer.Pos + offset
-        if kind == "byte":
-            values[name] = buffer.Get(flatbuffers.number_types.Int8Flags, place)
-        elif kind == "string":
-            values[name] = buffer.String(place).decode()
-        elif kind in _TABLES:
-            values[name] = _read(flatbuffers.table.Table(buffer.Bytes, buffer.Indirect(place)), kind)
+        if holds == "byte":
+            values[name] = data[place]
+        elif holds == "string":
+            values[name] = _bytes(data, place).decode()
+        elif holds in _TABLES:
+            values[name] = _read(data, _follow(data, place), holds)
+        elif holds == "[float]":
+            start = _follow(data, place)
+            values[name] = list(struct.unpack_from(f"<{_number(data, start)}f", data, start + 4))
         else:
-            start, count = buffer.Vector(offset), buffer.VectorLen(offset)
-            if kind == "[float]":
-                values[name] = np.frombuffer(buffer.Bytes, "<f4", count, start).tolist()
-            else:
-                places = (buffer.Indirect(start + 4 * number) for number in range(count))
-                values[name] = [
-                    _read(flatbuffers.table.Table(buffer.Bytes, place), kind.strip("[]")) for place in places
-                ]
+            values[name] = [_read(data, entry, holds.strip("[]")) for entry in _places(data, place)]
     return values

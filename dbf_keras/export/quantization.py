@@ -1,4 +1,4 @@
-"""Weight-only int8 and int4: weights with one symmetric scale a filter; activations stay float32."""
+"""Weights of fewer bits: float16, or int8 and int4 with one symmetric scale a filter; activations stay float32."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _WORTHWHILE = 512
 # How far from a whole number a multiple of a step may be that float32 rounded: 127 times its precision, and some more.
 _WHOLE = 1e-4
 
-# The first version of DEQUANTIZE with one scale a channel.
-_DEQUANTIZE_VERSION = 5
+# The first versions of DEQUANTIZE of float16, and with one scale a channel.
+_DEQUANTIZE_VERSIONS = {"float16": 3, "weights": 5, "int4": 5}
 
 
 def stored_bytes(size: int, filters: int, quantize: str | None, direct: bool) -> int:
@@ -26,16 +26,21 @@ def stored_bytes(size: int, filters: int, quantize: str | None, direct: bool) ->
     Args:
         size: how many numbers.
         filters: K.
-        quantize: as for `pipeline.to_tflite`.
-        direct: whether the op reads integers (ours do) instead of through a DEQUANTIZE op.
+        quantize: as for `dbf_keras.export.to_tflite`.
+        direct: whether the op reads such numbers (ours do) instead of through a DEQUANTIZE op.
     """
-    if quantize is None or (quantize != "int8" and not _pays(size, filters, direct)):
+    if quantize is None or (quantize != "int8" and not _pays(size, filters, quantize, direct)):
         return 4 * size
+    if quantize == "float16":
+        return 2 * size
     return (-(-size // 2) if quantize == "int4" and direct else size) + _BYTES_PER_FILTER * filters
 
 
-def _pays(size: int, filters: int, direct: bool) -> bool:
-    return 3 * size - _BYTES_PER_FILTER * filters - (0 if direct else _BYTES_PER_DEQUANTIZE) >= _WORTHWHILE
+def _pays(size: int, filters: int, quantize: str, direct: bool) -> bool:
+    added = 0 if direct else _BYTES_PER_DEQUANTIZE
+    if quantize == "float16":
+        return 2 * size > added
+    return 3 * size - _BYTES_PER_FILTER * filters - added >= _WORTHWHILE
 
 
 def to_int8(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
@@ -101,16 +106,16 @@ def _int4(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(weights / scales[:, None]), -7, 7).astype(np.int8)
 
 
-def quantize_weights(model: Any, int4: bool = False) -> None:
-    """Makes the constant weights of convolutions and dense layers int8, in place, where that saves bytes.
+def quantize_weights(model: Any, quantize: str) -> None:
+    """Makes the constant weights of convolutions and dense layers smaller, in place, where that saves bytes.
 
-    Our ops read integer coefficients directly. Standard ops get theirs through DEQUANTIZE, which every runtime
-    evaluates once, when it loads the model, so that they run as fast as in float32. (Given int8 weights directly they
-    would quantise activations too.)
+    Our ops read float16 and integer coefficients directly. Standard ops get theirs through DEQUANTIZE, which every
+    runtime evaluates once, when it loads the model, so that they run as fast as in float32. (Given int8 weights
+    directly they would quantise activations too.)
 
     Args:
         model: ``ModelT`` of a float32 file.
-        int4: whether coefficients of our ops become int4 instead.
+        quantize: ``"float16"``, ``"weights"`` for int8, or ``"int4"`` for int8 and int4 coefficients of our ops.
     """
     schema = flatfile.schema()
     for subgraph in model.subgraphs:
@@ -123,24 +128,31 @@ def quantize_weights(model: Any, int4: bool = False) -> None:
             seen.add(source)
             tensor = subgraph.tensors[source]
             weights = flatfile.constant(model, tensor)
-            if weights is None or not _pays(weights.size, weights.shape[axis], direct):
+            if weights is None or not _pays(weights.size, weights.shape[axis], quantize, direct):
                 continue
-            values, scales = to_int4(weights) if int4 and direct else to_int8(weights, axis)
-            name = tensor.name if direct else tensor.name + b"/int8"
-            target = flatfile.add_constant(model, subgraph, name, values, scales, axis, int4 and direct)
+            int4 = quantize == "int4" and direct
+            if quantize == "float16":
+                if np.abs(weights).max() > np.finfo(np.float16).max:
+                    continue
+                values, scales = weights.astype(np.float16), None
+            else:
+                values, scales = to_int4(weights) if int4 else to_int8(weights, axis)
+            name = tensor.name if direct else tensor.name.split(b";")[0] + f"/{values.dtype}".encode()
+            target = flatfile.add_constant(model, subgraph, name, values, scales, axis, int4)
             if direct:
                 subgraph.tensors[source] = subgraph.tensors[target]
             else:
                 tensor.buffer = 0
                 new = schema.OperatorT()
-                new.opcodeIndex = flatfile.operator_code(model, schema.BuiltinOperator.DEQUANTIZE, _DEQUANTIZE_VERSION)
+                version = _DEQUANTIZE_VERSIONS[quantize]
+                new.opcodeIndex = flatfile.operator_code(model, schema.BuiltinOperator.DEQUANTIZE, version)
                 new.inputs, new.outputs = [target], [source]
                 dequantize.append(new)
         subgraph.operators = dequantize + list(subgraph.operators)
 
 
 def _weights_axis(model: Any, operator: Any) -> tuple[int | None, bool]:
-    """The axis of the filters in input 1 of an op (None for an op without weights), and whether it reads int8."""
+    """The axis of the filters in input 1 of an op (None for one without weights), and whether it reads small types."""
     builtin = flatfile.schema().BuiltinOperator
     code = flatfile.code_of(model, operator)
     if code == builtin.CUSTOM:

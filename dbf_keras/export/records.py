@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from dbf_keras.backend import keras
 from dbf_keras.export.filters import Filters
-from dbf_keras.forms import EXPLICIT, FOLDED, ONTHEFLY
+from dbf_keras.folding import Folding
+from dbf_keras.forms import ABSENT, EXPLICIT, FOLDED, ONTHEFLY
 from dbf_keras.layers import DBFConv2D, DBFDense
 
 
@@ -19,9 +20,10 @@ class LayerRecord:
     Attributes:
         layer: the layer.
         filters: its filters.
-        form: how it is written: ``"explicit"``, ``"folded"`` or ``"onthefly"``.
+        form: how it is written: ``"explicit"``, ``"folded"`` or ``"onthefly"``; ``"absent"`` if it is not in the file.
         reason: why the form is not the mode that was asked for; empty if it is.
         failed: whether what was asked for is impossible, rather than just no gain.
+        open_margins: whether its pools, if it has any, are not known to fit the images, so that it does without.
     """
 
     layer: keras.layers.Layer
@@ -29,6 +31,23 @@ class LayerRecord:
     form: str
     reason: str = ""
     failed: bool = False
+    open_margins: bool = False
+
+    @property
+    def folding(self) -> Folding | None:
+        """The folded form that the layer is written in; None if it is written in another."""
+        folding = self.filters.folding
+        if self.form != FOLDED or folding is None or not (folding.pooled or folding.projected):
+            return None
+        return dataclasses.replace(folding, pool_size=(1, 1)) if self.open_margins else folding
+
+    def note_open_margins(self) -> None:
+        """Notes that the layer is written without its pools."""
+        self.open_margins = True
+
+    def make_absent(self) -> None:
+        """Says that the layer is not in the file."""
+        self.form, self.reason, self.failed = ABSENT, "no output of the model depends on it", False
 
     def make_explicit(self, reason: str, failed: bool) -> None:
         """Writes the layer as explicit, for this reason."""
@@ -46,6 +65,23 @@ def choose(layers: Iterable[keras.layers.Layer], mode: str) -> list[LayerRecord]
         if mode == ONTHEFLY and record.filters.codes is None:
             record.make_explicit("sp_ovsf keeps flat codes, which the op does not know", failed=True)
     return records
+
+
+def settle(records: Iterable[LayerRecord], used: Container[int]) -> None:
+    """Corrects records by what the standard converter has written: layers out of use, and pools of open sizes.
+
+    Args:
+        records: the DBF layers.
+        used: the ids of the layers that an output of the model depends on.
+    """
+    for record in records:
+        if id(record.layer) not in used:
+            record.make_absent()
+        elif record.open_margins and record.folding is not None and not record.folding.projected:
+            record.make_explicit(
+                "it is strided and the size of its images is open, so nobody knows where its pools lie",
+                failed=True,
+            )
 
 
 def _not_folded(filters: Filters) -> tuple[str, bool] | None:

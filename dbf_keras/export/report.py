@@ -9,7 +9,7 @@ import rich.console
 import rich.markup
 import rich.table
 
-from dbf_keras.forms import Form
+from dbf_keras.forms import ABSENT, Form
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class LayerReport:
     Attributes:
         name: the layer's name.
         form: how the layer was written: ``"explicit"``, ``"folded"`` or ``"onthefly"``; ``"ordinary"`` for a layer that
-            is no DBF layer.
+            is no DBF layer; ``"absent"`` for a layer of either kind that is not in the file.
         bytes_explicit: bytes of the layer's filters in an explicit float32 file.
         bytes_file: bytes of the layer's weights in this file.
         kept: n, the codes kept for each filter; None for an ordinary layer.
@@ -72,7 +72,10 @@ class ExportResult:
         written = sum(layer.form == self.form.mode for layer in self.layers)
         lines = [f"{written} of {len(self.layers)} DBF layers are written as {self.form.mode}."]
         reasons = collections.Counter((layer.form, layer.reason) for layer in self.layers if layer.reason)
-        lines += [f"{count} as {form}: {reason}." for (form, reason), count in reasons.items()]
+        lines += [
+            f"{count} not at all: {reason}." if form == ABSENT else f"{count} as {form}: {reason}."
+            for (form, reason), count in reasons.items()
+        ]
         return "\n".join(lines)
 
     def print(self, console: rich.console.Console | None = None) -> None:

@@ -22,7 +22,27 @@ _TOLERANCE = 1e-6
 _HALF_STEP = 0.501
 
 
-def to_ops(model: Any, layers: Iterable[Filters]) -> dict[int, str]:
+@dataclasses.dataclass(frozen=True)
+class Ordinary:
+    """An ordinary layer, whose op stays as it is even if a DBF layer has its filters.
+
+    Attributes:
+        name: its name.
+        explicit: its filters [K, kh, kw, C].
+    """
+
+    name: str
+    explicit: np.ndarray
+
+    def scaled(self, scales: np.ndarray) -> Ordinary:
+        """The same with filters times one scale [K] each."""
+        return dataclasses.replace(self, explicit=self.explicit * scales[:, None, None, None])
+
+
+_Layer = Filters | Ordinary
+
+
+def to_ops(model: Any, layers: Iterable[Filters | Ordinary]) -> dict[int, str]:
     """Replaces every op whose filters are those of a given layer, each scaled by any number (a folded BatchNorm).
 
     Ops are found by their numbers and not by their names, so a match cannot be wrong: whatever matches computes what
@@ -30,39 +50,42 @@ def to_ops(model: Any, layers: Iterable[Filters]) -> dict[int, str]:
 
     Args:
         model: ``ModelT`` of an explicit float32 file; changed in place.
-        layers: layers on the code grid (``codes`` is not None).
+        layers: DBF layers on the code grid (``codes`` is not None), and the ordinary layers of the model.
 
     Returns:
         By position in ``layers``, for those that were found, why an op was not replaced: empty, as all were.
     """
-    layers = list(layers)
-    # Weights of one layer used in several places stay one tensor.
-    candidates = [(index, layer, layer.explicit.astype(np.float32)) for index, layer in enumerate(layers)]
-    found = {}
+    candidates = _candidates(layers)
+    found = _Found()
     for subgraph in model.subgraphs:
-        written = {}
+        # Weights of one layer used in several places stay one tensor.
+        matches: dict[int, list[_Match]] = {}
+        written: dict[tuple[int, int], int] = {}
         for operator in subgraph.operators:
             weights = _weights(model, subgraph, operator)
             if weights is None:
                 continue
             source = int(operator.inputs[1])
-            if source not in written:
-                match = _match(weights, subgraph.tensors[source].name.decode(), candidates)
-                if match is None:
-                    continue
-                index, scales = match
-                alpha = (layers[index].alpha * scales[:, None]).astype(np.float32)
-                written[source] = index, flatfile.add_constant(model, subgraph, f"{layers[index].name}/alpha", alpha)
-            index, alpha_index = written[source]
-            _replace(model, operator, [operator.inputs[0], alpha_index, *operator.inputs[2:]], layers[index])
-            found[index] = ""
-    return found
+            if source not in matches:
+                matches[source] = _matches(weights, candidates)
+            if not matches[source]:
+                continue
+            match = found.choose(matches[source], _names(subgraph, operator))
+            layer, key = match.layer, (source, match.index)
+            if isinstance(layer, Ordinary):
+                continue
+            if key not in written:
+                alpha = (layer.alpha * match.scales[:, None]).astype(np.float32)
+                written[key] = flatfile.add_constant(model, subgraph, f"{layer.name}/alpha", alpha)
+            _replace(model, operator, [operator.inputs[0], written[key], *operator.inputs[2:]], layer)
+            found.note(match, matches[source], "")
+    return found.reasons()
 
 
 def to_int8_ops(
     model: Any,
     reference: Any,
-    layers: Iterable[Filters],
+    layers: Iterable[Filters | Ordinary],
     draw: Callable[[list[calibration.Site]], list[np.ndarray]],
 ) -> dict[int, str]:
     """Replaces ops of an int8 file as `to_ops` does those of a float32 file.
@@ -70,57 +93,113 @@ def to_int8_ops(
     Args:
         model: ``ModelT`` of an explicit int8 file; changed in place.
         reference: ``ModelT`` of the explicit float32 file, where the scales folded into the filters are found exactly.
-        layers: layers on the code grid.
+        layers: as for `to_ops`.
         draw: typical windows of the inputs of given operators; see `calibration.draw_windows`.
 
     Returns:
         By position in ``layers``, for those that were found, why an op was not replaced; empty if all were.
     """
-    scaled = _scaled_layers(reference, list(layers))
-    graph, found, sites = model.subgraphs[0], [], []
+    scaled = _scaled_layers(reference, _candidates(layers))
+    graph, found = model.subgraphs[0], _Found()
+    chosen: list[tuple[Any, Filters, _Match, list[_Match]]] = []
+    sites = []
     for operator in graph.operators:
         weights = _weights(model, graph, operator, np.int8)
         if weights is None:
             continue
         step = np.float32(graph.tensors[operator.inputs[1]].quantization.scale).reshape(-1, 1, 1, 1)
-        match = _match_int8(weights * step, step, scaled)
-        if match is not None:
-            found.append((operator, *match))
+        matches = _int8_matches(weights * step, step, scaled)
+        if matches:
+            match = found.choose(matches, _names(graph, operator))
+            if isinstance(match.layer, Ordinary):
+                continue
+            found.note(match, matches, "")
+            chosen.append((operator, match.layer, match, matches))
             sites.append(calibration.Site.of(graph, operator))
-    reasons: dict[int, str] = {}
-    for (operator, index, layer), windows in zip(found, draw(sites), strict=True):
+    for (operator, layer, match, matches), windows in zip(chosen, draw(sites), strict=True):
         try:
             _replace_int8(model, graph, operator, layer, windows)
-            reasons.setdefault(index, "")
         except int8_op.CannotQuantize as error:
-            reasons[index] = str(error)
-    return reasons
+            found.note(match, matches, str(error))
+    return found.reasons()
 
 
-def _scaled_layers(model: Any, layers: list[Filters]) -> list[tuple[int, Filters]]:
-    """The layers that a float32 file holds, with what was folded into them, and their positions."""
-    candidates = [(index, layer, layer.explicit.astype(np.float32)) for index, layer in enumerate(layers)]
-    scaled, graph = {}, model.subgraphs[0]
+@dataclasses.dataclass(frozen=True)
+class _Match:
+    """A layer whose filters, times one scale each, are an op's.
+
+    Attributes:
+        index: the layer's position in the list of all.
+        layer: the layer; of an int8 file, with the scales in its coefficients.
+        scales: [K].
+        certain: whether no filter of the layer is scaled by zero, as filters of any layer of that shape can be.
+    """
+
+    index: int
+    layer: _Layer
+    scales: np.ndarray
+    certain: bool
+
+
+class _Found:
+    """Which layers were found in a file; of layers with equal filters, which of them an op stands for."""
+
+    def __init__(self) -> None:
+        self._own: dict[int, str] = {}
+        self._equal: dict[int, str] = {}
+
+    def choose(self, matches: list[_Match], names: str) -> _Match:
+        """The layer that an op stands for: if possible one that its names tell, and that no other op stands for."""
+        return min(matches, key=lambda match: (match.layer.name not in names, match.index in self._own))
+
+    def note(self, match: _Match, matches: list[_Match], reason: str) -> None:
+        """Notes that an op stands for a layer, and why it is not replaced; empty if it is."""
+        self._own[match.index] = self._own.get(match.index) or reason
+        # The converter merges ops that compute the same of the same, and so equal layers.
+        self._equal.update((other.index, reason) for other in matches if other.certain)
+
+    def reasons(self) -> dict[int, str]:
+        """By position, for layers that were found, why an op was not replaced; empty if all were."""
+        return self._equal | self._own
+
+
+def _names(graph: Any, operator: Any) -> str:
+    """The converter's names for an op's weights and output, which join those of layers that went into it."""
+    tensors = [graph.tensors[operator.inputs[1]], graph.tensors[operator.outputs[0]]]
+    return " ".join(tensor.name.decode() for tensor in tensors)
+
+
+def _candidates(layers: Iterable[_Layer]) -> list[tuple[int, _Layer, np.ndarray]]:
+    """All layers with their positions and the filters to match them by."""
+    return [(index, layer, layer.explicit.astype(np.float32)) for index, layer in enumerate(layers)]
+
+
+def _scaled_layers(model: Any, candidates: list[tuple[int, _Layer, np.ndarray]]) -> list[_Match]:
+    """The layers that a float32 file holds, with what was folded into them."""
+    scaled: list[_Match] = []
+    seen, graph = set(), model.subgraphs[0]
     for operator in graph.operators:
         weights = _weights(model, graph, operator)
-        if weights is None or (source := int(operator.inputs[1])) in scaled:
+        if weights is None or (source := int(operator.inputs[1])) in seen:
             continue
-        match = _match(weights, graph.tensors[source].name.decode(), candidates)
-        if match is not None:
-            index, scales = match
-            scaled[source] = index, dataclasses.replace(layers[index], alpha=layers[index].alpha * scales[:, None])
-    return list(scaled.values())
+        seen.add(source)
+        for match in _matches(weights, candidates):
+            scaled.append(dataclasses.replace(match, layer=match.layer.scaled(match.scales)))
+    return scaled
 
 
-def _match_int8(weights: np.ndarray, step: np.ndarray, scaled: list[tuple[int, Filters]]) -> tuple[int, Filters] | None:
-    """The layer nearest to filters that were rounded to multiples of ``step``, or None if no layer is that near."""
-    best, nearest = _HALF_STEP, None
-    for index, layer in scaled:
-        if layer.explicit.shape == weights.shape:
-            error = np.abs((weights - layer.explicit) / step).max()
-            if error <= best:
-                best, nearest = error, (index, layer)
-    return nearest
+def _int8_matches(weights: np.ndarray, step: np.ndarray, scaled: list[_Match]) -> list[_Match]:
+    """The layers nearest to filters that were rounded to multiples of ``step``, or none if no layer is that near."""
+    errors = [
+        np.abs((weights - match.layer.explicit) / step).max() if match.layer.explicit.shape == weights.shape else np.inf
+        for match in scaled
+    ]
+    nearest = min(errors, default=np.inf)
+    if nearest > _HALF_STEP:
+        return []
+    # Filters of up to 127 steps, equal but for roundings of float32.
+    alike = nearest + 127 * 2 * _TOLERANCE
+    return [match for match, error in zip(scaled, errors, strict=True) if error <= alike]
 
 
 def _replace_int8(model: Any, graph: Any, operator: Any, layer: Filters, windows: np.ndarray) -> None:
@@ -157,12 +236,10 @@ def _weights(model: Any, subgraph: Any, operator: Any, dtype: type = np.float32)
     return weights if weights.ndim == 4 else weights[:, None, None, :]
 
 
-def _match(
-    weights: np.ndarray, name: str, candidates: list[tuple[int, Filters, np.ndarray]]
-) -> tuple[int, np.ndarray] | None:
-    """The candidate whose filters times one scale [K] each are ``weights``, and the scales."""
-    # Names are only a hint of where to look first.
-    for index, _, filters in sorted(candidates, key=lambda candidate: candidate[1].name not in name):
+def _matches(weights: np.ndarray, candidates: list[tuple[int, _Layer, np.ndarray]]) -> list[_Match]:
+    """The candidates whose filters times one scale [K] each are ``weights``."""
+    matches = []
+    for index, layer, filters in candidates:
         if filters.shape != weights.shape:
             continue
         flat, target = (array.reshape(len(array), -1) for array in (filters, weights))
@@ -171,8 +248,8 @@ def _match(
         scales = products / np.maximum(energy, np.finfo(np.float64).tiny)
         error = np.abs(flat * scales[:, None] - target).max(1)
         if np.all(error <= _TOLERANCE * np.abs(target).max(1)):
-            return index, scales
-    return None
+            matches.append(_Match(index, layer, scales, bool(np.all((scales != 0) | (energy == 0)))))
+    return matches
 
 
 def _replace(model: Any, operator: Any, inputs: list[int], layer: Filters, **more: bytes) -> None:

@@ -105,15 +105,25 @@ def run_file(model: keras.Model, data: bytes, inputs: list[np.ndarray], **interp
     for name, detail in loaded.get_signature_runner(converter.SIGNATURE).get_input_details().items():
         loaded.resize_tensor_input(detail["index"], named[name].shape)  # Before, as 1 pixel may be too small.
     loaded.allocate_tensors()  # The runner would do so too, but says less if the C library is missing.
-    return run_signature(loaded, named)
+    return run_signature(loaded, named, converter.output_names(model))
 
 
-def run_signature(interpreter: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Runs the signature of a file with real numbers by name, and returns its outputs as real numbers."""
+def run_signature(interpreter: Any, inputs: dict[str, np.ndarray], names: list[str] | None = None) -> list[np.ndarray]:
+    """Runs the signature of a file.
+
+    Args:
+        interpreter: has the file.
+        inputs: real numbers by name.
+        names: the outputs' names; by default all, in the order of numbers at their ends.
+
+    Returns:
+        The outputs of these names as real numbers.
+    """
     runner = interpreter.get_signature_runner(converter.SIGNATURE)
     sources, targets = runner.get_input_details(), runner.get_output_details()
     outputs = runner(**{name: _quantize(values, sources[name]) for name, values in inputs.items()})
-    names = [f"output_{index}" for index in range(len(outputs))]
+    if names is None:
+        names = sorted(outputs, key=lambda name: (len(name), name))
     return [_dequantize(outputs[name], targets[name]) for name in names]
 
 

@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from dbf_keras.train.numbers import check_number
 from dbf_keras.train.recipes import Recipe
 from dbf_keras.train.start import start_from
 from dbf_keras.train.teacher import Teacher, to_logits
+from dbf_keras.version import __version__
 
 
 # Long for its docstring, with a parameter for each part of `dbf_keras.train.settings.Settings`, which calls this.
@@ -41,6 +42,7 @@ def train(
     coding: Coding = Coding(),  # noqa: B008 - it cannot be changed.
     overwrite: bool = False,
     verbose: bool = True,
+    settings: Mapping[str, Any] | None = None,
 ) -> checkpoint.History:
     """Trains a model, or goes on from the checkpoint that a killed run left beside the output.
 
@@ -63,6 +65,7 @@ def train(
         coding: the price of coded coefficients; by default that of the layers.
         overwrite: replace a model at the output that was trained with other settings.
         verbose: whether to print a line an epoch and to show a bar.
+        settings: what else was asked for, such as network and data set, to be kept in the file.
 
     Returns:
         The history, a row an epoch: epoch, loss, accuracy, val_loss, val_accuracy (on the test set).
@@ -122,7 +125,19 @@ def train(
                     print(_line(row, recipe.epochs, seconds), flush=True)
                 show(len(history) / recipe.epochs)
     model.layers[-1].activation = activation
-    _finish(model, dataset, output, saved, history)
+    provenance = {
+        **({} if settings is None else {"settings": settings}),
+        "recipe": dataclasses.asdict(recipe),
+        "seed": seed,
+        "precision": precision,
+        "train_images": len(dataset.y_train),
+        **({} if coding == Coding() else {"coding": dataclasses.asdict(coding)}),
+        "test_accuracy": round(history[-1]["val_accuracy"], 6),
+        "backend": keras.backend.backend(),
+        "keras": keras.__version__,
+        "dbf_keras": __version__,
+    }
+    _finish(model, dataset, output, saved, history, provenance)
     return history
 
 
@@ -200,6 +215,7 @@ def _finish(
     output: pathlib.Path,
     saved: checkpoint.Checkpoint,
     history: checkpoint.History,
+    training: dict[str, Any],
 ) -> None:
     """Writes what a finished training leaves: the history, the curve, and last the model."""
     for layer in all_layers(model):
@@ -208,7 +224,7 @@ def _finish(
     if distributed.is_first():
         saved.write_history(history)
         plots.write(output.with_suffix(".png"), lambda path: plot_history(history, path))
-        command.write_atomically(output, lambda path: keras_file.save(model, path, dataset.class_names))
+        command.write_atomically(output, lambda path: keras_file.save(model, path, dataset.class_names, training))
         saved.remove()
 
 

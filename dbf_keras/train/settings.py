@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import os
 from typing import Any
 
@@ -15,6 +16,9 @@ from dbf_keras.train.loop import train
 from dbf_keras.train.recipes import DEFAULT_RECIPES, RECIPES, Recipe
 from dbf_keras.train.start import ranked_by_energy
 from dbf_keras.train.teacher import Teacher
+
+# Settings that a model file names even if they are the defaults.
+_ALWAYS_KEPT = ("dataset", "network", "ratio", "selection")
 
 
 def parse_ratio(text: str) -> float | dict[str, float]:
@@ -141,4 +145,22 @@ class Settings:
             coding=Coding(self.rate, self.coded_kb),
             overwrite=self.overwrite,
             verbose=verbose,
+            settings=self.summary(),
         )
+
+    def summary(self) -> dict[str, Any]:
+        """The settings that a model file keeps: those that are no defaults, without folders, which are this machine's.
+
+        Ranked codes, which can be thousands, are not repeated.
+        """
+        chosen = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            is_default = field.default_factory is not dataclasses.MISSING and not value or value == field.default
+            if field.name in ("data_dir", "overwrite", "seed") or (is_default and field.name not in _ALWAYS_KEPT):
+                continue
+            if isinstance(value, str) and os.sep in value:
+                prefix, colon, _ = value.rpartition(":") if value.startswith("energy:") else ("", "", "")
+                value = prefix + colon + os.path.basename(value)
+            chosen[field.name] = value if len(json.dumps(value, default=str)) < 1000 else "its own"
+        return json.loads(json.dumps(chosen, default=str))

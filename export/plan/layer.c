@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "support/checked.h"
 #include "support/require.h"
@@ -41,7 +42,7 @@ const char* DbfLayerCheck(const DbfLayer* layer) {
   if (grid > INT32_MAX) return "code grid too large";
   const char* error = CheckCodes(layer, grid);
   if (error != NULL) return error;
-  if (layer->alpha_float == NULL) {
+  if (layer->alpha_float == NULL && layer->alpha_float16 == NULL) {
     if ((layer->alpha_int8 == NULL && layer->alpha_int4 == NULL) || layer->alpha_scales == NULL) {
       return "no coefficients";
     }
@@ -64,9 +65,26 @@ float DbfLayerScale(const DbfLayer* layer, size_t filter) {
   return layer->alpha_scales[layer->num_scales > 1 ? filter : 0];
 }
 
+// The number that 16 bits of half precision mean.
+static float FromFloat16(uint16_t bits) {
+  const uint32_t rest = bits & 0x7fff;
+  float value;
+  if (rest < 0x0400) {  // zero or subnormal
+    value = (float)rest * 0x1p-24f;
+  } else {
+    // The exponent's bias grows from 15 to 127, but for that of infinity and NaN, which is all
+    // ones.
+    const uint32_t wide = (rest << 13) + ((rest < 0x7c00 ? 127 - 15 : 255 - 31) << 23);
+    memcpy(&value, &wide, sizeof(value));
+  }
+  return bits & 0x8000 ? -value : value;
+}
+
 float DbfLayerAlpha(const DbfLayer* layer, size_t filter, size_t column) {
   DBF_REQUIRE(filter < (size_t)layer->filters && column < layer->num_codes, "no such coefficient");
-  if (layer->alpha_float != NULL) return layer->alpha_float[filter * layer->num_codes + column];
+  const size_t i = filter * layer->num_codes + column;
+  if (layer->alpha_float != NULL) return layer->alpha_float[i];
+  if (layer->alpha_float16 != NULL) return FromFloat16(layer->alpha_float16[i]);
   return (float)DbfLayerInteger(layer, filter, column) * DbfLayerScale(layer, filter);
 }
 

@@ -37,7 +37,9 @@ typedef struct DbfLayer {
   DbfActivation activation;
   const uint8_t* codes;  // bit set over the code grid
   size_t codes_bytes;
-  const float* alpha_float;  // [filters, num_codes], or NULL if alpha_int8 or alpha_int4 is given
+  // [filters, num_codes], in one of these types; the others are NULL.
+  const float* alpha_float;
+  const uint16_t* alpha_float16;  // IEEE half precision
   const int8_t* alpha_int8;
   const uint8_t* alpha_int4;  // two numbers a byte
   const float* alpha_scales;  // for integers: one per filter, or one in all

@@ -477,7 +477,9 @@ static const char* Build(Builder* b) {
     return "out of memory";
   }
   const char* error = SetOutput(plan, b->layer);
-  if (error == NULL && b->layer->alpha_float != NULL) error = "int8 layers need integer alpha";
+  if (error == NULL && b->layer->alpha_int8 == NULL && b->layer->alpha_int4 == NULL) {
+    error = "int8 layers need integer alpha";
+  }
   SetTransform(rule, plan);
   if (error == NULL) error = ReadRoundings(b);
   if (error == NULL) error = PlanOps(b);

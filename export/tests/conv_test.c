@@ -299,7 +299,24 @@ static void TestBadLayers(void) {
   FreeLayer(&test);
 }
 
+// Coefficients of half precision: zero, the subnormals' ends, and the normal numbers' ends.
+static void TestFloat16(void) {
+  const uint16_t alpha[] = {0x0000, 0x0001, 0x83ff, 0x0400, 0x3c00, 0xc100, 0x7bff, 0xfbff};
+  const float expected[] = {0, 0x1p-24f, -0x1.ff8p-15f, 0x1p-14f, 1, -2.5f, 65504, -65504};
+  const DbfLayer layer = {.filters = 2, .num_codes = 4, .alpha_float16 = alpha};
+  for (int i = 0; i < 8; ++i) {
+    const float value = DbfLayerAlpha(&layer, i / 4, i % 4);
+    CHECK(value == expected[i], "%04x is %g, got %g", alpha[i], expected[i], value);
+  }
+  const uint16_t ends[] = {0x7c00, 0xfc00, 0x7e00};
+  const DbfLayer end = {.filters = 1, .num_codes = 3, .alpha_float16 = ends};
+  CHECK(DbfLayerAlpha(&end, 0, 0) == INFINITY, "infinity");
+  CHECK(DbfLayerAlpha(&end, 0, 1) == -INFINITY, "minus infinity");
+  CHECK(isnan(DbfLayerAlpha(&end, 0, 2)), "not a number");
+}
+
 int main(int argc, char** argv) {
+  TestFloat16();
   TestBadLayers();
   TestSizes();
   TestPackedBytes();

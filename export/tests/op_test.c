@@ -44,9 +44,10 @@ static TfLiteIntArray* Ints(int count, ...) {
 static void Allocate(TfLiteTensor* tensor) {
   size_t count = 1;
   for (int i = 0; i < tensor->dims->size; ++i) count *= tensor->dims->data[i];
-  tensor->bytes = tensor->type == kTfLiteInt4   ? (count + 1) / 2
-                  : tensor->type == kTfLiteInt8 ? count
-                                                : count * sizeof(float);
+  tensor->bytes = tensor->type == kTfLiteInt4      ? (count + 1) / 2
+                  : tensor->type == kTfLiteInt8    ? count
+                  : tensor->type == kTfLiteFloat16 ? 2 * count
+                                                   : count * sizeof(float);
   free(tensor->data);
   tensor->data = malloc(tensor->bytes > 0 ? tensor->bytes : 1);
   for (size_t i = 0; i < tensor->bytes; ++i) ((uint8_t*)tensor->data)[i] = 0;
@@ -437,6 +438,20 @@ static void TestBadTensors(void) {
   }
 }
 
+// float16 alpha, which has no scales; whole, and cut short.
+static void TestFloat16(void) {
+  for (int cut = 0; cut < 2; ++cut) {
+    Model model = GoodModel(false);
+    Runtime* runtime = NewRuntime(&model, false);
+    TfLiteTensor* alpha = &runtime->tensors[kAlpha];
+    alpha->type = kTfLiteFloat16;
+    Allocate(alpha);
+    alpha->bytes -= cut;
+    CHECK((TryNode(runtime) == kTfLiteOk) == !cut, "cut by %d: %s", cut, runtime->message);
+    FreeRuntime(runtime);
+  }
+}
+
 // int8 and int4 alpha: scales and zero points, good and bad.
 static void TestQuantized(void) {
   const struct {
@@ -683,6 +698,7 @@ int main(int argc, char** argv) {
   TestDelegate();
   TestBadOptions();
   TestBadTensors();
+  TestFloat16();
   TestQuantized();
   TestInt8();
   TestHolding();

@@ -194,6 +194,8 @@ static size_t BytesOf(size_t elements, TfLiteType type) {
     case kTfLiteFloat32:
     case kTfLiteInt32:
       return DbfMul(elements, 4);
+    case kTfLiteFloat16:
+      return DbfMul(elements, 2);
     case kTfLiteInt8:
       return elements;
     case kTfLiteInt4:
@@ -290,8 +292,9 @@ static const char* ReadBias(DbfOp* op, const TfLiteTensor* bias) {
 static const char* CreateConv(DbfOp* op, const TfLiteTensor* input, const TfLiteTensor* alpha,
                               const TfLiteTensor* bias, const TfLiteTensor* output) {
   DbfLayer* layer = &op->layer;
-  if (alpha->type != kTfLiteFloat32 && alpha->type != kTfLiteInt8 && alpha->type != kTfLiteInt4) {
-    return "alpha is not float32, int8 or int4";
+  if (alpha->type != kTfLiteFloat32 && alpha->type != kTfLiteFloat16 &&
+      alpha->type != kTfLiteInt8 && alpha->type != kTfLiteInt4) {
+    return "alpha is not float32, float16, int8 or int4";
   }
   if (alpha->dims->size != 2) return "alpha is not a matrix";
   if (!IsConstant(alpha)) return "alpha is not constant";
@@ -300,6 +303,8 @@ static const char* CreateConv(DbfOp* op, const TfLiteTensor* input, const TfLite
   const char* error = NULL;
   if (alpha->type == kTfLiteFloat32) {
     layer->alpha_float = alpha->data;
+  } else if (alpha->type == kTfLiteFloat16) {
+    layer->alpha_float16 = alpha->data;
   } else {
     error = ReadScales(op, alpha);
   }

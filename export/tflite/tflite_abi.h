@@ -22,6 +22,7 @@ typedef enum TfLiteType {
   kTfLiteFloat32 = 1,
   kTfLiteInt32 = 2,
   kTfLiteInt8 = 9,
+  kTfLiteFloat16 = 10,
   kTfLiteInt4 = 18
 } TfLiteType;
 

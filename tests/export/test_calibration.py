@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from dbf_keras.backend import keras
+from dbf_keras.backend import LEGACY, keras
 from dbf_keras.export import calibration, converter, flatfile, verify
 
 from .tools import layers, ops
 
 
 def image_model(batch_size=None):
-    inputs = keras.Input((6, 6, 2), batch_size=batch_size)
+    inputs = keras.Input((6, 6, 2), batch_size=batch_size, name="image")
     return keras.Model(inputs, layers.ReLU()(inputs))
 
 
@@ -36,18 +37,117 @@ def test_several_inputs_are_lists():
         calibration.to_samples(model, [np.zeros((2, 3))])
 
 
+class Batches(keras.utils.Sequence if LEGACY else keras.utils.PyDataset):
+    """Two batches by index; any further index gives one too, as such a class may."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return IMAGES[4 * (index % 2) :][:4], np.zeros(4)
+
+
+IMAGES = np.random.default_rng(1).standard_normal((8, 6, 6, 2)).astype(np.float32)
+
+
+def batches_of_one():
+    for image in IMAGES:
+        yield [image[None]]
+
+
 @pytest.mark.parametrize(
-    "batches, message",
+    "data",
+    [
+        IMAGES,
+        IMAGES[:, None],
+        [IMAGES],
+        [(IMAGES, np.zeros(8))],
+        [[IMAGES, np.zeros(8), np.ones(8)]],
+        [(IMAGES, None)],
+        {"image": IMAGES},
+        [{"image": IMAGES}],
+        [({"image": IMAGES}, {"label": np.zeros(8)})],
+        [("serving_default", {"image": IMAGES})],
+        batches_of_one,
+        batches_of_one(),
+        lambda: IMAGES,
+        lambda: [{"image": IMAGES[:4]}, {"image": IMAGES[4:]}],
+        tf.constant(IMAGES),
+        tf.lite.RepresentativeDataset(batches_of_one),
+        Batches(),
+        tf.data.Dataset.from_tensor_slices(IMAGES).batch(3),
+        tf.data.Dataset.from_tensor_slices((IMAGES, np.zeros(8))).batch(3),
+        tf.data.Dataset.from_tensor_slices({"image": IMAGES}).batch(3),
+        tf.data.Dataset.from_tensor_slices(({"image": IMAGES}, np.zeros(8))).batch(3),
+        tf.data.Dataset.from_tensor_slices(IMAGES).batch(3).as_numpy_iterator(),
+    ],
+)
+def test_every_form_of_data_gives_the_same_examples(data):
+    samples = calibration.to_samples(image_model(), data)
+    np.testing.assert_array_equal(np.concatenate([image for [image] in samples]), IMAGES)
+
+
+@pytest.mark.parametrize(
+    "structure, batch",
+    [
+        (list, lambda first, second: [first, second]),
+        (list, lambda first, second: ((first, second), np.zeros(2))),
+        (list, lambda first, second: {"second": second, "first": first}),
+        (list, lambda first, second: ({"second": second, "first": first}, np.zeros(2))),
+        (lambda inputs: dict(zip("ab", inputs, strict=True)), lambda first, second: {"b": second, "a": first}),
+        (lambda inputs: dict(zip("ba", inputs, strict=True)), lambda first, second: {"b": first, "a": second}),
+        (lambda inputs: dict(zip("ba", inputs, strict=True)), lambda first, second: {"first": first, "second": second}),
+    ],
+)
+def test_several_inputs_go_by_position_or_name(structure, batch):
+    first, second = keras.Input((3,), name="first"), keras.Input((5,), name="second")
+    model = keras.Model(structure([first, second]), layers.Concatenate()([first, second]))
+    samples = calibration.to_samples(model, [batch(np.zeros((2, 3)), np.ones((2, 5)))])
+    order = [tensor.shape[-1] for tensor in model.inputs]
+    assert len(samples) == 2 and [array.shape for array in samples[0]] == [(1, size) for size in order]
+    assert all((array == (array.shape[-1] == 5)).all() for array in samples[0])
+
+
+def test_an_array_is_divided_into_batches_of_a_fixed_size():
+    samples = calibration.to_samples(image_model(3), IMAGES)
+    assert [array.shape for [array] in samples] == [(3, 6, 6, 2)] * 2
+    with pytest.raises(ValueError, match=r"batch 0 is \(2, 6, 6, 2\)"):
+        calibration.to_samples(image_model(3), IMAGES[:2])
+
+
+@pytest.mark.parametrize(
+    "data, message",
     [
         ([], "`representative_data` is empty; give some hundred typical inputs"),
         (np.zeros((0, 4, 6, 6, 2)), "`representative_data` is empty"),
-        (np.zeros((2, 6, 6, 2)), r"takes them, \(None, 6, 6, 2\); batch 0 is \(6, 6, 2\)"),
+        (np.zeros((0, 6, 6, 2)), "`representative_data` is empty"),
+        (iter([]), "`representative_data` is empty"),
+        (np.zeros((6, 6, 2)), r"takes them, \(None, 6, 6, 2\); batch 0 is \(6, 2\)"),
+        ([np.zeros((6, 6, 2))], r"batch 0 is \(6, 6, 2\)\. Give examples in batches: array\[None\]"),
+        (tf.data.Dataset.from_tensor_slices(IMAGES), r"batch 0 is \(6, 6, 2\)\. .* dataset.batch\(1\)"),
         ([np.zeros((4, 6, 6, 2)), np.zeros((4, 6, 6, 3))], r"batch 1 is \(4, 6, 6, 3\)"),
+        ([{"picture": IMAGES}], "batch 0 has the names 'picture'; the model takes 'image'"),
+        ([{"image": IMAGES, "more": IMAGES}], "batch 0 has the names 'image', 'more'; the model takes 'image'"),
+        (tf.data.Dataset.from_tensors(IMAGES).repeat(), r"never ends; .* dataset.take\(100\)"),
+        (lambda count: IMAGES, "is a function with arguments; give one without"),
+        (lambda: None, "is an array, an iterable of batches, a tf.data.Dataset, or a function .*; got None"),
+        ("images.npz", "is an array, an iterable of batches, .*; got 'images.npz'"),
+        (7, "is an array, an iterable of batches, .*; got 7"),
+        (["a.png"], "batch 0 is 'a.png'"),
+        ([IMAGES[:2].tolist()], r"batch 0 is \(\) and \(\) and .* and 136 more"),
+        ([np.full_like(IMAGES, np.nan)], "batch 0 has numbers that are not finite"),
     ],
 )
-def test_what_the_model_does_not_take_is_refused(batches, message):
+def test_what_the_model_does_not_take_is_refused(data, message):
     with pytest.raises(ValueError, match=message):
-        calibration.to_samples(image_model(), batches)
+        calibration.to_samples(image_model(), data)
+
+
+def test_inputs_of_several_batch_sizes_are_refused():
+    first, second = keras.Input((3,)), keras.Input((5,))
+    model = keras.Model([first, second], layers.Concatenate()([first, second]))
+    with pytest.raises(ValueError, match="batch 0 has inputs of several batch sizes"):
+        calibration.to_samples(model, [[np.zeros((2, 3)), np.zeros((3, 5))]])
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])

@@ -6,7 +6,9 @@ import time
 
 import pytest
 
+from dbf_keras import keras_file
 from dbf_keras.backend import keras
+from dbf_keras.export import metadata
 from dbf_keras.layers import DBFConv2D
 
 from .tools import load, ops
@@ -44,6 +46,28 @@ def test_it_writes_the_file_and_prints_the_table(model, tmp_path):
         assert expected in done.stdout
     assert os.listdir(tmp_path) == ["net_folded_int8_weights.tflite"]
     assert ops((tmp_path / "net_folded_int8_weights.tflite").read_bytes()).count("CONV_2D") == 3
+
+
+def test_metadata_come_from_flags_and_file(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    net = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(DBFConv2D(4, 3, ratio=0.5)(inputs))))
+    keras_file.save(net, tmp_path / "net.keras", ["cat", "dog"], {"seed": 3})
+    (tmp_path / "names.txt").write_text("Katze\nHund\n")
+    arguments = ["--model=net.keras", "--mode=explicit", "--quantize=float16"]
+    for more, labels, mean in (
+        ([], ["cat", "dog"], None),
+        (["--labels=names.txt", "--mean=1,2,3", "--std=4"], ["Katze", "Hund"], [1, 2, 3]),
+    ):
+        done = export(*arguments, *more, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found = metadata.read((tmp_path / "net_explicit_float16.tflite").read_bytes())
+        assert found["labels"] == labels and found["details"]["training"] == {"seed": 3}
+        [told] = found["subgraph_metadata"][0]["input_tensor_metadata"]
+        assert (told["process_units"][0]["options"]["mean"] if mean else told.get("process_units")) == mean
+    export(*arguments, "--nometadata", folder=tmp_path)
+    assert metadata.read((tmp_path / "net_explicit_float16.tflite").read_bytes()) == {}
+    done = export(*arguments, "--mean=a", folder=tmp_path)
+    assert done.returncode == 2 and "--mean and --std take numbers" in done.stderr
 
 
 def test_int8_is_calibrated_on_the_zoo_models_own_images(tmp_path):
@@ -122,7 +146,7 @@ def test_strict_fails_and_writes_nothing(model, tmp_path):
         (["--model=text.h5"], "'text.h5' is not a .keras file. Save the model with model.save('NAME.keras')."),
         (["--model=broken.keras"], "Keras cannot load 'broken.keras'"),
         (["--mode=fast"], "<explicit|folded|onthefly>"),
-        (["--quantize=all"], "<none|weights|int4|int8>"),
+        (["--quantize=all"], "<none|float16|weights|int4|int8>"),
         (["--quantize=int4", "--mode=folded"], "--quantize=int4 is for --mode=onthefly only; with --mode=folded use"),
         (["--quantize=weights", "--io=int8"], "--io is for --quantize=int8 only; got --quantize=weights."),
         (["--dataset=digits"], "--dataset is for --quantize=int8 only; got --quantize=none."),

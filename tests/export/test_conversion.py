@@ -11,6 +11,7 @@ from dbf_keras import networks
 from dbf_keras.backend import keras
 from dbf_keras.export import metadata, rewrite, to_tflite, verify
 from dbf_keras.layers import DBFConv2D
+from dbf_keras.version import __version__
 
 from .tools import TOLERANCE, layers, needs_library, ops, randomize
 
@@ -99,7 +100,7 @@ def test_to_tflite_returns_the_file_and_warns(model):
     "arguments, message",
     [
         ({"mode": "fast"}, "`mode` is one of 'explicit', 'folded', 'onthefly'; got 'fast'"),
-        ({"quantize": "none"}, "`quantize` is one of None, 'weights', 'int4', 'int8'; got 'none'"),
+        ({"quantize": "none"}, "`quantize` is one of None, 'float16', 'weights', 'int4', 'int8'; got 'none'"),
         ({"io_type": "uint8"}, "`io_type` is one of 'float32', 'int8'; got 'uint8'"),
         ({"io_type": "int8"}, "`io_type` is for quantize='int8' only; got quantize=None"),
         ({"representative_data": []}, "`representative_data` is for quantize='int8' only; got quantize=None"),
@@ -161,6 +162,42 @@ def test_labels_make_metadata_and_change_nothing_else(model):
         np.testing.assert_array_equal(first, second)
     with pytest.raises(ValueError, match="No output of the file has 1 classes"):
         to_tflite(model, "onthefly", labels=["one"])
+
+
+def described(built, *form, **arguments):
+    """A file's metadata, and its input's mean and standard deviation, if it tells."""
+    found = metadata.read(to_tflite(built, *form, **arguments))
+    [told] = found["subgraph_metadata"][0]["input_tensor_metadata"]
+    units = [unit["options"] for unit in told.get("process_units", [])]
+    return found, units[0] if units else None, told.get("stats")
+
+
+def test_metadata_tell_ratios_version_and_training(model):
+    found, _, _ = described(model, "folded", "float16", training={"seed": 7})
+    details = found["details"]
+    assert found["version"] == details["dbf_keras"] == __version__ and "labels" not in found
+    assert (details["mode"], details["quantize"], details["training"]) == ("folded", "float16", {"seed": 7})
+    assert details["ratios"] == {"separable": 0.25, "scattered": 0.25, "flat": 0.25, "whole": 1.0}
+    sizes = {"separable": 9 * 16, "scattered": 9 * 32, "flat": 4 * 32, "whole": 32 / 4}  # Of 32 filters, and of 8.
+    kept = sum(size * details["ratios"][name] for name, size in sizes.items())
+    assert details["ratio"] == pytest.approx(kept / sum(sizes.values()), abs=1e-4)
+    plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    assert "ratio" not in described(plain, "explicit", training={})[0]["details"]
+
+
+def test_metadata_tell_how_pixels_go_in(model):
+    inputs = keras.Input((8, 8, 3))
+    scaled = keras.Model(inputs, DBFConv2D(4, 3)(keras.layers.Rescaling(1 / 255)(inputs)))
+    raw = {"mean": [0], "std": [1]}, {"min": [0], "max": [255]}
+    assert described(scaled, "explicit", training={})[1:] == raw
+    assert described(model, "explicit", training={})[1:] == (None, None)
+    given = [100.0, 110.0, 120.0], [50.0]
+    _, told, stats = described(model, "explicit", normalization=given)
+    assert told == {"mean": given[0], "std": given[1]}
+    assert stats == {"min": [pytest.approx(-120 / 50)], "max": [pytest.approx(155 / 50)]}
+    for wrong in (([0.0], [0.0]), ([float("nan")], [1.0])):
+        with pytest.raises(ValueError, match="`normalization` is a mean and a standard deviation above 0"):
+            to_tflite(model, "explicit", normalization=wrong)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,38 @@ def test_labels_are_a_stored_file_behind_the_model(described):
     assert described[4:8] == b"TFL3"
 
 
+def test_details_are_a_second_file_that_the_model_lists():
+    plain = zoo.path("digits", "onthefly").read_bytes()
+    details = {"ratio": 0.25, "training": {"seed": 0, "text": "ρ = ¼"}}
+    for labels in (None, FIELDS["labels"]):
+        data = metadata.describe(plain, name="a", description="", labels=labels, details=details)
+        found = metadata.read(data)
+        assert found["details"] == details and found.get("labels") == labels
+        assert [(file["name"], file["type"]) for file in found["associated_files"]] == [("dbf_keras.json", 1)]
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            assert json.loads(archive.read("dbf_keras.json")) == details
+        np.testing.assert_array_equal(outputs(data), outputs(plain))
+
+
+def test_labels_of_other_exporters_are_found(described):
+    data = metadata.describe(zoo.path("digits", "onthefly").read_bytes(), **{**FIELDS, "labels": None})
+    assert "labels" not in metadata.read(data)
+    renamed = described.replace(b"labels.txt", b"classes.md")  # In the metadata and in the archive.
+    assert metadata.read(renamed)["labels"] == FIELDS["labels"]
+
+
+def test_unknown_normalisation_is_left_out():
+    data = metadata.describe(zoo.path("digits", "onthefly").read_bytes(), **{**FIELDS, "mean": None})
+    assert "process_units" not in metadata.read(data)["subgraph_metadata"][0]["input_tensor_metadata"][0]
+
+
+def test_damaged_metadata_is_an_error(described):
+    place = described.index(b"M001")
+    for damage in (b"\xff" * 40, b"\x7f" * 400):
+        with pytest.raises(ValueError, match="its metadata is damaged"):
+            metadata.read(described[: place - 4] + damage + described[place - 4 + len(damage) :])
+
+
 def test_other_metadata_stay_and_own_are_replaced(described):
     again = metadata.describe(described, name="b", description="")
     assert metadata.read(again)["name"] == "b" and "labels" not in metadata.read(again)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from dbf_keras import networks
 from dbf_keras.backend import keras
 from dbf_keras.export import flatfile, quantization, verify
 from dbf_keras.export.conversion import convert, to_tflite
@@ -186,6 +187,75 @@ def test_standard_ops_dequantize_and_ours_read_int8(model):
     alphas = [graph.tensors[op.inputs[1]] for op in graph.operators if op.customOptions is not None]
     assert [alpha.type for alpha in alphas] == [schema.TensorType.INT8, schema.TensorType.FLOAT32]
     assert alphas[0].name == b"first/alpha" and len(alphas[0].quantization.scale) == 32
+
+
+@needs_library
+@pytest.mark.parametrize("mode", ["explicit", "folded", "onthefly"])
+@pytest.mark.parametrize("runtime", ["litert", "tf"])
+def test_float16_is_half_the_bytes_and_the_rounded_weights(mode, runtime):
+    model = randomize(networks.build("dbfnet_micro", ratio=0.25, classifier_activation=None))
+    single, data = (to_tflite(model, mode, quantize) for quantize in (None, "float16"))
+    assert len(data) < 0.62 * len(single)
+    file = load(data)
+    for graph in file.subgraphs:
+        for tensor in graph.tensors:
+            if tensor.type == schema.TensorType.FLOAT16:
+                assert tensor.quantization is None or tensor.quantization.scale is None
+    kinds = [graph.tensors[op.inputs[1]].type for op in graph.operators if op.customOptions is not None]
+    assert kinds == [schema.TensorType.FLOAT16] * len(kinds) and bool(kinds) == (mode == "onthefly")
+    inputs = verify.random_inputs(model)
+    reference = verify.run_file(model, rounded(single), inputs, runtime=runtime)
+    _, relative = verify.difference(reference, verify.run_file(model, data, inputs, runtime=runtime))
+    assert relative < TOLERANCE
+
+
+def rounded(data):
+    """A float32 file whose weights, but no small ones of standard ops, are rounded to float16."""
+    model = flatfile.load(data)
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            tensor = graph.tensors[operator.inputs[1]] if len(operator.inputs) > 1 else None
+            values = None if tensor is None else flatfile.constant(model, tensor)
+            is_ours = operator.customOptions is not None
+            if values is not None and operator.builtinOptionsType in WITH_WEIGHTS and (is_ours or values.size > 128):
+                buffer = schema.BufferT()
+                buffer.data = values.astype(np.float16).astype(np.float32).ravel().view(np.uint8)
+                model.buffers.append(buffer)
+                tensor.buffer = len(model.buffers) - 1
+    return flatfile.dump(model)
+
+
+WITH_WEIGHTS = (
+    schema.BuiltinOptions.NONE,
+    schema.BuiltinOptions.Conv2DOptions,
+    schema.BuiltinOptions.DepthwiseConv2DOptions,
+    schema.BuiltinOptions.FullyConnectedOptions,
+)
+
+
+def test_large_networks_are_half_the_bytes_in_float16():
+    model = networks.build("resnet18", ratio=0.25)
+    for mode in ("explicit", "onthefly", "folded"):
+        single = to_tflite(model, mode)
+        result = convert(model, mode, "float16", check=False)
+        assert 0.5 < len(result.data) / len(single) < 0.53
+        stored = sum(
+            len(load(result.data).buffers[tensor.buffer].data)
+            for tensor in load(result.data).subgraphs[0].tensors
+            if tensor.type == schema.TensorType.FLOAT16
+        )
+        assert stored <= sum(layer.bytes_file for layer in (*result.layers, *result.ordinary)) <= 1.05 * stored
+
+
+def test_weights_beyond_float16_stay_float32():
+    inputs = keras.Input((8, 8, 16))
+    layer = DBFConv2D(8, 3, ratio=0.5)
+    model = keras.Model(inputs, layer(inputs))
+    layer.set_weights([1e9 * weights for weights in layer.get_weights()])
+    for mode in ("explicit", "onthefly"):
+        data = to_tflite(model, mode, "float16")
+        assert all(tensor.type != schema.TensorType.FLOAT16 for tensor in load(data).subgraphs[0].tensors)
+    assert convert(model, "explicit", "float16").relative_difference < TOLERANCE
 
 
 def test_the_folded_projection_stays_exact():

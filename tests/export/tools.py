@@ -56,8 +56,9 @@ def options(operator):
 
 def values(model, tensor):
     """The real values of a constant tensor."""
-    if tensor.type == schema.TensorType.FLOAT32:
-        return model.buffers[tensor.buffer].data.view(np.float32).reshape(tensor.shape)
+    floats = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.FLOAT16: np.float16}
+    if tensor.type in floats:
+        return model.buffers[tensor.buffer].data.view(floats[tensor.type]).reshape(tensor.shape).astype(np.float32)
     assert tensor.type in (schema.TensorType.INT8, schema.TensorType.INT4)
     assert not np.any(tensor.quantization.zeroPoint) and tensor.quantization.quantizedDimension == 0
     return integers(model, tensor) * np.float32(tensor.quantization.scale)[:, None]

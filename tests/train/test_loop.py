@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from dbf_keras import data, networks, train
+from dbf_keras import data, keras_file, networks, train
 from dbf_keras.backend import keras
 from dbf_keras.layers import DBFConv2D
 from dbf_keras.train import engine
@@ -154,6 +154,9 @@ def test_training_learns_and_writes_its_history(tmp_path):
     written = json.loads((tmp_path / "x.history.json").read_text())
     assert written["history"] == history and written["run"]["recipe"]["epochs"] == 12
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    training = keras_file.training(tmp_path / "x.keras")
+    assert training["recipe"]["epochs"] == 12 and (training["seed"], training["train_images"]) == (0, 1437)
+    assert training["test_accuracy"] == pytest.approx(history[-1]["val_accuracy"], abs=1e-6)
     digits = data.load("digits")
     predictions = keras.models.load_model(tmp_path / "x.keras").predict(digits.x_test.astype("float32"), verbose=0)
     accuracy = (predictions.argmax(axis=1) == digits.y_test).mean()

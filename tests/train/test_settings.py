@@ -72,3 +72,27 @@ def test_a_network_of_a_file_is_trained_on(tmp_path):
     keras.Sequential([keras.Input((9, 9, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]).save(path)
     with pytest.raises(ValueError, match=r"takes images \(9, 9, 1\) to 10 classes; the data has images \(8, 8, 1\)"):
         settings.Settings(network=path).build(digits)
+
+
+def test_a_summary_has_what_was_chosen_and_no_folders():
+    chosen = settings.Settings(
+        dataset="cifar10",
+        data_dir="/home/me/data",
+        network="/home/me/net.keras",
+        ratio={"*": 0.5},
+        selection="energy:/home/me/plain.keras",
+        epochs=3,
+        options={"width": 2},
+        seed=4,
+    )
+    assert chosen.summary() == {
+        "dataset": "cifar10",
+        "network": "net.keras",
+        "ratio": {"*": 0.5},
+        "selection": "energy:plain.keras",
+        "options": {"width": 2},
+        "epochs": 3,
+    }
+    default = settings.Settings().summary()
+    assert default == {key: getattr(settings.Settings(), key) for key in ("dataset", "network", "ratio", "selection")}
+    assert settings.Settings(selection=list(range(4096))).summary()["selection"] == "its own"

@@ -1,0 +1,1 @@
+"""Class names of pictures: ``dbf predict``."""
