@@ -98,11 +98,12 @@ def all_layers(model: keras.Model) -> list:
 @contextlib.contextmanager
 def computing_in(policy: str, layers: Iterable) -> Iterator[None]:
     """Has layers compute by a dtype policy, such as ``"mixed_bfloat16"``, while the context lasts."""
-    before = [(layer, layer.dtype_policy) for layer in layers]
+    # The attribute and not its setter, which writes into a map of policies and quantises layers.
+    meant = keras.mixed_precision.Policy(policy) if LEGACY else keras.dtype_policies.get(policy)
+    before = [(layer, layer._dtype_policy) for layer in layers]
     try:
-        for layer, own in before:
-            if own.name != policy:
-                _set_policy(layer, policy)
+        for layer, _ in before:
+            _set_policy(layer, meant)
         yield
     finally:
         for layer, own in before:
@@ -113,7 +114,7 @@ def _set_policy(layer: keras.layers.Layer, policy: Any) -> None:
     if LEGACY:
         layer._set_dtype_policy(policy)
     else:
-        layer.dtype_policy = policy
+        layer._dtype_policy = policy
 
 
 def own_variables(layer: keras.layers.Layer) -> list:

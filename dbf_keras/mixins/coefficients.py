@@ -69,6 +69,11 @@ class CoefficientsMixin(MixinBase):
                 f"{type(self).__name__} generates its filters, so `kernel_constraint` cannot act on them; use "
                 f"`alpha_constraint`. Got kernel_constraint={self.kernel_constraint}."
             )
+        if getattr(self, "quantization_mode", None) is not None:  # A dtype policy such as "int8_from_float32".
+            raise ValueError(
+                f"{type(self).__name__} is quantised at export and not by a dtype policy; got dtype="
+                f"{self.dtype_policy.name!r}. Give it a floating one, such as 'float32' or 'mixed_bfloat16'."
+            )
         if self.kernel_initializer is not None and alpha_initializer is not None:
             raise ValueError("Give `kernel_initializer` or `alpha_initializer`, not both.")
         self.ratio = float(ratio)
@@ -104,7 +109,9 @@ class CoefficientsMixin(MixinBase):
             name="alpha",
             shape=(count, filters),
             initializer=lambda shape, dtype=None, **_: initial(shape, dtype=dtype) * self.coefficient_scale,
-            regularizer=self.alpha_regularizer,
+            # Keras asks variables for their penalties: before any call, once however often a layer is called, and no
+            # more once it is frozen.
+            regularizer=self._penalty if self.alpha_regularizer or self.kernel_regularizer else None,
             constraint=self.alpha_constraint,
             trainable=True,
             **WITHOUT_AUTOCAST,  # They are rounded to `alpha_bits` in float32.
@@ -120,6 +127,15 @@ class CoefficientsMixin(MixinBase):
                 constraint=self.bias_constraint,
                 trainable=True,
             )
+
+    def _penalty(self, held: Any) -> Any:
+        """What the regularisers of α, as it is held, and of the filters add to the loss."""
+        penalties = []
+        if self.alpha_regularizer is not None:
+            penalties.append(self.alpha_regularizer(held))
+        if self.kernel_regularizer is not None:
+            penalties.append(self.kernel_regularizer(self.generate_full_kernel()))
+        return sum(penalties)
 
     def _initial_alpha(self, count: int) -> Callable:
         if self.alpha_initializer is not None:

@@ -73,10 +73,10 @@ class FoldedMixin(GeneratedKernelMixin):
     def call(self, inputs: Any) -> Any:
         """The plain twin's computation with the generated filters, in folded form where that is less work."""
         folding = self._folding if self._folds(inputs) else None
-        kernel = self.kernel if folding is None or self.kernel_regularizer is not None else None
-        outputs = self._convolve(inputs, kernel) if folding is None else self._folded_convolution(inputs, folding)
-        if self.kernel_regularizer is not None:
-            self.add_loss(self.kernel_regularizer(kernel))
+        if folding is None:
+            outputs = self._convolve(inputs, self.generate_kernel())
+        else:
+            outputs = self._folded_convolution(inputs, folding)
         if self.bias is not None:
             outputs = outputs + ops.cast(self.bias, self.compute_dtype)
         return outputs if self.activation is None else self.activation(outputs)

@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 
 from dbf_keras import codes as dbf_codes
-from dbf_keras.backend import ops
+from dbf_keras.backend import computing_in, ops
 from dbf_keras.mixins.coefficients import CoefficientsMixin, take_codes
+from dbf_keras.mixins.generated import GeneratedKernel
+
+# The most numbers of the matrix that takes a kernel to its coefficients, where their transform is not their inverse.
+_LARGEST_FIT = 2**24
 
 
 class GeneratedKernelMixin(CoefficientsMixin):
@@ -20,12 +24,51 @@ class GeneratedKernelMixin(CoefficientsMixin):
     """
 
     @property
-    def kernel(self) -> Any:
+    def kernel(self) -> GeneratedKernel:
         """The generated filters (paper Eq. 1), in the shape of the plain twin's kernel."""
         if not self.built:
             raise AttributeError(f"Layer '{self.name}' has no kernel before it is built.")
+        return GeneratedKernel(self)
+
+    def generate_kernel(self) -> Any:
+        """The filters as the layer computes with them, in its compute type."""
         kernel = self._sp_ovsf_kernel() if self.codes is None else self._grid_kernel()
         return ops.reshape(kernel, self.twin_shape)
+
+    def generate_full_kernel(self) -> Any:
+        """The filters in the type of the variables: what `kernel` stands for."""
+        with computing_in(self.variable_dtype, [self]):
+            return self.generate_kernel()
+
+    def assign_kernel(self, kernel: Any) -> None:
+        """`fit_kernel` for tensors, also within a compiled function: sets α to the least-squares fit of a kernel.
+
+        Raises:
+            ValueError: another shape, or a kernel that is too large.
+        """
+        if tuple(kernel.shape) != self.twin_shape:
+            raise ValueError(f"Layer '{self.name}' has filters of shape {self.twin_shape}; got {tuple(kernel.shape)}.")
+        filters = ops.cast(ops.convert_to_tensor(kernel), self.variable_dtype)
+        with computing_in(self.variable_dtype, [self]):
+            self.coefficients.assign(self._fit_tensor(filters))
+
+    def _fit_tensor(self, kernel: Any) -> Any:
+        """The variable's value at which the filters come closest to a kernel."""
+        kh, kw, channels = self.filter_shape
+        taps, filters = kh * kw * channels, kernel.shape[-1]
+        powers_of_two = [not size & (size - 1) for size in (kh, kw, channels)]
+        if self.codes is not None and (all(powers_of_two) or (powers_of_two[2] and self._inverse_gram is not None)):
+            spatial = self._spatial_transform(ops.reshape(kernel, (kh, kw, channels, filters)))
+            grid = ops.reshape(ops.matmul(self._block(channels), spatial), (taps, filters))
+            products = ops.take(grid, self.codes.astype(np.int32), axis=0)
+            return self._projected(products) / self.coefficient_scale
+        if taps * self.coefficients.shape[0] > _LARGEST_FIT:
+            raise ValueError(
+                f"Layer '{self.name}' has too many taps, {taps}, to be assigned filters in a compiled function: its "
+                "codes are not orthogonal. Give it a power of two of channels, or call fit_kernel(filters) outside."
+            )
+        fit = self._fit(np.eye(taps)) * self.coefficient_scale
+        return ops.matmul(ops.cast(fit, kernel.dtype), ops.reshape(kernel, (taps, filters)))
 
     def _spatial_transform(self, grid: Any) -> Any:
         """Applies the two spatial blocks to [kh, kw, channels, K]."""
