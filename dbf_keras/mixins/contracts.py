@@ -167,6 +167,9 @@ class ContractsMixin(MixinBase):
         """The coefficients: what tensorflow-model-optimization clusters."""
         return [("coefficients", self.coefficients)]
 
+    def get_clusterable_algorithm(self, weight_name: str) -> None:
+        """None: the algorithm that is for every layer."""
+
 
 def _described(record: dict[str, Any]) -> str:
     """The record of `_codes_record` in words."""

@@ -39,7 +39,7 @@ class FoldedMixin(GeneratedKernelMixin):
 
         On a GPU dense filters are faster: what its libraries are made for counts more than work.
         """
-        if self._folding is None or on_accelerator():
+        if self._folding is None or self.given_kernel is not None or on_accelerator():
             return False
         return self._folding.knows_margins(inputs.shape[1:-1], getattr(self, "padding", "valid"))
 
@@ -68,7 +68,8 @@ class FoldedMixin(GeneratedKernelMixin):
             pool=lambda inputs, size, step: ops.average_pool(inputs, size, step, "valid", "channels_last"),
             convolve=convolve,
         )
-        return folding.apply(inputs, self._folded_kernel(folding), getattr(self, "padding", "valid"), steps)
+        kernel = self._generate(self._folded_kernel, folding)
+        return folding.apply(inputs, kernel, getattr(self, "padding", "valid"), steps)
 
     def call(self, inputs: Any) -> Any:
         """The plain twin's computation with the generated filters, in folded form where that is less work."""

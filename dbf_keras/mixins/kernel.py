@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,10 @@ class GeneratedKernelMixin(CoefficientsMixin):
 
     Attributes:
         kernel: the generated filters, in the shape of the plain twin's kernel.
+        given_kernel: filters to compute with instead, as quantisation-aware training makes them of the generated ones.
     """
+
+    given_kernel: Any = None
 
     @property
     def kernel(self) -> GeneratedKernel:
@@ -32,8 +36,22 @@ class GeneratedKernelMixin(CoefficientsMixin):
 
     def generate_kernel(self) -> Any:
         """The filters as the layer computes with them, in its compute type."""
-        kernel = self._sp_ovsf_kernel() if self.codes is None else self._grid_kernel()
-        return ops.reshape(kernel, self.twin_shape)
+        if self.given_kernel is not None:
+            return self.given_kernel
+        return ops.reshape(
+            self._generate(self._sp_ovsf_kernel if self.codes is None else self._grid_kernel), self.twin_shape
+        )
+
+    def _generate(self, generate: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function generates of the coefficients, in the layer's compute type.
+
+        float16 takes part at the end only: gradients, scaled as large as it holds them, are added up over all taps.
+        """
+        if self.compute_dtype != "float16":
+            return generate(*arguments)
+        with computing_in(self.variable_dtype, [self]):
+            kernel = generate(*arguments)
+        return ops.cast(kernel, "float16")
 
     def generate_full_kernel(self) -> Any:
         """The filters in the type of the variables: what `kernel` stands for."""

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from dbf_keras.mixins.folded import FoldedMixin
-
 from .tools import (
     KINDS,
     LEGACY,
@@ -50,9 +48,9 @@ def test_any_batch(kind, ratio, batch, way):
         model = keras.Model(shape, layer(shape))
         try:
             found.append(numpy(model(x)) if way == "eager" else model.predict(x, verbose=0))
-        except ValueError as error:  # Keras itself predicts nothing from nothing.
-            found.append(str(error))
-    if isinstance(found[1], str):
+        except Exception as error:  # Not every Keras computes nothing from nothing.
+            found.append(type(error))
+    if isinstance(found[1], type):
         assert batch == 0 and found[0] == found[1]
     else:
         assert found[0].shape == found[1].shape
@@ -60,7 +58,10 @@ def test_any_batch(kind, ratio, batch, way):
 
 
 def test_open_sizes():
-    layer, twin = DBFConv2D(64, 4, strides=2, padding="same", ratio=0.25), layers.Conv2D(64, 4, strides=2, padding="same")
+    layer, twin = (
+        DBFConv2D(64, 4, strides=2, padding="same", ratio=0.25),
+        layers.Conv2D(64, 4, strides=2, padding="same"),
+    )
     models = []
     for each in (layer, twin):
         shape = keras.Input((None, None, 64))
@@ -82,9 +83,9 @@ def test_ragged_data_meets_what_the_twin_meets(kind):
     for layer in pair(kind):
         try:
             found.append(layer(ragged))
-        except Exception as error:
-            found.append(type(error))
-    assert found[0] == found[1]
+        except Exception:  # Of whichever op meets them first.
+            found.append("refused")
+    assert found == ["refused", "refused"]
 
 
 WRONG_INPUTS = {
@@ -247,4 +248,3 @@ def test_masks_pass_a_dense_layer_as_they_pass_the_twin():
 
 def test_the_layer_is_of_the_twin_s_class():
     assert isinstance(DBFConv2D(1, 1), layers.Conv2D) and isinstance(DBFDense(1), layers.Dense)
-    assert issubclass(DBFDense, FoldedMixin)

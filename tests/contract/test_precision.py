@@ -26,8 +26,10 @@ POLICIES = {"mixed_float16": 5e-3, "mixed_bfloat16": 4e-2, "float32": 1e-6, "flo
 JAX = keras.backend.backend() == "jax"
 policies = pytest.mark.parametrize(
     "policy",
-    [pytest.param(name, marks=pytest.mark.skipif(JAX and name == "float64", reason="JAX has no float64 by default"))
-     for name in POLICIES],
+    [
+        pytest.param(name, marks=pytest.mark.skipif(JAX and name == "float64", reason="JAX has no float64 by default"))
+        for name in POLICIES
+    ],
 )
 
 

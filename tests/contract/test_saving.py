@@ -156,12 +156,13 @@ def test_saved_models(trained, tmp_path, ratio):
     for index, model in enumerate(trained[ratio]):
         expected = model.predict(X, verbose=0)
         model.export(tmp_path / f"export{index}", format="tf_saved_model", verbose=False)
-        served = tf.saved_model.load(tmp_path / f"export{index}").serve(X)
-        np.testing.assert_allclose(served, expected, rtol=0, atol=1e-5)
+        loaded = tf.saved_model.load(tmp_path / f"export{index}")  # It is to live as long as what it serves.
+        np.testing.assert_allclose(loaded.serve(X), expected, rtol=0, atol=1e-5)
         layer = keras.layers.TFSMLayer(tmp_path / f"export{index}", call_endpoint="serve")
         np.testing.assert_allclose(layer(X), expected, rtol=0, atol=1e-5)
         tf.saved_model.save(model, tmp_path / f"saved{index}")
-        served = tf.saved_model.load(tmp_path / f"saved{index}").signatures["serving_default"](tf.constant(X))
+        loaded = tf.saved_model.load(tmp_path / f"saved{index}")
+        served = loaded.signatures["serving_default"](tf.constant(X))
         np.testing.assert_allclose(next(iter(served.values())), expected, rtol=0, atol=1e-5)
 
 
@@ -178,9 +179,10 @@ def test_layers_come_back_on_their_own(ratio):
     for layer in (DBFConv2D(4, 4, ratio=ratio, strides=2), DBFDense(4, ratio=ratio, activation="relu")):
         x = images(2, 8, 8, 4)
         expected = layer(x)
-        for copied in (type(layer).from_config(layer.get_config()), copy.deepcopy(layer)):
-            copied.build(x.shape)
-            copied.set_weights(layer.get_weights())
+        again = type(layer).from_config(layer.get_config())
+        again.build(x.shape)
+        again.set_weights(layer.get_weights())
+        for copied in (again, copy.deepcopy(layer)):
             np.testing.assert_array_equal(copied(x), expected)
             assert copied.get_config() == layer.get_config()
         described = keras.saving.serialize_keras_object(layer)
@@ -218,7 +220,6 @@ STRANGERS = {
     "pointwise convolution": (layers.Conv2D(4, 1), DBFConv2D(4, 1)),
     "dense": (layers.Dense(4), DBFDense(4)),
     "dense at a lower ratio": (layers.Dense(4), DBFDense(4, ratio=0.5)),
-    "dense into pointwise convolution": (layers.Dense(4), DBFConv2D(4, 1)),
 }
 
 
@@ -240,7 +241,10 @@ def test_weights_of_another_layer_are_refused(name, tmp_path):
 
 @pytest.mark.parametrize("ours, plain", [(DBFConv2D(4, 1), layers.Conv2D(4, 1)), (DBFDense(4), layers.Dense(4))])
 def test_plain_layers_refuse_weights_of_dbf_layers(ours, plain, tmp_path):
-    model, other = model_of(type(ours).from_config(ours.get_config())), model_of(type(plain).from_config(plain.get_config()))
+    model, other = (
+        model_of(type(ours).from_config(ours.get_config())),
+        model_of(type(plain).from_config(plain.get_config())),
+    )
     with pytest.raises(ValueError, match=f"'{other.layers[0].name}' expected 2 variables"):
         other.layers[0].load_own_variables(stored(model.layers[0]))
     model.save_weights(tmp_path / "m.weights.h5")
@@ -293,7 +297,7 @@ def test_weights_of_unbuilt_layers_are_refused_as_the_twin_refuses_them():
 def test_wrong_numbers_of_weights_are_refused_as_the_twin_refuses_them(trained):
     for model in trained[0.25]:
         weights = model.get_weights()
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises(ValueError, match="was expecting 6 weights"):
             model.set_weights(weights[:-1])
         with pytest.raises(ValueError, match="shape"):
             model.set_weights([weights[0][:, :-1], *weights[1:]])
