@@ -10,6 +10,7 @@ It works on Keras 2 only and knows layers by lists of its own, which `register` 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -78,15 +79,18 @@ def register() -> None:
 
 def _checked(init: Callable) -> Callable:
     """The constructor of a clustering wrapper, which refuses what it could not do to α."""
+    signature = inspect.signature(init)
 
     @functools.wraps(init)
-    def checked(self: Any, layer: Any, *arguments: Any, cluster_per_channel: bool = False, **options: Any) -> None:
-        if cluster_per_channel and isinstance(layer, DBFConv2D):
+    def checked(*arguments: Any, **options: Any) -> None:
+        given = signature.bind(*arguments, **options).arguments
+        layer = given["layer"]
+        if given.get("cluster_per_channel") and isinstance(layer, DBFConv2D):
             raise ValueError(
-                f"Layer '{layer.name}' stores coefficients [codes, filters], which tensorflow-model-optimization cannot "
-                "cluster per channel; leave out cluster_per_channel=True, and each layer has its own clusters."
+                f"Layer '{layer.name}' stores coefficients [codes, filters], which tensorflow-model-optimization "
+                "cannot cluster per channel; leave out cluster_per_channel=True, and each layer has its own clusters."
             )
-        init(self, layer, *arguments, cluster_per_channel=cluster_per_channel, **options)
+        init(*arguments, **options)
 
     return checked
 

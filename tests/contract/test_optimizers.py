@@ -144,7 +144,7 @@ def test_a_train_step_of_one_s_own():
 
     class Custom(keras.Model):
         def train_step(self, data):
-            x, y = data
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
             with tf.GradientTape() as tape:
                 loss = self.compute_loss(x=x, y=y, y_pred=self(x, training=True))
             gradients = tape.gradient(loss, self.trainable_variables)
