@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from typing import Any
 
@@ -20,6 +21,10 @@ _ALPHA_OPTIONS = {
 
 # Names in a layer's store: Keras numbers variables, the coefficients first.
 _COEFFICIENTS, _SCALE, _CODES = "0", "scale", "codes"
+
+
+# Modes of ``model.quantize`` that look at the layers once more, with data, after they called `quantize` of each.
+_CALIBRATED = ("gptq", "awq")
 
 
 class NotQuantized(NotImplementedError, ValueError):
@@ -153,8 +158,10 @@ class ContractsMixin(MixinBase):
         """Not available: a generated kernel has no low-rank update to train."""
         raise ValueError(f"{type(self).__name__} generates its kernel and does not support LoRA.")
 
-    def quantize(self, *args: Any, **kwargs: Any) -> None:
+    def quantize(self, mode: str | None = None, *args: Any, **kwargs: Any) -> None:
         """Not available in Keras, whose ``model.quantize`` skips the layer; quantise at export."""
+        if mode in _CALIBRATED:
+            _skip_in_blocks(mode)
         raise NotQuantized(
             f"Layer '{self.name}' is quantised at export: dbf export --quantize weights (or int8, int4)."
         )
@@ -169,6 +176,20 @@ class ContractsMixin(MixinBase):
 
     def get_clusterable_algorithm(self, weight_name: str) -> None:
         """None: the algorithm that is for every layer."""
+
+
+def _skip_in_blocks(mode: str) -> None:
+    """Has Keras skip DBF layers where it calibrates dense layers: it finds these by their class."""
+    module = importlib.import_module(f"keras.src.quantizers.{mode}_core")
+    find = module.find_layers_in_block
+    if getattr(find, "skips_dbf_layers", False):
+        return
+
+    def found(block: Any) -> dict[str, Any]:
+        return {path: layer for path, layer in find(block).items() if not isinstance(layer, ContractsMixin)}
+
+    found.skips_dbf_layers = True  # type: ignore[attr-defined]
+    module.find_layers_in_block = found
 
 
 def _described(record: dict[str, Any]) -> str:

@@ -79,5 +79,6 @@ class FoldedMixin(GeneratedKernelMixin):
         else:
             outputs = self._folded_convolution(inputs, folding)
         if self.bias is not None:
-            outputs = outputs + ops.cast(self.bias, self.compute_dtype)
+            bias = ops.cast(self.bias, self.compute_dtype)
+            outputs = ops.add(outputs, ops.reshape(bias, (1,) * (len(outputs.shape) - 1) + (-1,)))  # As the twin does.
         return outputs if self.activation is None else self.activation(outputs)

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from dbf_keras.backend import keras
-from dbf_keras.runtime import Interpreter
 
-from .tools import LEGACY, LEGACY_REASON, DBFConv2D, DBFDense, examples, layers, numpy
+from .tools import LEGACY, LEGACY_REASON, DBFConv2D, DBFDense, examples, layers, numpy, run_file
 
 pytestmark = [
     pytest.mark.skipif(LEGACY, reason=LEGACY_REASON),
@@ -122,34 +121,13 @@ def convert(model, way, folder):
     return converter.convert()
 
 
-def run(file, images):
-    """Outputs in float, and the names of the operations."""
-    interpreter = Interpreter(model_content=file)
-    interpreter.allocate_tensors()
-    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    outputs = []
-    for image in images:
-        if source["dtype"] != np.float32:
-            scale, zero = source["quantization"]
-            image = np.clip(np.rint(image / scale) + zero, -128, 127).astype(source["dtype"])
-        interpreter.set_tensor(source["index"], image[None])
-        interpreter.invoke()
-        output = interpreter.get_tensor(target["index"]).astype(np.float32)
-        if target["dtype"] != np.float32:
-            scale, zero = target["quantization"]
-            output = (output - zero) * scale
-        outputs.append(output)
-    names = [operation["op_name"] for operation in interpreter._get_ops_details()]
-    return np.concatenate(outputs), [name for name in names if name != "DELEGATE"]
-
-
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("way", WAYS)
 def test_the_file_is_the_twin_s(networks, way, ratio, tmp_path):
     ours, theirs = networks[ratio]
     expected = theirs.predict(X, batch_size=1, verbose=0)
     files = [convert(model, way, tmp_path / name) for model, name in ((ours, "ours"), (theirs, "theirs"))]
-    (outputs, operations), (twin_outputs, twin_operations) = (run(file, X) for file in files)
+    (outputs, operations), (twin_outputs, twin_operations) = (run_file(file, X) for file in files)
     assert operations == twin_operations
     assert abs(len(files[0]) - len(files[1])) <= 0.01 * len(files[1]) + 64  # Names have other lengths.
     for found in (outputs, twin_outputs):
@@ -166,7 +144,7 @@ def test_export_by_keras_itself(networks, ratio, tmp_path):
     for model, name in zip(networks[ratio], ("ours", "theirs"), strict=True):
         model.export(tmp_path / f"{name}.tflite", format="litert", verbose=False)
         files.append((tmp_path / f"{name}.tflite").read_bytes())
-    (outputs, operations), (twin_outputs, twin_operations) = (run(file, X[:4]) for file in files)
+    (outputs, operations), (twin_outputs, twin_operations) = (run_file(file, X[:4]) for file in files)
     assert operations == twin_operations
     np.testing.assert_allclose(outputs, twin_outputs, rtol=0, atol=1e-5 * np.abs(twin_outputs).max())
     assert abs(len(files[0]) - len(files[1])) <= 0.01 * len(files[1]) + 64

@@ -74,22 +74,47 @@ def test_modes_that_need_more_are_refused_as_without_dbf_layers(mode):
             model.quantize(mode)
 
 
-def test_calibrated_modes_skip_dbf_layers():
-    if not hasattr(keras.quantizers, "GPTQConfig"):
-        pytest.skip("this Keras has no GPTQ")
-    for name in ("unknown", "dense"):
-        model = between(MIDDLES[name]())
-        x, _ = examples(8)
-        exact = model.predict(x, verbose=0)
-        config = keras.quantizers.GPTQConfig(
-            dataset=[x], tokenizer=None, quantization_layer_structure={"pre_block_layers": [], "sequential_blocks": []}
-        )
-        try:
-            model.quantize("gptq", config=config)
-        except ValueError as error:
-            assert "block" in str(error)  # Noise to Keras: it wants blocks of a transformer, with either layer.
-        assert model.layers[1].dtype_policy.name == "float32"
-        assert model.predict(x, verbose=0).shape == exact.shape
+class Block(layers.Layer):
+    """Dense layers on tokens, of which one is not Keras's."""
+
+    def __init__(self, middle, **kwargs):
+        super().__init__(**kwargs)
+        self.before, self.middle, self.after = layers.Dense(16), middle, layers.Dense(16)
+
+    def build(self, shape):
+        for layer in (self.before, self.middle, self.after):
+            layer.build(shape)
+
+    def call(self, x):
+        return self.after(self.middle(self.before(x)))
+
+
+@pytest.mark.parametrize("mode", ["gptq", "awq"])
+@pytest.mark.parametrize("middle", [layers.PReLU, lambda: DBFDense(16, ratio=0.5)], ids=["unknown", "dense"])
+def test_calibrated_modes_skip_dbf_layers(mode, middle):
+    configuration = getattr(keras.quantizers, f"{mode.upper()}Config", None)
+    if configuration is None:
+        pytest.skip(f"this Keras has no {mode.upper()}")
+    tokens = keras.Input((8,), dtype="int32")
+    embedding, block = layers.Embedding(50, 16), Block(middle())
+    model = keras.Model(tokens, block(embedding(tokens)))
+    x = np.random.default_rng(0).integers(0, 50, (32, 8))
+    exact, weights = model.predict(x, verbose=0), block.middle.get_weights()
+    structure = {"pre_block_layers": [embedding], "sequential_blocks": [block]}
+    model.quantize(
+        config=configuration(
+            dataset=list(x),
+            tokenizer=lambda text: text,
+            num_samples=16,
+            sequence_length=8,
+            group_size=16,
+            quantization_layer_structure=structure,
+        ),
+        mode=mode,
+    )
+    assert [layer.quantization_mode for layer in (block.before, block.middle, block.after)] == [mode, None, mode]
+    np.testing.assert_array_equal(block.middle.get_weights()[0], weights[0])
+    assert 0 < np.abs(model.predict(x, verbose=0) - exact).max() < 0.3 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 from ai_edge_litert.interpreter import Interpreter
+from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster as preserving
 
 import dbf_keras
 from dbf_keras.backend import keras
@@ -63,7 +64,7 @@ def clustered(model):
 
 def pruned_and_clustered(model):
     sparse, _ = pruned(model)
-    wrapped = clustering.experimental.cluster_weights(
+    wrapped = preserving.cluster_weights(
         sparse, number_of_clusters=8, cluster_centroids_init=random, preserve_sparsity=True
     )
     train(wrapped, 2)

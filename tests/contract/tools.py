@@ -4,6 +4,7 @@ import numpy as np
 
 from dbf_keras.backend import LEGACY, keras, ops
 from dbf_keras.layers import DBFConv2D, DBFDense
+from dbf_keras.runtime import Interpreter
 
 layers = keras.layers
 
@@ -74,7 +75,28 @@ def examples(count=64, seed=0):
     return (patterns[labels] + rng.standard_normal((count, 8, 8, 4))).astype(np.float32), labels
 
 
+def run_file(file, images):
+    """Outputs of a TFLite file for one image at a time, as floats, and the names of its operations."""
+    interpreter = Interpreter(model_content=file)
+    interpreter.allocate_tensors()
+    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    outputs = []
+    for image in images:
+        if source["dtype"] != np.float32:
+            limits, (scale, zero) = np.iinfo(source["dtype"]), source["quantization"]
+            image = np.clip(np.rint(image / scale) + zero, limits.min, limits.max).astype(source["dtype"])
+        interpreter.set_tensor(source["index"], image[None])
+        interpreter.invoke()
+        output = interpreter.get_tensor(target["index"]).astype(np.float32)
+        if target["dtype"] != np.float32:
+            scale, zero = target["quantization"]
+            output = (output - zero) * scale
+        outputs.append(output)
+    names = [operation["op_name"] for operation in interpreter._get_ops_details()]
+    return np.concatenate(outputs), [name for name in names if name != "DELEGATE"]
+
+
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 __all__ = ["CROSS_ENTROPY", "KINDS", "LEGACY", "LEGACY_REASON", "DBFConv2D", "DBFDense", "alike", "examples", "images"]
-__all__ += ["inputs", "keras", "layers", "network", "networks", "numpy", "ops", "pair"]
+__all__ += ["inputs", "keras", "layers", "network", "networks", "numpy", "ops", "pair", "run_file"]
