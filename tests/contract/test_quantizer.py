@@ -15,14 +15,15 @@ pytestmark = [
 ]
 FORMS = ["explicit", "folded", "onthefly"]
 
-# recipe: the largest error, as a share of the largest output.
+# recipe: the largest error, as a share of the largest output. Ranges of static recipes are averages over pictures,
+# which clips the largest numbers.
 RECIPES = {
     "dynamic_wi8_afp32": 0.05,
     "dynamic_wi4_afp32": 0.6,
     "weight_only_wi8_afp32": 0.03,
     "weight_only_wi4_afp32": 0.5,
-    "static_wi8_ai8": 0.1,
-    "static_wi8_ai16": 0.05,
+    "static_wi8_ai8": 0.4,
+    "static_wi8_ai16": 0.4,
 }
 
 
@@ -90,5 +91,8 @@ def test_recipes(files, form, recipe):
         )
     file = quantized(by_form[form], recipe)
     np.testing.assert_allclose(run_file(file, x)[0], expected, rtol=0, atol=RECIPES[recipe] * np.abs(expected).max())
+    if recipe.startswith("static") and form != "twin":
+        errors = [np.abs(run_file(each, x)[0] - expected).mean() for each in (file, quantized(by_form["twin"], recipe))]
+        assert errors[0] < 1.5 * errors[1]
     if form != "onthefly":  # Its coefficients are quantised by `dbf export --quantize weights`.
         assert len(file) < 0.75 * len(by_form[form])
