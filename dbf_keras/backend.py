@@ -47,6 +47,7 @@ if LEGACY:
         pad = staticmethod(_tf.pad)
         reshape = staticmethod(_tf.reshape)
         round = staticmethod(_tf.round)
+        shape = staticmethod(_tf.shape)
         square = staticmethod(_tf.square)
         stop_gradient = staticmethod(_tf.stop_gradient)
         sum = staticmethod(_tf.reduce_sum)

@@ -12,6 +12,7 @@ keeps the first n = max(1, round(ρ·P)) codes of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ def _parity_sign(bits: np.ndarray) -> np.ndarray:
     """(−1)^popcount of indices below 2^32, as int8."""
     for shift in (16, 8, 4, 2, 1):
         bits = bits ^ (bits >> shift)
-    return (1 - 2 * (bits & 1)).astype(np.int8)
+    return 1 - 2 * (bits & 1).astype(np.int8)
 
 
 def ovsf_tree(length: int) -> np.ndarray:
@@ -88,10 +89,49 @@ def ovsf_codes(indices: np.ndarray | int, length: int) -> np.ndarray:
     return _parity_sign(natural[..., None] & np.arange(length))
 
 
-def short_codes(size: int) -> np.ndarray:
-    """The leading block [h_w(c)] of a Sylvester matrix: int8 [size, size], symmetric, row w, column c."""
-    index = np.arange(size)
-    return _parity_sign(index[:, None] & index)
+def short_codes(size: int, indices: np.ndarray | None = None) -> np.ndarray:
+    """Codes h_w(c) of one axis of ``size`` taps: rows of a Sylvester matrix, clipped.
+
+    Args:
+        size: taps.
+        indices: w, [n]; by default 0 to ``size`` − 1, the leading block, which is symmetric.
+
+    Returns:
+        int8 [n, size], row w, column c.
+    """
+    taps = np.arange(size, dtype=np.uint32)
+    return _parity_sign((taps if indices is None else np.asarray(indices, np.uint32))[:, None] & taps)
+
+
+# Codes up to this length are multiplied with in one matrix product; with longer ones, several smaller products take
+# less than a third of the time.
+_WHOLE = 256
+_MOST_BITS = 6
+
+
+def kronecker_factors(length: int) -> tuple[int, ...]:
+    """Sizes of small Sylvester matrices whose Kronecker product is one of at least a given length.
+
+    A product with the large matrix is one with each of the small, along axes of an array into which the long axis is
+    cut: as many multiply-adds as the sum of the sizes
+    times the length, instead of its square.
+
+    Args:
+        length: taps of an axis, any number.
+
+    Returns:
+        One number up to 256; else numbers up to 64, all but the first powers of two, whose product is at least
+        ``length``, and less than one more in the first would add.
+    """
+    if length <= _WHOLE:
+        return (length,)
+    bits = padded(length).bit_length() - 1
+    count = -(-bits // _MOST_BITS)
+    even = bits - -(-bits // count)
+    zeros = (length & -length).bit_length() - 1  # Factors of 2, of which more would take padding.
+    low = min(even, max(zeros, bits - _MOST_BITS))
+    sizes = [1 << (low + index) // (count - 1) for index in range(count - 1)]
+    return -(-length >> low), *sizes
 
 
 def _require_power_of_two(length: int) -> None:

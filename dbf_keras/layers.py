@@ -182,7 +182,7 @@ class DBFDense(ContractsMixin, FoldedMixin, keras.layers.Dense):
         self.built = True
 
     def _convolve(self, inputs: Any, kernel: Any) -> Any:
-        return ops.tensordot(inputs, kernel, axes=1)
+        return ops.matmul(inputs, kernel)
 
     @property
     def twin_shape(self) -> tuple[int, ...]:

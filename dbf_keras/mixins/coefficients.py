@@ -20,7 +20,17 @@ _MOST_INVERTED_TAPS = 121
 
 def take_codes(alpha: Any, places: np.ndarray) -> Any:
     """The coefficients at these places of α [n, K]; place n stands for zeros, as of a code that is not kept."""
-    return ops.take(ops.pad(alpha, [[0, 1], [0, 0]]), places.astype(np.int32), axis=0)
+    kept = alpha.shape[0]
+    zero = places == kept
+    if zero.any():
+        rows = kept + np.count_nonzero(zero)
+        places = np.where(zero, kept - 1 + np.cumsum(zero), places)
+        # TFLite's converter computes an operation on constants ahead of time only if that doubles them at most.
+        while kept < rows:
+            more = min(kept, rows - kept)
+            alpha = ops.pad(alpha, [[0, more], [0, 0]])
+            kept += more
+    return ops.take(alpha, places.astype(np.int32), axis=0)
 
 
 def rounded(alpha: Any, bits: int) -> Any:

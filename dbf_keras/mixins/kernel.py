@@ -1,4 +1,4 @@
-"""The kernel that a layer generates from its coefficients: products with small Hadamard blocks, never a P×P matrix."""
+"""The kernel that a layer generates from its coefficients: products with small Sylvester matrices, never P×P."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from dbf_keras import codes as dbf_codes
 from dbf_keras.backend import ops
 from dbf_keras.mixins.coefficients import CoefficientsMixin, take_codes
+from dbf_keras.mixins.transforms import combine
 
 
 class GeneratedKernelMixin(CoefficientsMixin):
@@ -30,9 +31,11 @@ class GeneratedKernelMixin(CoefficientsMixin):
     def _spatial_transform(self, grid: Any) -> Any:
         """Applies the two spatial blocks to [kh, kw, channels, K]."""
         kh, kw, channels, filters = grid.shape
-        vertical = ops.matmul(self._block(kh), ops.reshape(grid, (kh, kw * channels * filters)))
-        horizontal = ops.matmul(self._block(kw), ops.reshape(vertical, (kh, kw, channels * filters)))
-        return ops.reshape(horizontal, (kh, kw, channels, filters))
+        if kh > 1:
+            grid = ops.matmul(self._block(kh), ops.reshape(grid, (kh, kw * channels * filters)))
+        if kw > 1:
+            grid = ops.matmul(self._block(kw), ops.reshape(grid, (kh, kw, channels * filters)))
+        return ops.reshape(grid, (kh, kw, channels, filters))
 
     def _block(self, size: int) -> Any:
         return ops.cast(dbf_codes.short_codes(size), self.compute_dtype)
@@ -46,19 +49,13 @@ class GeneratedKernelMixin(CoefficientsMixin):
         places = np.full(kh * kw * channels, len(codes))
         places[codes] = np.arange(len(codes))
         grid = self._take(places)
-        spatial = self._spatial_transform(ops.reshape(grid, (kh, kw, channels, grid.shape[-1])))
-        return ops.matmul(self._block(channels), spatial)
+        filters = grid.shape[-1]
+        spatial = self._spatial_transform(ops.reshape(grid, (kh, kw, channels, filters)))
+        return combine(ops.reshape(spatial, (kh * kw, channels, filters)), channels)
 
     def _sp_ovsf_kernel(self) -> Any:
         taps = math.prod(self.filter_shape)
         length = dbf_codes.padded(taps)
-        bits = length.bit_length() - 1
         count, filters = self.coefficients.shape
-        tree = dbf_codes.bit_reverse(np.arange(length), bits)  # Tree index of every natural index.
-        flat = self._take(np.minimum(tree, count))
-        # H_L = H_a ⊗ H_b with a·b = L: two products with matrices of about √L.
-        high = 1 << (bits // 2)
-        low = length // high
-        flat = ops.matmul(self._block(high), ops.reshape(flat, (high, low * filters)))
-        flat = ops.reshape(ops.matmul(self._block(low), ops.reshape(flat, (high, low, filters))), (length, filters))
-        return flat[:taps]
+        tree = dbf_codes.bit_reverse(np.arange(length), length.bit_length() - 1)  # Tree index of every natural index.
+        return combine(ops.reshape(self._take(np.minimum(tree, count)), (1, length, filters)), taps)
