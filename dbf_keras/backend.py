@@ -74,6 +74,7 @@ __all__ = [
     "computing_in",
     "convolution",
     "keras",
+    "may_be_exported",
     "on_accelerator",
     "ops",
     "own_variables",
@@ -120,6 +121,37 @@ def _set_policy(layer: keras.layers.Layer, policy: Any) -> None:
 def own_variables(layer: keras.layers.Layer) -> list:
     """The trainable variables of a layer itself, without those of layers inside it."""
     return list(layer._trainable_weights if LEGACY else layer._trainable_variables)
+
+
+# Functions that loops over data compile: those of Keras and of `dbf_keras.train.engine`.
+_LOOPS = {
+    "multi_step_on_data",
+    "multi_step_on_images",
+    "multi_step_on_iterator",
+    "one_step_on_data",
+    "one_step_on_data_distributed",
+}
+if LEGACY:
+    _LOOPS |= {"predict_function", "test_function", "train_function"}
+
+
+def may_be_exported() -> bool:
+    """Whether a call is being compiled by TensorFlow for whatever comes, maybe a file for inference.
+
+    Not so are calls that are computed at once, and those that Keras compiles for ``fit``, ``evaluate`` and ``predict``.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return False
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        if getattr(graph, "name", None) in _LOOPS:
+            return False
+        graph = getattr(graph, "outer_graph", None)
+    return True
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dbf_keras.backend import convolution, keras, on_accelerator, ops
+from dbf_keras.backend import convolution, keras, may_be_exported, on_accelerator, ops
 from dbf_keras.folding import Folding, Steps
 from dbf_keras.mixins.kernel import GeneratedKernelMixin
 from dbf_keras.mixins.transforms import Projection, combine
@@ -47,12 +47,16 @@ class FoldedMixin(GeneratedKernelMixin):
             return
         self._folding, self._projection = folding, projection
 
-    def _folds(self, inputs: Any) -> bool:
+    def _folds(self, inputs: Any, training: Any = None) -> bool:
         """Whether to compute in folded form: on CPUs, where the zeros around the images are known.
 
-        On a GPU dense filters are faster: what its libraries are made for counts more than work.
+        On a GPU dense filters are faster: what its libraries are made for counts more than work. In what may be
+        exported, filters are generated, so that TFLite's converter finds a plain layer with constant filters.
         """
         if self._folding is None or on_accelerator():
+            return False
+        trained = isinstance(training, bool | int) and training  # A tensor in some graphs of Keras 2.
+        if not trained and may_be_exported():
             return False
         return self._folding.knows_margins(inputs.shape[1:-1], getattr(self, "padding", "valid"))
 
@@ -86,7 +90,7 @@ class FoldedMixin(GeneratedKernelMixin):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """The plain twin's computation with the generated filters, in folded form where that is less work."""
-        folding = self._folding if training and self._folds(inputs) else None
+        folding = self._folding if self._folds(inputs, training) else None
         kernel = self.kernel if folding is None or self.kernel_regularizer is not None else None
         outputs = self._convolve(inputs, kernel) if folding is None else self._folded_convolution(inputs, folding)
         if self.kernel_regularizer is not None:
