@@ -25,7 +25,6 @@ if LEGACY:
         """The functions of ``keras.ops`` that the layers use, in TensorFlow."""
 
         abs = staticmethod(_tf.abs)
-        argmin = staticmethod(_tf.argmin)
         average_pool = staticmethod(
             lambda x, pool_size, strides, padding, data_format: _tf.nn.avg_pool2d(
                 x, pool_size, strides, padding.upper()
@@ -44,6 +43,7 @@ if LEGACY:
         matmul = staticmethod(_tf.matmul)
         max = staticmethod(_tf.reduce_max)
         maximum = staticmethod(_tf.maximum)
+        minimum = staticmethod(_tf.minimum)
         pad = staticmethod(_tf.pad)
         reshape = staticmethod(_tf.reshape)
         round = staticmethod(_tf.round)
@@ -53,6 +53,7 @@ if LEGACY:
         sum = staticmethod(_tf.reduce_sum)
         take = staticmethod(_tf.gather)
         tensordot = staticmethod(_tf.tensordot)
+        where = staticmethod(_tf.where)
 
     ops: Any = _TensorFlowOps
 else:
