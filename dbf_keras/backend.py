@@ -25,6 +25,7 @@ if LEGACY:
         """The functions of ``keras.ops`` that the layers use, in TensorFlow."""
 
         abs = staticmethod(_tf.abs)
+        add = staticmethod(_tf.add)
         average_pool = staticmethod(
             lambda x, pool_size, strides, padding, data_format: _tf.nn.avg_pool2d(
                 x, pool_size, strides, padding.upper()

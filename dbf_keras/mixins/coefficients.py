@@ -226,7 +226,10 @@ class CoefficientsMixin(MixinBase):
     @property
     def rounded_coefficients(self) -> Any:
         """α as the layer computes with it [n, filters], float32: rounded to `alpha_bits` if they are given."""
-        held = ops.convert_to_tensor(self.coefficients)
+        return self._rounded(ops.convert_to_tensor(self.coefficients))
+
+    def _rounded(self, held: Any) -> Any:
+        """`rounded_coefficients` of some filters, of whose variable's numbers [n, K] that takes."""
         if self.alpha_bits is not None:
             held = rounded(held, self.alpha_bits)
         return held / self.coefficient_scale if self.unit_norm else held

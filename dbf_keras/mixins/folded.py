@@ -10,6 +10,7 @@ import numpy as np
 
 from dbf_keras.backend import convolution, keras, may_be_exported, on_accelerator, ops
 from dbf_keras.folding import Folding, Steps
+from dbf_keras.mixins.coefficients import take_codes
 from dbf_keras.mixins.kernel import GeneratedKernelMixin
 from dbf_keras.mixins.transforms import Projection, combine
 
@@ -63,7 +64,8 @@ class FoldedMixin(GeneratedKernelMixin):
     def _folded_kernel(self, folding: Folding) -> Any:
         """The kernel of the convolution that is left, in the layout of the twin's."""
         kh, kw = folding.kernel_size
-        alpha = self._take(np.argsort(self._grid_codes))  # Ascending codes are sorted by (u, v, w).
+        alpha = ops.cast(self.rounded_coefficients, self.compute_dtype)
+        alpha = take_codes(alpha, np.argsort(self._grid_codes))  # Ascending codes are sorted by (u, v, w).
         kernel = self._spatial_transform(ops.reshape(alpha, (kh, kw, len(folding.channels), alpha.shape[-1])))
         if not folding.projected:
             kernel = ops.reshape(kernel, (kh * kw, *kernel.shape[2:]))
@@ -96,5 +98,5 @@ class FoldedMixin(GeneratedKernelMixin):
         if self.kernel_regularizer is not None:
             self.add_loss(self.kernel_regularizer(kernel))
         if self.bias is not None:
-            outputs = outputs + ops.cast(self.bias, self.compute_dtype)
+            outputs = ops.add(outputs, ops.cast(self.bias, self.compute_dtype))
         return outputs if self.activation is None else self.activation(outputs)

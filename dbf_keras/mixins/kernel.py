@@ -10,7 +10,11 @@ import numpy as np
 from dbf_keras import codes as dbf_codes
 from dbf_keras.backend import ops
 from dbf_keras.mixins.coefficients import CoefficientsMixin, take_codes
-from dbf_keras.mixins.transforms import combine
+from dbf_keras.mixins.transforms import block, combine
+
+# The most numbers of a kernel that are generated at once, 64 MiB of float32. TFLite's converter computes nothing ahead of
+# time that reads more than 128 MiB.
+_MOST_NUMBERS = 1 << 24
 
 
 class GeneratedKernelMixin(CoefficientsMixin):
@@ -25,7 +29,13 @@ class GeneratedKernelMixin(CoefficientsMixin):
         """The generated filters (paper Eq. 1), in the shape of the plain twin's kernel."""
         if not self.built:
             raise AttributeError(f"Layer '{self.name}' has no kernel before it is built.")
-        kernel = self._sp_ovsf_kernel() if self.codes is None else self._grid_kernel()
+        held = ops.convert_to_tensor(self.coefficients)
+        filters = held.shape[1]
+        step = max(1, _MOST_NUMBERS // math.prod(self.filter_shape))
+        parts = [held] if filters <= step else [held[:, start : start + step] for start in range(0, filters, step)]
+        generate = self._sp_ovsf_kernel if self.codes is None else self._grid_kernel
+        kernels = [generate(ops.cast(self._rounded(part), self.compute_dtype)) for part in parts]
+        kernel = kernels[0] if len(kernels) == 1 else ops.concatenate(kernels, axis=-1)
         return ops.reshape(kernel, self.twin_shape)
 
     def _spatial_transform(self, grid: Any) -> Any:
@@ -38,24 +48,18 @@ class GeneratedKernelMixin(CoefficientsMixin):
         return ops.reshape(grid, (kh, kw, channels, filters))
 
     def _block(self, size: int) -> Any:
-        return ops.cast(dbf_codes.short_codes(size), self.compute_dtype)
+        return block(size, self.compute_dtype)
 
-    def _take(self, places: np.ndarray) -> Any:
-        """`take_codes` of what the layer computes with."""
-        return take_codes(ops.cast(self.rounded_coefficients, self.compute_dtype), places)
-
-    def _grid_kernel(self) -> Any:
+    def _grid_kernel(self, alpha: Any) -> Any:
         (kh, kw, channels), codes = self.filter_shape, self._grid_codes
         places = np.full(kh * kw * channels, len(codes))
         places[codes] = np.arange(len(codes))
-        grid = self._take(places)
-        filters = grid.shape[-1]
-        spatial = self._spatial_transform(ops.reshape(grid, (kh, kw, channels, filters)))
-        return combine(ops.reshape(spatial, (kh * kw, channels, filters)), channels)
+        spatial = self._spatial_transform(ops.reshape(take_codes(alpha, places), (kh, kw, channels, alpha.shape[1])))
+        return combine(ops.reshape(spatial, (kh * kw, channels, alpha.shape[1])), channels)
 
-    def _sp_ovsf_kernel(self) -> Any:
+    def _sp_ovsf_kernel(self, alpha: Any) -> Any:
         taps = math.prod(self.filter_shape)
         length = dbf_codes.padded(taps)
-        count, filters = self.coefficients.shape
+        count, filters = alpha.shape
         tree = dbf_codes.bit_reverse(np.arange(length), length.bit_length() - 1)  # Tree index of every natural index.
-        return combine(ops.reshape(self._take(np.minimum(tree, count)), (1, length, filters)), taps)
+        return combine(ops.reshape(take_codes(alpha, np.minimum(tree, count)), (1, length, filters)), taps)

@@ -14,6 +14,17 @@ from dbf_keras.backend import ops
 _SLOWDOWN = 2
 
 
+def block(size: int, dtype: Any, indices: np.ndarray | None = None) -> Any:
+    """`dbf_keras.codes.short_codes` as a tensor of a floating type."""
+    # Not cast from int8 in the graph: TFLite's converter computes nothing ahead of time that is four times as large.
+    return ops.cast(dbf_codes.short_codes(size, indices).astype(np.float32), dtype)
+
+
+def transposed_block(size: int, dtype: Any, indices: np.ndarray) -> Any:
+    """`block`, a code a column."""
+    return ops.cast(dbf_codes.short_codes(size, indices).T.astype(np.float32), dtype)
+
+
 def combine(grid: Any, taps: int) -> Any:
     """Combinations of codes: the sums of codes 0, 1, … of one axis, each times its coefficient.
 
@@ -33,8 +44,7 @@ def combine(grid: Any, taps: int) -> Any:
     count = rows
     for size, kept in zip(factors, (high, *factors[1:]), strict=True):
         left //= size
-        matrix = dbf_codes.short_codes(kept, np.arange(size)).T
-        grid = ops.matmul(ops.cast(matrix, grid.dtype), ops.reshape(grid, (count, size, left * filters)))
+        grid = ops.matmul(transposed_block(kept, grid.dtype, np.arange(size)), ops.reshape(grid, (count, size, left * filters)))
         count *= kept
     grid = ops.reshape(grid, (rows, count // rows, filters))
     return grid if count == rows * taps else grid[:, :taps]
@@ -75,20 +85,18 @@ class Projection:
     def __call__(self, inputs: Any) -> Any:
         """Projects [..., C] to [..., |W|]."""
         if not self.factored:
-            matrix = dbf_codes.short_codes(self._channels, self._codes).T
-            return ops.tensordot(inputs, ops.cast(matrix, inputs.dtype), axes=1)
+            return ops.tensordot(inputs, transposed_block(self._channels, inputs.dtype, self._codes), axes=1)
         *outer, _ = ops.shape(inputs)
         left = math.prod(self._factors)
         x = ops.reshape(inputs, (-1, self._channels))
         if left > self._channels:
             x = ops.pad(x, [[0, 0], [0, left - self._channels]])
         # The last axis first: what reads neighbouring numbers may leave the fewest.
-        matrix = dbf_codes.short_codes(self._factors[-1], self._kept[-1]).T
-        x = ops.matmul(ops.reshape(x, (-1, self._factors[-1])), ops.cast(matrix, x.dtype))
-        count = len(self._kept[-1])
+        last, kept = self._factors[-1], self._kept[-1]
+        x = ops.matmul(ops.reshape(x, (-1, last)), transposed_block(last, x.dtype, kept))
+        count = len(kept)
         for size, kept in zip(self._factors[-2::-1], self._kept[-2::-1], strict=True):
-            matrix = dbf_codes.short_codes(size, kept)
-            x = ops.matmul(ops.cast(matrix, x.dtype), ops.reshape(x, (-1, size, count)))
+            x = ops.matmul(block(size, x.dtype, kept), ops.reshape(x, (-1, size, count)))
             count *= len(kept)
         x = ops.reshape(x, (-1, count))
         if len(self._codes) < count:
