@@ -49,6 +49,7 @@ if LEGACY:
         reshape = staticmethod(_tf.reshape)
         round = staticmethod(_tf.round)
         shape = staticmethod(_tf.shape)
+        slice = staticmethod(_tf.slice)
         square = staticmethod(_tf.square)
         stop_gradient = staticmethod(_tf.stop_gradient)
         sum = staticmethod(_tf.reduce_sum)

@@ -17,6 +17,9 @@ _CLIPPING = np.linspace(0.4, 1, 13, dtype=np.float32)
 # The most spatial taps (kh·kw) of a kernel whose Gram matrix is inverted: a block has as many numbers as this squared.
 _MOST_INVERTED_TAPS = 121
 
+# Rows of a kernel that are compared at once.
+_ROWS = 256
+
 
 def take_codes(alpha: Any, places: np.ndarray) -> Any:
     """The coefficients at these places of α [n, K]; place n stands for zeros, as of a code that is not kept."""
@@ -181,13 +184,20 @@ class CoefficientsMixin(MixinBase):
         """
         if not self.built:
             raise ValueError(f"Build layer '{self.name}' before fitting it.")
-        kernel = np.asarray(kernel, np.float64)
+        kernel = np.asarray(kernel)
         expected = self.twin_shape
         if kernel.shape != expected:
             raise ValueError(f"Layer '{self.name}' has filters of shape {expected}; got {kernel.shape}.")
         self.coefficients.assign((self._fit(kernel) * self.coefficient_scale).astype(np.float32))
-        error = np.linalg.norm(ops.convert_to_numpy(self.kernel) - kernel)
-        return float(error / max(np.linalg.norm(kernel), np.finfo(np.float64).tiny))
+        generated, given = (
+            np.reshape(taps, (-1, kernel.shape[-1])) for taps in (ops.convert_to_numpy(self.kernel), kernel)
+        )
+        error, energy = 0.0, np.finfo(np.float64).tiny
+        for row in range(0, len(given), _ROWS):  # In float64, which the whole kernel might be too large for.
+            part = np.asarray(given[row : row + _ROWS], np.float64)
+            error += np.sum(np.square(generated[row : row + _ROWS] - part))
+            energy += np.sum(np.square(part))
+        return math.sqrt(error / energy)
 
     @property
     def twin_shape(self) -> tuple[int, ...]:

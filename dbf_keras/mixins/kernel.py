@@ -12,8 +12,8 @@ from dbf_keras.backend import ops
 from dbf_keras.mixins.coefficients import CoefficientsMixin, take_codes
 from dbf_keras.mixins.transforms import block, combine
 
-# The most numbers of a kernel that are generated at once, 64 MiB of float32. TFLite's converter computes nothing ahead of
-# time that reads more than 128 MiB.
+# The most numbers of a kernel that are generated at once, 64 MiB of float32. TFLite's converter computes nothing ahead
+# of time that reads more than 128 MiB.
 _MOST_NUMBERS = 1 << 24
 
 
@@ -30,9 +30,14 @@ class GeneratedKernelMixin(CoefficientsMixin):
         if not self.built:
             raise AttributeError(f"Layer '{self.name}' has no kernel before it is built.")
         held = ops.convert_to_tensor(self.coefficients)
-        filters = held.shape[1]
+        count, filters = held.shape
         step = max(1, _MOST_NUMBERS // math.prod(self.filter_shape))
-        parts = [held] if filters <= step else [held[:, start : start + step] for start in range(0, filters, step)]
+        # `slice` and not an index: of α that is larger yet, the converter computes only that.
+        parts = (
+            [held]
+            if filters <= step
+            else [ops.slice(held, (0, start), (count, min(step, filters - start))) for start in range(0, filters, step)]
+        )
         generate = self._sp_ovsf_kernel if self.codes is None else self._grid_kernel
         kernels = [generate(ops.cast(self._rounded(part), self.compute_dtype)) for part in parts]
         kernel = kernels[0] if len(kernels) == 1 else ops.concatenate(kernels, axis=-1)

@@ -44,7 +44,9 @@ def combine(grid: Any, taps: int) -> Any:
     count = rows
     for size, kept in zip(factors, (high, *factors[1:]), strict=True):
         left //= size
-        grid = ops.matmul(transposed_block(kept, grid.dtype, np.arange(size)), ops.reshape(grid, (count, size, left * filters)))
+        grid = ops.matmul(
+            transposed_block(kept, grid.dtype, np.arange(size)), ops.reshape(grid, (count, size, left * filters))
+        )
         count *= kept
     grid = ops.reshape(grid, (rows, count // rows, filters))
     return grid if count == rows * taps else grid[:, :taps]
