@@ -26,7 +26,6 @@ if LEGACY:
 
         abs = staticmethod(_tf.abs)
         add = staticmethod(_tf.add)
-        argmin = staticmethod(_tf.argmin)
         average_pool = staticmethod(
             lambda x, pool_size, strides, padding, data_format: _tf.nn.avg_pool2d(
                 x, pool_size, strides, padding.upper()
@@ -45,14 +44,18 @@ if LEGACY:
         matmul = staticmethod(_tf.matmul)
         max = staticmethod(_tf.reduce_max)
         maximum = staticmethod(_tf.maximum)
+        minimum = staticmethod(_tf.minimum)
         pad = staticmethod(_tf.pad)
         reshape = staticmethod(_tf.reshape)
         round = staticmethod(_tf.round)
+        shape = staticmethod(_tf.shape)
+        slice = staticmethod(_tf.slice)
         square = staticmethod(_tf.square)
         stop_gradient = staticmethod(_tf.stop_gradient)
         sum = staticmethod(_tf.reduce_sum)
         take = staticmethod(_tf.gather)
         tensordot = staticmethod(_tf.tensordot)
+        where = staticmethod(_tf.where)
 
     ops: Any = _TensorFlowOps
 else:
@@ -74,6 +77,7 @@ __all__ = [
     "computing_in",
     "convolution",
     "keras",
+    "may_be_exported",
     "on_accelerator",
     "ops",
     "own_variables",
@@ -121,6 +125,37 @@ def _set_policy(layer: keras.layers.Layer, policy: Any) -> None:
 def own_variables(layer: keras.layers.Layer) -> list:
     """The trainable variables of a layer itself, without those of layers inside it."""
     return list(layer._trainable_weights if LEGACY else layer._trainable_variables)
+
+
+# Functions that loops over data compile: those of Keras and of `dbf_keras.train.engine`.
+_LOOPS = {
+    "multi_step_on_data",
+    "multi_step_on_images",
+    "multi_step_on_iterator",
+    "one_step_on_data",
+    "one_step_on_data_distributed",
+}
+if LEGACY:
+    _LOOPS |= {"predict_function", "test_function", "train_function"}
+
+
+def may_be_exported() -> bool:
+    """Whether a call is being compiled by TensorFlow for whatever comes, maybe a file for inference.
+
+    Not so are calls that are computed at once, and those that Keras compiles for ``fit``, ``evaluate`` and ``predict``.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return False
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        if getattr(graph, "name", None) in _LOOPS:
+            return False
+        graph = getattr(graph, "outer_graph", None)
+    return True
 
 
 @functools.cache

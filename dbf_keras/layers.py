@@ -189,8 +189,7 @@ class DBFDense(ContractsMixin, FoldedMixin, keras.layers.Dense):
         self.built = True
 
     def _convolve(self, inputs: Any, kernel: Any) -> Any:
-        # On two axes, a product is one op to the converter.
-        return ops.matmul(inputs, kernel) if len(inputs.shape) == 2 else ops.tensordot(inputs, kernel, axes=1)
+        return ops.matmul(inputs, kernel)
 
     @property
     def twin_shape(self) -> tuple[int, ...]:

@@ -17,10 +17,23 @@ _CLIPPING = np.linspace(0.4, 1, 13, dtype=np.float32)
 # The most spatial taps (kh·kw) of a kernel whose Gram matrix is inverted: a block has as many numbers as this squared.
 _MOST_INVERTED_TAPS = 121
 
+# Rows of a kernel that are compared at once.
+_ROWS = 256
+
 
 def take_codes(alpha: Any, places: np.ndarray) -> Any:
     """The coefficients at these places of α [n, K]; place n stands for zeros, as of a code that is not kept."""
-    return ops.take(ops.pad(alpha, [[0, 1], [0, 0]]), places.astype(np.int32), axis=0)
+    kept = alpha.shape[0]
+    zero = places == kept
+    if zero.any():
+        rows = kept + np.count_nonzero(zero)
+        places = np.where(zero, kept - 1 + np.cumsum(zero), places)
+        # TFLite's converter computes an operation on constants ahead of time only if that doubles them at most.
+        while kept < rows:
+            more = min(kept, rows - kept)
+            alpha = ops.pad(alpha, [[0, more], [0, 0]])
+            kept += more
+    return ops.take(alpha, places.astype(np.int32), axis=0)
 
 
 def rounded(alpha: Any, bits: int) -> Any:
@@ -32,10 +45,16 @@ def rounded(alpha: Any, bits: int) -> Any:
     def at(scales: Any) -> Any:
         return ops.clip(ops.round(held / scales), -largest, largest) * scales
 
-    trials = ops.reshape(unclipped, (1, 1, -1)) * _CLIPPING[:, None, None]
-    errors = ops.sum(ops.square(at(trials) - held), axis=1)
-    best = ops.take(_CLIPPING, ops.argmin(errors, axis=0), axis=0)
-    return alpha + ops.stop_gradient(at(unclipped * best) - held)
+    def error(scales: Any) -> Any:
+        return ops.sum(ops.square(at(scales) - held), axis=0)
+
+    # One by one: all at once would take so many times α's memory, and TFLite's converter would not compute it.
+    best, least = unclipped * _CLIPPING[0], error(unclipped * _CLIPPING[0])
+    for share in _CLIPPING[1:]:
+        trial = unclipped * share
+        found = error(trial)
+        best, least = ops.where(found < least, trial, best), ops.minimum(found, least)
+    return alpha + ops.stop_gradient(at(best) - held)
 
 
 class CoefficientsMixin(MixinBase):
@@ -181,13 +200,20 @@ class CoefficientsMixin(MixinBase):
         """
         if not self.built:
             raise ValueError(f"Build layer '{self.name}' before fitting it.")
-        kernel = np.asarray(kernel, np.float64)
+        kernel = np.asarray(kernel)
         expected = self.twin_shape
         if kernel.shape != expected:
             raise ValueError(f"Layer '{self.name}' has filters of shape {expected}; got {kernel.shape}.")
         self.coefficients.assign((self._fit(kernel) * self.coefficient_scale).astype(np.float32))
-        error = np.linalg.norm(ops.convert_to_numpy(self.kernel) - kernel)
-        return float(error / max(np.linalg.norm(kernel), np.finfo(np.float64).tiny))
+        generated, given = (
+            np.reshape(taps, (-1, kernel.shape[-1])) for taps in (ops.convert_to_numpy(self.kernel), kernel)
+        )
+        error, energy = 0.0, np.finfo(np.float64).tiny
+        for row in range(0, len(given), _ROWS):  # In float64, which the whole kernel might be too large for.
+            part = np.asarray(given[row : row + _ROWS], np.float64)
+            error += np.sum(np.square(generated[row : row + _ROWS] - part))
+            energy += np.sum(np.square(part))
+        return math.sqrt(error / energy)
 
     @property
     def twin_shape(self) -> tuple[int, ...]:
@@ -226,7 +252,10 @@ class CoefficientsMixin(MixinBase):
     @property
     def rounded_coefficients(self) -> Any:
         """α as the layer computes with it [n, filters], float32: rounded to `alpha_bits` if they are given."""
-        held = ops.convert_to_tensor(self.coefficients)
+        return self._rounded(ops.convert_to_tensor(self.coefficients))
+
+    def _rounded(self, held: Any) -> Any:
+        """`rounded_coefficients` of some filters, of whose variable's numbers [n, K] that takes."""
         if self.alpha_bits is not None:
             held = rounded(held, self.alpha_bits)
         return held / self.coefficient_scale if self.unit_norm else held
