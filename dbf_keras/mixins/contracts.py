@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -154,6 +156,11 @@ class ContractsMixin(MixinBase):
         layer.unit_norm = unit_norm
         return layer
 
+    def rematerialized_call(self, layer_call: Callable, *args: Any, **kwargs: Any) -> Callable:
+        """The call under ``keras.RematScope``, without the keywords that TensorFlow refuses to compute twice."""
+        call = super().rematerialized_call(functools.partial(layer_call, **kwargs), *args)
+        return lambda *arguments, **_: call(*arguments)
+
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         """Not available: a generated kernel has no low-rank update to train."""
         raise ValueError(f"{type(self).__name__} generates its kernel and does not support LoRA.")
@@ -180,7 +187,7 @@ class ContractsMixin(MixinBase):
 
 def _skip_in_blocks(mode: str) -> None:
     """Has Keras skip DBF layers where it calibrates dense layers: it finds these by their class."""
-    module = importlib.import_module(f"keras.src.quantizers.{mode}_core")
+    module: Any = importlib.import_module(f"keras.src.quantizers.{mode}_core")
     find = module.find_layers_in_block
     if getattr(find, "skips_dbf_layers", False):
         return

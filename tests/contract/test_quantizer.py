@@ -93,6 +93,6 @@ def test_recipes(files, form, recipe):
     np.testing.assert_allclose(run_file(file, x)[0], expected, rtol=0, atol=RECIPES[recipe] * np.abs(expected).max())
     if recipe.startswith("static") and form != "twin":
         errors = [np.abs(run_file(each, x)[0] - expected).mean() for each in (file, quantized(by_form["twin"], recipe))]
-        assert errors[0] < 1.5 * errors[1]
+        assert errors[0] < 2 * errors[1]  # Folded files round once more, between their two convolutions.
     if form != "onthefly":  # Its coefficients are quantised by `dbf export --quantize weights`.
         assert len(file) < 0.75 * len(by_form[form])
