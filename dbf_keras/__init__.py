@@ -40,6 +40,11 @@ def _import_backend(_: Any) -> None:
         importlib.import_module("dbf_keras.backend")
 
 
+def _register_with_model_optimization(_: Any) -> None:
+    """Tells tensorflow-model-optimization of the layers."""
+    importlib.import_module("dbf_keras.model_optimization").register()
+
+
 def _register_with_keras() -> None:
     """Calls `_register` when Keras is imported, or now if it is."""
     with contextlib.suppress(ImportError):  # A board has neither wrapt nor Keras.
@@ -48,6 +53,8 @@ def _register_with_keras() -> None:
         legacy = os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true")
         wrapt.register_post_import_hook(_register, "dbf_keras.backend")
         wrapt.register_post_import_hook(_import_backend, "tf_keras" if legacy else "keras")
+        if legacy:  # It knows no other Keras.
+            wrapt.register_post_import_hook(_register_with_model_optimization, "tensorflow_model_optimization")
 
 
 _register_with_keras()

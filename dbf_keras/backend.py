@@ -25,7 +25,7 @@ if LEGACY:
         """The functions of ``keras.ops`` that the layers use, in TensorFlow."""
 
         abs = staticmethod(_tf.abs)
-        argmin = staticmethod(_tf.argmin)
+        add = staticmethod(_tf.add)
         average_pool = staticmethod(
             lambda x, pool_size, strides, padding, data_format: _tf.nn.avg_pool2d(
                 x, pool_size, strides, padding.upper()
@@ -51,13 +51,16 @@ if LEGACY:
         pad = staticmethod(_tf.pad)
         reshape = staticmethod(_tf.reshape)
         round = staticmethod(_tf.round)
+        shape = staticmethod(_tf.shape)
         sign = staticmethod(_tf.sign)
+        slice = staticmethod(_tf.slice)
         sqrt = staticmethod(_tf.sqrt)
         square = staticmethod(_tf.square)
         stop_gradient = staticmethod(_tf.stop_gradient)
         sum = staticmethod(_tf.reduce_sum)
         take = staticmethod(_tf.gather)
         tensordot = staticmethod(_tf.tensordot)
+        where = staticmethod(_tf.where)
 
     ops: Any = _TensorFlowOps
 else:
@@ -79,6 +82,7 @@ __all__ = [
     "computing_in",
     "convolution",
     "keras",
+    "may_be_exported",
     "on_accelerator",
     "ops",
     "own_variables",
@@ -104,11 +108,12 @@ def all_layers(model: keras.Model) -> list:
 @contextlib.contextmanager
 def computing_in(policy: str, layers: Iterable) -> Iterator[None]:
     """Has layers compute by a dtype policy, such as ``"mixed_bfloat16"``, while the context lasts."""
-    before = [(layer, layer.dtype_policy) for layer in layers]
+    # The attribute and not its setter, which writes into a map of policies and quantises layers.
+    meant = keras.mixed_precision.Policy(policy) if LEGACY else keras.dtype_policies.get(policy)
+    before = [(layer, layer._dtype_policy) for layer in layers]
     try:
-        for layer, own in before:
-            if own.name != policy:
-                _set_policy(layer, policy)
+        for layer, _ in before:
+            _set_policy(layer, meant)
         yield
     finally:
         for layer, own in before:
@@ -119,12 +124,43 @@ def _set_policy(layer: keras.layers.Layer, policy: Any) -> None:
     if LEGACY:
         layer._set_dtype_policy(policy)
     else:
-        layer.dtype_policy = policy
+        layer._dtype_policy = policy
 
 
 def own_variables(layer: keras.layers.Layer) -> list:
     """The trainable variables of a layer itself, without those of layers inside it."""
     return list(layer._trainable_weights if LEGACY else layer._trainable_variables)
+
+
+# Functions that loops over data compile: those of Keras and of `dbf_keras.train.engine`.
+_LOOPS = {
+    "multi_step_on_data",
+    "multi_step_on_images",
+    "multi_step_on_iterator",
+    "one_step_on_data",
+    "one_step_on_data_distributed",
+}
+if LEGACY:
+    _LOOPS |= {"predict_function", "test_function", "train_function"}
+
+
+def may_be_exported() -> bool:
+    """Whether a call is being compiled by TensorFlow for whatever comes, maybe a file for inference.
+
+    Not so are calls that are computed at once, and those that Keras compiles for ``fit``, ``evaluate`` and ``predict``.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return False
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        if getattr(graph, "name", None) in _LOOPS:
+            return False
+        graph = getattr(graph, "outer_graph", None)
+    return True
 
 
 @functools.cache

@@ -12,6 +12,7 @@ keeps the first n = max(1, round(ρ·P)) codes of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ def _parity_sign(bits: np.ndarray) -> np.ndarray:
     """(−1)^popcount of indices below 2^32, as int8."""
     for shift in (16, 8, 4, 2, 1):
         bits = bits ^ (bits >> shift)
-    return (1 - 2 * (bits & 1)).astype(np.int8)
+    return 1 - 2 * (bits & 1).astype(np.int8)
 
 
 def ovsf_tree(length: int) -> np.ndarray:
@@ -88,10 +89,49 @@ def ovsf_codes(indices: np.ndarray | int, length: int) -> np.ndarray:
     return _parity_sign(natural[..., None] & np.arange(length))
 
 
-def short_codes(size: int) -> np.ndarray:
-    """The leading block [h_w(c)] of a Sylvester matrix: int8 [size, size], symmetric, row w, column c."""
-    index = np.arange(size)
-    return _parity_sign(index[:, None] & index)
+def short_codes(size: int, indices: np.ndarray | None = None) -> np.ndarray:
+    """Codes h_w(c) of one axis of ``size`` taps: rows of a Sylvester matrix, clipped.
+
+    Args:
+        size: taps.
+        indices: w, [n]; by default 0 to ``size`` − 1, the leading block, which is symmetric.
+
+    Returns:
+        int8 [n, size], row w, column c.
+    """
+    taps = np.arange(size, dtype=np.uint32)
+    return _parity_sign((taps if indices is None else np.asarray(indices, np.uint32))[:, None] & taps)
+
+
+# Codes up to this length are multiplied with in one matrix product; with longer ones, several smaller products take
+# less than a third of the time.
+_WHOLE = 256
+_MOST_BITS = 6
+
+
+def kronecker_factors(length: int) -> tuple[int, ...]:
+    """Sizes of small Sylvester matrices whose Kronecker product is one of at least a given length.
+
+    A product with the large matrix is one with each of the small, along axes of an array into which the long axis is
+    cut: as many multiply-adds as the sum of the sizes
+    times the length, instead of its square.
+
+    Args:
+        length: taps of an axis, any number.
+
+    Returns:
+        One number up to 256; else numbers up to 64, all but the first powers of two, whose product is at least
+        ``length``, and less than one more in the first would add.
+    """
+    if length <= _WHOLE:
+        return (length,)
+    bits = padded(length).bit_length() - 1
+    count = -(-bits // _MOST_BITS)
+    even = bits - -(-bits // count)
+    zeros = (length & -length).bit_length() - 1  # Factors of 2, of which more would take padding.
+    low = min(even, max(zeros, bits - _MOST_BITS))
+    sizes = [1 << (low + index) // (count - 1) for index in range(count - 1)]
+    return -(-length >> low), *sizes
 
 
 def _require_power_of_two(length: int) -> None:
@@ -365,24 +405,37 @@ def fwht(x: np.ndarray, axis: int = -1) -> np.ndarray:
     Returns:
         A new floating array of the same shape.
     """
-    x = np.array(np.moveaxis(x, axis, -1), np.result_type(x, np.float32), order="C")
-    length = x.shape[-1]
+    x = np.moveaxis(x, axis, -1)
+    shape, length = x.shape, x.shape[-1]
     _require_power_of_two(length)
+    # Bits of the index by halves, the lower first, each on the middle axis: NumPy is slow on short last axes.
+    low = 1 << (length.bit_length() - 1) // 2
+    high = length // low
+    lower = np.array(x.reshape(-1, high, low).swapaxes(1, 2), np.result_type(x, np.float32), order="C")
+    _butterflies(lower)
+    upper = np.ascontiguousarray(lower.swapaxes(1, 2))
+    _butterflies(upper)
+    return np.moveaxis(upper.reshape(shape), -1, axis)
+
+
+def _butterflies(x: np.ndarray) -> None:
+    """Transforms the middle axis of [rows, length, neighbours] in place."""
+    rows, length, neighbours = x.shape
     half = 1
-    while half < length:  # Butterflies in place.
-        pairs = x.reshape(*x.shape[:-1], -1, 2, half)
-        low, high = pairs[..., 0, :], pairs[..., 1, :]
+    while half < length:
+        pairs = x.reshape(rows, -1, 2, half * neighbours)
+        low, high = pairs[:, :, 0], pairs[:, :, 1]
         difference = low - high
         low += high
         high[...] = difference
         half *= 2
-    return np.moveaxis(x, -1, axis)
 
 
 def _short_forward(x: np.ndarray) -> np.ndarray:
     """Multiplies the last axis by its leading Sylvester block: pad, transform, clip."""
     size = x.shape[-1]
-    full = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padded(size) - size)])
+    full = np.zeros((*x.shape[:-1], padded(size)), x.dtype)
+    full[..., :size] = x
     return fwht(full)[..., :size]
 
 
@@ -404,14 +457,24 @@ def _short_inverse(x: np.ndarray) -> np.ndarray:
     return np.concatenate([a, b], axis=-1)
 
 
+# Numbers that are transformed at once, so few that a processor's cache holds them.
+_AT_ONCE = 1 << 16
+
+
 def _along_kernel(x: np.ndarray, kernel_shape: KernelShape, transform: Callable) -> np.ndarray:
     x = np.asarray(x)
     if x.shape[-3:] != tuple(kernel_shape):
         raise ValueError(f"Expected an array [..., kh, kw, C] with {tuple(kernel_shape)} last; got shape {x.shape}.")
-    x = x.astype(np.result_type(x, np.float32))
-    for axis in (-3, -2, -1):
-        x = np.moveaxis(transform(np.moveaxis(x, axis, -1)), -1, axis)
-    return x
+    filters = x.reshape(-1, *kernel_shape)
+    result = np.empty(filters.shape, np.result_type(x, np.float32))
+    step = max(1, _AT_ONCE // math.prod(kernel_shape))
+    for start in range(0, len(filters), step):
+        part = filters[start : start + step].astype(result.dtype)
+        for axis in (-3, -2, -1):
+            if part.shape[axis] > 1:
+                part = np.moveaxis(transform(np.moveaxis(part, axis, -1)), -1, axis)
+        result[start : start + step] = part
+    return result.reshape(x.shape)
 
 
 def forward(grid: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
@@ -458,8 +521,8 @@ def analyze(filters: np.ndarray, codes: np.ndarray, kernel_shape: KernelShape) -
 def fit(filters: np.ndarray, codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
     """Least-squares coefficients of given filters on the kept codes (paper Eq. 2).
 
-    Exact when all codes are kept. Otherwise conjugate gradients on the normal equations, whose operator is two fast
-    transforms; on an orthogonal grid the first step is already the solution.
+    Exact when all codes are kept. Otherwise from the normal equations, whose operator is two fast transforms; they are
+    solved in small blocks where they fall into such, as on orthogonal grids, or else by conjugate gradients.
 
     Args:
         filters: [..., kh, kw, C].
@@ -469,13 +532,15 @@ def fit(filters: np.ndarray, codes: np.ndarray, kernel_shape: KernelShape) -> np
     Returns:
         [..., n] float64 coefficients.
     """
-    filters = np.asarray(filters, np.float64)
-    if len(codes) == int(np.prod(kernel_shape)):
-        exact = inverse(filters, kernel_shape)
-        return exact.reshape(*exact.shape[:-3], -1)[..., codes]
-    return _conjugate_gradients(
-        lambda x: analyze(synthesize(x, codes, kernel_shape), codes, kernel_shape),
-        analyze(filters, codes, kernel_shape),
+    kh, kw, channels = kernel_shape
+    if len(codes) == math.prod(kernel_shape):
+        return _by_filters(filters, 64, lambda part: inverse(part, kernel_shape).reshape(len(part), -1)[:, codes])
+    spatial, channel = np.divmod(np.asarray(codes), channels)
+    return _least_squares(
+        filters,
+        lambda x: synthesize(x, codes, kernel_shape),
+        lambda part: analyze(part, codes, kernel_shape),
+        _Gram((kh, kw), channels, spatial, channel),
     )
 
 
@@ -503,22 +568,113 @@ def inverse_gram(codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
     return np.where(pairs, np.linalg.inv(blocks), 0)
 
 
-def _conjugate_gradients(operator: Callable, target: np.ndarray) -> np.ndarray:
-    """Solves operator(x) = target along the last axis for every leading index at once; operator is positive."""
+# The most codes whose products with each other are inverted as one block.
+_MOST_INVERTED = 128
+
+# Multiply-adds of a block's product that leave BLAS on one thread: several, on a busy machine, wait for each other at each
+# of many small products.
+_AT_A_TIME = 1 << 18
+
+
+class _Gram:
+    """The inner products of codes with each other, B·Bᵀ, in blocks.
+
+    For C = q·2^t channels, codes whose channel codes differ in the lowest t bits are orthogonal. For other C the blocks
+    are those of the next larger number that has so many factors of 2, and approximate.
+
+    Attributes:
+        exact: whether these blocks are all of the inner products.
+        block_size: codes of a block.
+    """
+
+    def __init__(self, kernel_size: tuple[int, int], channels: int, spatial: np.ndarray, channel: np.ndarray):
+        """Inverts the blocks.
+
+        Args:
+            kernel_size: (kh, kw).
+            channels: C.
+            spatial: spatial code of each code, u·kw + v, [n].
+            channel: channel code of each, [n], which may be C or more.
+        """
+        taps, most = math.prod(kernel_size), int(channel.max()) + 1
+        self.exact, self.block_size, self._inverse = False, 1, None
+        if taps > _MOST_INVERTED:
+            return
+        low = zeros = (channels & -channels).bit_length() - 1
+        while taps * -(-max(channels, most) >> low) > _MOST_INVERTED and channels >> low:
+            low += 1
+        self.exact = low == zeros
+        high, kept = -(-channels >> low), -(-most >> low)
+        one_axis = [short_codes(size) for size in kernel_size] + [short_codes(high, np.arange(max(high, kept)))]
+        products = np.ones((1, 1))
+        for block in one_axis:
+            products = np.kron(products, (block.astype(np.float64) @ block.T.astype(np.float64)))
+        size = self.block_size = len(products)
+        self._lowest, self._place = channel & ((1 << low) - 1), spatial * len(one_axis[-1]) + (channel >> low)
+        found = np.zeros((1 << low, size), bool)
+        found[self._lowest, self._place] = True
+        # What is not kept stands as a code of its own, so that every block has an inverse.
+        pairs = found[:, :, None] & found[:, None, :]
+        blocks = np.where(pairs, products * 2.0**low, np.eye(size))
+        dependent = most > channels
+        self._inverse = np.linalg.pinv(blocks, hermitian=True) if dependent else np.linalg.inv(blocks)
+
+    def solve(self, products: np.ndarray) -> np.ndarray:
+        """The coefficients [filters, n] of filters that have these products [filters, n] with the codes."""
+        if self._inverse is None:
+            return products.copy()
+        blocks = np.zeros((*self._inverse.shape[:2], len(products)))
+        blocks[self._lowest, self._place] = products.T
+        solution: np.ndarray = (self._inverse @ blocks)[self._lowest, self._place].T
+        return solution
+
+
+def _by_filters(filters: np.ndarray, step: int, function: Callable) -> np.ndarray:
+    """What a function of [filters, kh, kw, C], float64, gives for each filter, some filters at a time."""
+    filters = np.asarray(filters)
+    flat = filters.reshape(-1, *filters.shape[-3:])
+    parts = [
+        function(np.ascontiguousarray(flat[start : start + step], np.float64)) for start in range(0, len(flat), step)
+    ]
+    return np.concatenate(parts).reshape(*filters.shape[:-3], -1)
+
+
+def _least_squares(filters: np.ndarray, synthesize: Callable, analyze: Callable, gram: _Gram) -> np.ndarray:
+    """Coefficients [..., n] with which filters [..., kh, kw, C] are approximated best."""
+
+    def solve(part: np.ndarray) -> np.ndarray:
+        products = analyze(part)
+        if gram.exact:
+            return gram.solve(products)
+        return _conjugate_gradients(lambda x: analyze(synthesize(x)), products, gram.solve)
+
+    return _by_filters(filters, max(1, _AT_A_TIME // gram.block_size**2), solve)
+
+
+def _conjugate_gradients(operator: Callable, target: np.ndarray, approximate: Callable) -> np.ndarray:
+    """Solves operator(x) = target along the last axis of [filters, n] for every filter at once.
+
+    Args:
+        operator: symmetric and positive.
+        target: [filters, n].
+        approximate: about the operator's inverse, symmetric and positive: the nearer, the fewer steps.
+    """
+    tiny = np.finfo(np.float64).tiny
     x = np.zeros_like(target)
     residual = target.copy()
-    direction = residual.copy()
-    energy = start = np.sum(residual**2, -1, keepdims=True)
+    direction = towards = approximate(residual)
+    energy = start = np.sum(residual * towards, -1, keepdims=True)
     for _ in range(4 * target.shape[-1]):
         if np.all(energy <= 1e-30 * start):
             break
         moved = operator(direction)
         # A solved system has direction 0; the guards leave it where it is.
-        step = energy / np.maximum(np.sum(direction * moved, -1, keepdims=True), np.finfo(np.float64).tiny)
+        step = energy / np.maximum(np.sum(direction * moved, -1, keepdims=True), tiny)
         x += step * direction
         residual -= step * moved
-        previous, energy = energy, np.sum(residual**2, -1, keepdims=True)
-        direction = residual + energy / np.maximum(previous, np.finfo(np.float64).tiny) * direction
+        towards = approximate(residual)
+        previous, energy = energy, np.sum(residual * towards, -1, keepdims=True)
+        direction = towards + energy / np.maximum(previous, tiny) * direction
     return x
 
 
@@ -548,7 +704,6 @@ def sp_ovsf_synthesize(coefficients: np.ndarray, kernel_shape: KernelShape) -> n
 
 def sp_ovsf_fit(filters: np.ndarray, n: int, kernel_shape: KernelShape) -> np.ndarray:
     """Least-squares coefficients [..., n] of filters [..., kh, kw, C] on the first n flat clipped codes."""
-    filters = np.asarray(filters, np.float64)
     length = padded(int(np.prod(kernel_shape)))
     natural = bit_reverse(np.arange(n), length.bit_length() - 1)
 
@@ -556,4 +711,9 @@ def sp_ovsf_fit(filters: np.ndarray, n: int, kernel_shape: KernelShape) -> np.nd
         flat = taps.reshape(*taps.shape[:-3], -1)
         return fwht(np.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(0, length - flat.shape[-1])]))[..., natural]
 
-    return _conjugate_gradients(lambda x: adjoint(sp_ovsf_synthesize(x, kernel_shape)), adjoint(filters))
+    return _least_squares(
+        filters,
+        lambda x: sp_ovsf_synthesize(x, kernel_shape),
+        adjoint,
+        _Gram((1, 1), int(np.prod(kernel_shape)), np.zeros_like(natural), natural),
+    )

@@ -45,13 +45,13 @@ class Steps(NamedTuple):
     """What `Folding.apply` is made of, on the array library of whoever calls it.
 
     Attributes:
-        project: (inputs [..., C], projection [C, |W|]) to [..., |W|].
+        project: inputs [..., C] to [..., |W|], their products with `Folding.projection`.
         pad: (inputs, margins as `same_margins` gives them) to inputs with these zeros.
         pool: (inputs, pool size, step) to the sums of the pixels under each pool, without padding.
         convolve: (inputs, kernel, strides, padding, dilations) to the convolution, padding being "same" or "valid".
     """
 
-    project: Callable[[Any, np.ndarray], Any]
+    project: Callable[[Any], Any]
     pad: Callable[[Any, tuple[tuple[int, int], tuple[int, int]]], Any]
     pool: Callable[[Any, tuple[int, int], int], Any]
     convolve: Callable[[Any, Any, tuple[int, int], str, tuple[int, int]], Any]
@@ -67,6 +67,7 @@ class Folding:
         channels: W, the kept channel codes, int64 [|W|], ascending.
         strides: (vertical, horizontal) strides of the layer, in pixels.
         dilations: distances of neighbouring taps of the layer, in pixels.
+        absorbs: whether channel codes that are all kept are absorbed in the filters, instead of projecting to them.
     """
 
     kernel_shape: dbf_codes.KernelShape
@@ -74,6 +75,7 @@ class Folding:
     channels: np.ndarray
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
+    absorbs: bool = True
 
     @classmethod
     def of(
@@ -96,8 +98,8 @@ class Folding:
 
     @property
     def projected(self) -> bool:
-        """Whether there are fewer channels than before; else the channel codes are absorbed in the filters."""
-        return len(self.channels) < self.kernel_shape[2]
+        """Whether channels are projected; else the channel codes are absorbed in the filters."""
+        return len(self.channels) < self.kernel_shape[2] or not self.absorbs
 
     @property
     def kernel_size(self) -> tuple[int, int]:
@@ -122,18 +124,21 @@ class Folding:
     @property
     def projection(self) -> np.ndarray:
         """The ±1 projection of the channels, int8 [C, |W|]."""
-        return dbf_codes.short_codes(self.kernel_shape[2])[:, self.channels]
+        return dbf_codes.short_codes(self.kernel_shape[2], self.channels).T
 
-    def multiply_adds(self, filters: int, pooling: float) -> float:
+    def multiply_adds(self, filters: int, pooling: float, projecting: float | None = None) -> float:
         """Multiply-adds of the folded form for one output pixel.
 
         Args:
             filters: K.
             pooling: what one pooled sum costs, in multiply-adds.
+            projecting: what the projection of one pixel costs; by default the product with `projection`.
         """
-        projected = math.prod(self.strides) * self.kernel_shape[2] if self.projected else 0  # Skipped pixels, too.
+        if projecting is None:
+            projecting = self.kernel_shape[2] * len(self.channels)
+        projected = math.prod(self.strides) * projecting if self.projected else 0  # Skipped pixels, too.
         summed = math.prod(self.pooled_strides) * pooling if self.pooled else 0
-        return len(self.channels) * (projected + summed + math.prod(self.kernel_size) * filters)
+        return projected + len(self.channels) * (summed + math.prod(self.kernel_size) * filters)
 
     def saves(self, filters: int, pooling: float) -> bool:
         """Whether the folded form takes fewer multiply-adds than the layer's plain twin; see `multiply_adds`."""
@@ -178,7 +183,7 @@ class Folding:
             [batch, height', width', K].
         """
         if self.projected:
-            inputs = steps.project(inputs, self.projection)
+            inputs = steps.project(inputs)
         if not self.pooled:
             return steps.convolve(inputs, kernel, self.strides, padding, self.dilations)
         if padding == "same":

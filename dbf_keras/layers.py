@@ -127,8 +127,15 @@ class DBFConv2D(ContractsMixin, FoldedMixin, keras.layers.Conv2D):
         self.compute_output_shape(input_shape)  # Raises if the kernel does not fit into the input.
         self._build_coefficients((*self.kernel_size, int(channels)), self.filters)
         self._build_folding(self.filters)
+        if self.overrides_convolution:
+            self._folding = None
         self.input_spec = keras.layers.InputSpec(min_ndim=4, axes={-1: int(channels)})
         self.built = True
+
+    @property
+    def overrides_convolution(self) -> bool:
+        """Whether a subclass computes with the kernel in its own way, as to standardise it, and needs it as it is."""
+        return type(self).convolution_op is not DBFConv2D.convolution_op
 
     def _convolve(self, inputs: Any, kernel: Any) -> Any:
         return self.convolution_op(inputs, kernel)
@@ -217,7 +224,7 @@ class DBFDense(ContractsMixin, FoldedMixin, keras.layers.Dense):
         self.built = True
 
     def _convolve(self, inputs: Any, kernel: Any) -> Any:
-        return ops.tensordot(inputs, kernel, axes=1)
+        return ops.matmul(inputs, kernel)
 
     @property
     def twin_shape(self) -> tuple[int, ...]:

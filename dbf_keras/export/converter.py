@@ -82,8 +82,9 @@ def _convolve(inputs: Any, kernel: Any, strides: Any, padding: str, dilations: A
 def _folded_convolution(layer: keras.layers.Layer, inputs: Any, kernel: np.ndarray, folding: Folding) -> Any:
     import tensorflow as tf
 
-    def project(inputs: Any, matrix: np.ndarray) -> Any:
-        return tf.nn.conv2d(inputs, tf.cast(matrix[None, None].astype(np.float32), inputs.dtype), 1, "SAME")
+    def project(inputs: Any) -> Any:
+        matrix = folding.projection[None, None].astype(np.float32)
+        return tf.nn.conv2d(inputs, tf.cast(matrix, inputs.dtype), 1, "SAME")
 
     def pool(inputs: Any, size: tuple[int, int], step: int) -> Any:
         ones = tf.ones((*size, inputs.shape[-1], 1), inputs.dtype)

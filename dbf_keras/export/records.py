@@ -55,9 +55,14 @@ class LayerRecord:
 
 
 def choose(layers: Iterable[keras.layers.Layer], mode: str) -> list[LayerRecord]:
-    """A record of each DBF layer among some layers, in the form of a mode where the layer has that."""
+    """A record of each DBF layer among some layers, in the form of a mode where the layer has that.
+
+    A subclass that computes with the kernel in its own way is an ordinary layer.
+    """
     records = [
-        LayerRecord(layer, Filters.of(layer), mode) for layer in layers if isinstance(layer, DBFConv2D | DBFDense)
+        LayerRecord(layer, Filters.of(layer), mode)
+        for layer in layers
+        if isinstance(layer, DBFConv2D | DBFDense) and not getattr(layer, "overrides_convolution", False)
     ]
     for record in records:
         if mode == FOLDED and (reason := _not_folded(record.filters)):

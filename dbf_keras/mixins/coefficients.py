@@ -15,10 +15,23 @@ from dbf_keras.mixins import rounding
 # The most spatial taps (kh·kw) of a kernel whose Gram matrix is inverted: a block has as many numbers as this squared.
 _MOST_INVERTED_TAPS = 121
 
+# Rows of a kernel that are compared at once.
+_ROWS = 256
+
 
 def take_codes(alpha: Any, places: np.ndarray) -> Any:
     """The coefficients at these places of α [n, K]; place n stands for zeros, as of a code that is not kept."""
-    return ops.take(ops.pad(alpha, [[0, 1], [0, 0]]), places.astype(np.int32), axis=0)
+    kept = alpha.shape[0]
+    zero = places == kept
+    if zero.any():
+        rows = kept + np.count_nonzero(zero)
+        places = np.where(zero, kept - 1 + np.cumsum(zero), places)
+        # TFLite's converter computes an operation on constants ahead of time only if that doubles them at most.
+        while kept < rows:
+            more = min(kept, rows - kept)
+            alpha = ops.pad(alpha, [[0, more], [0, 0]])
+            kept += more
+    return ops.take(alpha, places.astype(np.int32), axis=0)
 
 
 class CoefficientsMixin(MixinBase):
@@ -63,6 +76,11 @@ class CoefficientsMixin(MixinBase):
                 f"{type(self).__name__} generates its filters, so `kernel_constraint` cannot act on them; use "
                 f"`alpha_constraint`. Got kernel_constraint={self.kernel_constraint}."
             )
+        if getattr(self, "quantization_mode", None) is not None:  # A dtype policy such as "int8_from_float32".
+            raise ValueError(
+                f"{type(self).__name__} is quantised at export and not by a dtype policy; got dtype="
+                f"{self.dtype_policy.name!r}. Give it a floating one, such as 'float32' or 'mixed_bfloat16'."
+            )
         if self.kernel_initializer is not None and alpha_initializer is not None:
             raise ValueError("Give `kernel_initializer` or `alpha_initializer`, not both.")
         self.ratio = float(ratio)
@@ -101,7 +119,9 @@ class CoefficientsMixin(MixinBase):
             name="alpha",
             shape=(count, filters),
             initializer=lambda shape, dtype=None, **_: initial(shape, dtype=dtype) * self.coefficient_scale,
-            regularizer=self.alpha_regularizer,
+            # Keras asks variables for their penalties: before any call, once however often a layer is called, and no
+            # more once it is frozen.
+            regularizer=self._penalty if self.alpha_regularizer or self.kernel_regularizer else None,
             constraint=self.alpha_constraint,
             trainable=True,
             **WITHOUT_AUTOCAST,  # They are rounded to `alpha_bits` in float32.
@@ -132,6 +152,15 @@ class CoefficientsMixin(MixinBase):
         if self.steps is not None:
             squares = np.square(ops.convert_to_numpy(self.coefficients), dtype=np.float64)
             self.steps.assign(self.alpha_step * np.sqrt(np.maximum(squares.mean(axis=0), 1e-12)))
+
+    def _penalty(self, held: Any) -> Any:
+        """What the regularisers of α, as it is held, and of the filters add to the loss."""
+        penalties = []
+        if self.alpha_regularizer is not None:
+            penalties.append(self.alpha_regularizer(held))
+        if self.kernel_regularizer is not None:
+            penalties.append(self.kernel_regularizer(self.generate_full_kernel()))
+        return sum(penalties)
 
     def _initial_alpha(self, count: int) -> Callable:
         if self.alpha_initializer is not None:
@@ -177,14 +206,21 @@ class CoefficientsMixin(MixinBase):
         """
         if not self.built:
             raise ValueError(f"Build layer '{self.name}' before fitting it.")
-        kernel = np.asarray(kernel, np.float64)
+        kernel = np.asarray(kernel)
         expected = self.twin_shape
         if kernel.shape != expected:
             raise ValueError(f"Layer '{self.name}' has filters of shape {expected}; got {kernel.shape}.")
         self.coefficients.assign((self._fit(kernel) * self.coefficient_scale).astype(np.float32))
         self._reset_steps()
-        error = np.linalg.norm(ops.convert_to_numpy(self.kernel) - kernel)
-        return float(error / max(np.linalg.norm(kernel), np.finfo(np.float64).tiny))
+        generated, given = (
+            np.reshape(taps, (-1, kernel.shape[-1])) for taps in (ops.convert_to_numpy(self.kernel), kernel)
+        )
+        error, energy = 0.0, np.finfo(np.float64).tiny
+        for row in range(0, len(given), _ROWS):  # In float64, which the whole kernel might be too large for.
+            part = np.asarray(given[row : row + _ROWS], np.float64)
+            error += np.sum(np.square(generated[row : row + _ROWS] - part))
+            energy += np.sum(np.square(part))
+        return math.sqrt(error / energy)
 
     @property
     def twin_shape(self) -> tuple[int, ...]:
@@ -223,27 +259,33 @@ class CoefficientsMixin(MixinBase):
     @property
     def rounded_coefficients(self) -> Any:
         """α as the layer computes with it [n, filters], float32, rounded if `alpha_bits` or `alpha_step` is given."""
-        if self.alpha_step is not None:
-            levels, _, steps = self._levels()
+        steps = None if self.steps is None else ops.convert_to_tensor(self.steps)
+        return self._rounded(ops.convert_to_tensor(self.coefficients), steps)
+
+    def _rounded(self, held: Any, steps: Any) -> Any:
+        """`rounded_coefficients` of some filters, of whose variables' numbers [n, K] and [K] that takes."""
+        if steps is not None:
+            levels, _, steps = self._levels(held, steps)
             return levels * steps
-        held = ops.convert_to_tensor(self.coefficients)
         if self.alpha_bits is not None:
             held = rounding.rounded(held, self.alpha_bits)
         return held / self.coefficient_scale if self.unit_norm else held
 
-    def _levels(self) -> tuple[Any, Any, Any]:
-        """α as whole multiples [n, filters], their magnitudes [n, filters], and the steps [filters], all float32."""
+    def _all_levels(self) -> tuple[Any, Any, Any]:
+        """`_levels` of all filters."""
+        return self._levels(ops.convert_to_tensor(self.coefficients), ops.convert_to_tensor(self.steps))
+
+    def _levels(self, alpha: Any, steps: Any) -> tuple[Any, Any, Any]:
+        """Of the variables' numbers of K filters: levels and their magnitudes [n, K], and steps of α [K], float32."""
         assert self.alpha_step is not None
         largest = 2 ** ((self.alpha_bits or 8) - 1) - 1
-        held = ops.convert_to_tensor(self.steps)
         # The gradient of a step is the sum of its filter's; scaled like this it moves as fast, for its size, as they do
         # (Esser et al., ICLR 2020).
         share = 1 / math.sqrt(self.coefficients.shape[0] * max(1.0, 1 / self.alpha_step))
-        slow = held * share + ops.stop_gradient(held * (1 - share))
+        slow = steps * share + ops.stop_gradient(steps * (1 - share))
         steps = ops.maximum(ops.abs(slow), 1e-12) / self.coefficient_scale
         steps = rounding.straight_through(steps, rounding.short_steps(steps))
-        alpha = ops.convert_to_tensor(self.coefficients) / self.coefficient_scale
-        return *rounding.levels(alpha, steps, largest, self.dead_zone), steps
+        return *rounding.levels(alpha / self.coefficient_scale, steps, largest, self.dead_zone), steps
 
     @property
     def coded_bits(self) -> Any:
@@ -256,7 +298,7 @@ class CoefficientsMixin(MixinBase):
         """
         if self.alpha_step is None:
             raise AttributeError(f"Layer '{self.name}' has no `alpha_step`, so its coefficients are not coded.")
-        magnitudes = ops.mean(self._levels()[1], axis=1)
+        magnitudes = ops.mean(self._all_levels()[1], axis=1)
         count, filters = self.coefficients.shape
         spatial = np.zeros(count, int) if self.codes is None else self._grid_codes // self.filter_shape[2]
         bands = (spatial == np.unique(spatial)[:, None]).astype(np.float32)
@@ -275,7 +317,7 @@ class CoefficientsMixin(MixinBase):
         the last bit of a sum, and compiled code adds up in another order. What is rounded rounds to itself.
         """
         if self.steps is not None:
-            levels, _, steps = compiled(self._levels)
+            levels, _, steps = compiled(self._all_levels)
             self.coefficients.assign(levels * steps * self.coefficient_scale)
             self.steps.assign(steps * self.coefficient_scale)
         elif self.alpha_bits is not None:

@@ -36,10 +36,16 @@ def rounded(alpha: Any, bits: int) -> Any:
     def at(scales: Any) -> Any:
         return ops.clip(ops.round(held / scales), -largest, largest) * scales
 
-    trials = ops.reshape(unclipped, (1, 1, -1)) * _CLIPPING[:, None, None]
-    errors = ops.sum(ops.square(at(trials) - held), axis=1)
-    best = ops.take(_CLIPPING, ops.argmin(errors, axis=0), axis=0)
-    return straight_through(alpha, at(unclipped * best))
+    def error(scales: Any) -> Any:
+        return ops.sum(ops.square(at(scales) - held), axis=0)
+
+    # One by one: all at once would take so many times α's memory, and TFLite's converter would not compute it.
+    best, least = unclipped * _CLIPPING[0], error(unclipped * _CLIPPING[0])
+    for share in _CLIPPING[1:]:
+        trial = unclipped * share
+        found = error(trial)
+        best, least = ops.where(found < least, trial, best), ops.minimum(found, least)
+    return straight_through(alpha, at(best))
 
 
 def short_steps(steps: Any) -> Any:

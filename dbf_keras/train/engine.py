@@ -299,14 +299,14 @@ class _TensorFlowLoops:
 
         def loop(step, numbers):
             @tf.function(reduce_retracing=True)
-            def run(images, labels, index, extra):
+            def multi_step_on_images(images, labels, index, extra):  # A name that `may_be_exported` knows.
                 sums = tf.zeros(numbers)
                 for number in tf.range(tf.shape(index)[0]):
                     chosen = index[number]
                     sums += step(tf.gather(images, chosen), tf.gather(labels, chosen), extra[number])
                 return sums
 
-            return lambda images, labels, index, extra: run(
+            return lambda images, labels, index, extra: multi_step_on_images(
                 images, labels, tf.constant(index), tf.constant(extra)
             ).numpy()
 
