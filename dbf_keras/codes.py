@@ -571,7 +571,7 @@ def inverse_gram(codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
 # The most codes whose products with each other are inverted as one block.
 _MOST_INVERTED = 128
 
-# Multiply-adds of a block's product that leave BLAS on one thread. On a busy machine several threads wait for each other
+# Multiply-adds of a block's product that leave BLAS on one thread. On a busy machine several wait for each other
 # at each of many small products.
 _AT_A_TIME = 1 << 18
 
