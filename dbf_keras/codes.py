@@ -514,8 +514,17 @@ def synthesize(coefficients: np.ndarray, codes: np.ndarray, kernel_shape: Kernel
 
 def analyze(filters: np.ndarray, codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
     """The adjoint of `synthesize`: inner products of filters [..., kh, kw, C] with the kept codes, [..., n]."""
-    products = forward(filters, kernel_shape)
-    return products.reshape(*products.shape[:-3], -1)[..., codes]
+    kh, kw, channels = kernel_shape
+    spatial, channel = np.divmod(np.asarray(codes), channels)
+    divisor = int(np.bitwise_or.reduce(channel))
+    group = divisor & -divisor if divisor else 1
+    filters = np.asarray(filters)
+    if channels % group == 0:  # Codes that are constant over groups of channels: these are added up first.
+        for _ in range(group.bit_length() - 1):
+            filters = filters[..., ::2] + filters[..., 1::2]
+        channels, channel = channels // group, channel // group
+    products = forward(filters, (kh, kw, channels))
+    return products.reshape(*products.shape[:-3], -1)[..., spatial * channels + channel]
 
 
 def fit(filters: np.ndarray, codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
@@ -571,8 +580,8 @@ def inverse_gram(codes: np.ndarray, kernel_shape: KernelShape) -> np.ndarray:
 # The most codes whose products with each other are inverted as one block.
 _MOST_INVERTED = 128
 
-# Multiply-adds of a block's product that leave BLAS on one thread: several, on a busy machine, wait for each other at each
-# of many small products.
+# Multiply-adds of a block's product that leave BLAS on one thread. On a busy machine several wait for each other
+# at each of many small products.
 _AT_A_TIME = 1 << 18
 
 
@@ -606,7 +615,7 @@ class _Gram:
         self.exact = low == zeros
         high, kept = -(-channels >> low), -(-most >> low)
         one_axis = [short_codes(size) for size in kernel_size] + [short_codes(high, np.arange(max(high, kept)))]
-        products = np.ones((1, 1))
+        products: np.ndarray = np.ones((1, 1))
         for block in one_axis:
             products = np.kron(products, (block.astype(np.float64) @ block.T.astype(np.float64)))
         size = self.block_size = len(products)

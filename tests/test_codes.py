@@ -1,6 +1,7 @@
 import itertools
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -328,3 +329,62 @@ def test_energy_ranks_codes_by_what_filters_hold():
         ranked = codes.order_by_energy(codes.synthesize(alpha, chosen, kernel_shape))
         np.testing.assert_array_equal(ranked[:3], chosen)
         assert len(set(ranked)) == np.prod(kernel_shape)
+
+
+def test_codes_beyond_the_axis_are_clipped():
+    np.testing.assert_array_equal(codes.short_codes(5, [0, 3, 13]), codes.ovsf_codes([0, 12, 11], 16)[:, :5])
+
+
+@pytest.mark.parametrize("length", [1, 3, 255, 256, 257, 300, 512, 1000, 4096, 6272, 25088, 50176, 50177, 1 << 17])
+def test_kronecker_factors_are_small_and_hold_the_length(length):
+    factors = codes.kronecker_factors(length)
+    product = int(np.prod(factors))
+    if length <= 256:
+        assert factors == (length,)
+    else:
+        assert max(factors) <= 64 and all(factor == codes.padded(factor) for factor in factors[1:])
+        assert product - product // factors[0] < length <= product
+
+
+def test_codes_are_products_of_codes_of_the_factors():
+    factors = codes.kronecker_factors(300)
+    product = np.ones((1, 1), np.int8)
+    for factor in factors:
+        product = np.kron(product, codes.short_codes(factor))
+    np.testing.assert_array_equal(product[:300, :300], codes.short_codes(300))
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.6])
+@pytest.mark.parametrize("shape", [(1, 1, 96), (1, 1, 49 << 4), (1, 1, 1225), (3, 3, 70), (2, 1, 300), (12, 12, 3)])
+def test_residuals_of_fits_are_orthogonal_to_the_codes(shape, ratio):
+    """Shapes whose inner products fall into small blocks, into blocks that are approximate, and into none."""
+    filters = np.random.default_rng(7).standard_normal((3, *shape))
+    kept = codes.select(shape, ratio, "random")
+    residual = filters - codes.synthesize(codes.fit(filters, kept, shape), kept, shape)
+    assert np.abs(codes.analyze(residual, kept, shape)).max() < 1e-9
+
+
+def test_many_filters_are_fitted_as_one_is():
+    shape, kept = (1, 1, 70), codes.select((1, 1, 70), 0.4, "random")
+    filters = np.random.default_rng(8).standard_normal((20, 30, *shape))
+    np.testing.assert_allclose(
+        codes.fit(filters, kept, shape)[7, 11], codes.fit(filters[7, 11], kept, shape), rtol=0, atol=1e-13
+    )
+
+
+@pytest.mark.parametrize("selection", ["spatial_tree", "random", "sp_ovsf"])
+def test_long_codes_take_no_memory_of_their_square(selection):
+    """Their matrix would have 5 · 10^7 numbers."""
+    shape = (1, 1, 49 << 7)
+    filters = np.random.default_rng(9).standard_normal((2, *shape))
+    tracemalloc.start()
+    if selection == "sp_ovsf":
+        codes.sp_ovsf_fit(filters, 1000, shape)
+    else:
+        kept = codes.select(shape, 0.25, selection)
+        codes.synthesize(codes.fit(filters, kept, shape), kept, shape)
+        codes.order_by_energy(filters)
+        codes.short_codes(shape[2], kept[:10])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4e7

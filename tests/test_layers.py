@@ -32,12 +32,20 @@ CONVOLUTIONS = [
     ({"filters": 24, "kernel_size": 4, "ratio": 0.125, "strides": 4, "padding": "same"}, (1, 9, 11, 8)),
     ({"filters": 5, "kernel_size": 3, "ratio": 0.5, "selection": "sequency", "alpha_bits": 4}, (2, 6, 6, 4)),
     ({"filters": 16, "kernel_size": 4, "ratio": 0.25, "padding": "same", "alpha_bits": 2}, (1, 6, 6, 16)),
+    ({"filters": 3, "kernel_size": 2, "ratio": 0.2, "selection": "random"}, (1, 4, 4, 300)),
+    ({"filters": 200, "kernel_size": 1, "ratio": 0.25, "selection": "ovsf"}, (1, 3, 2, 1200)),
 ]
 DENSES = [
     ({"units": 7}, (3, 10)),
     ({"units": 16, "ratio": 0.25, "activation": "relu"}, (3, 16)),
     ({"units": 2, "ratio": 0.3, "selection": "random", "use_bias": False}, (2, 4, 9)),
     ({"units": 2, "ratio": 0.5, "selection": "sp_ovsf", "alpha_bits": 8}, (2, 11)),
+    # Long codes: projected inputs for many units, generated weights for few.
+    ({"units": 40}, (2, 300)),
+    ({"units": 40, "ratio": 0.25}, (3, 49 << 4)),
+    ({"units": 40, "ratio": 0.3, "selection": "random"}, (2, 3, 700)),
+    ({"units": 2, "ratio": 0.25}, (3, 600)),
+    ({"units": 3, "ratio": 0.4, "selection": "sp_ovsf"}, (2, 300)),
 ]
 LAYERS = [(DBFConv2D, *case) for case in CONVOLUTIONS] + [(DBFDense, *case) for case in DENSES]
 
@@ -103,6 +111,46 @@ def test_value_and_gradients_are_the_twin_s(layer_class, arguments, shape):
         *zip(dbias, twin_dbias, strict=True),
     ]:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-6 * max(1, np.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("units, folded", [(64, True), (1, False)])
+@pytest.mark.parametrize("ratio", [1, 0.25])
+def test_long_inputs_of_many_units_are_projected(units, folded, ratio):
+    layer = DBFDense(units, ratio=ratio)
+    layer.build((None, 49 << 7))
+    assert (layer._folding is not None and layer._folding.projected) == folded
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="looks into TensorFlow's graphs")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "layer_class, arguments, shape",
+    [
+        (DBFDense, {"units": 40, "ratio": 0.25}, (8, 49 << 7)),
+        (DBFDense, {"units": 40, "ratio": 1}, (8, 49 << 7)),
+        (DBFDense, {"units": 40, "ratio": 0.25, "selection": "random"}, (8, 5000)),
+        (DBFDense, {"units": 1, "ratio": 0.25, "selection": "sp_ovsf"}, (8, 5000)),
+        (DBFConv2D, {"filters": 40, "kernel_size": 1, "ratio": 0.25}, (1, 2, 2, 4096)),
+        (DBFConv2D, {"filters": 200, "kernel_size": 1, "ratio": 0.25, "selection": "ovsf"}, (1, 2, 2, 4096)),
+    ],
+)
+def test_no_tensor_of_a_step_is_as_large_as_the_square_of_the_channels(layer_class, arguments, shape, training):
+    import tensorflow as tf
+
+    layer = layer_class(**arguments)
+    layer.build(shape)
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x, training=training))
+        return tape.gradient(loss, [x, *layer.trainable_variables])
+
+    graph = step.get_concrete_function(tf.TensorSpec(shape)).graph
+    sizes = [t.shape.num_elements() or 0 for op in graph.get_operations() for t in op.outputs]
+    # Inputs and kernel, several times as large for axes that are made longer, and the codes' places.
+    assert max(sizes) <= 4 * max(np.prod(shape), shape[-1] * int(layer.coefficients.shape[-1]), shape[-1])
 
 
 @pytest.mark.parametrize("layer_class, arguments, shape", LAYERS)

@@ -35,7 +35,8 @@ class FoldedMixin(GeneratedKernelMixin):
         folding = Folding.of(self.codes, self.filter_shape, strides, dilations)
         if folding is None:
             return
-        projection, dense = Projection(self.filter_shape[2], folding.channels), math.prod(self.filter_shape) * filters
+        projection = Projection(self.filter_shape[2], folding.channels)
+        dense = float(math.prod(self.filter_shape) * filters)
         if isinstance(self, keras.layers.Dense) and projection.factored:
             # For the few inputs of a dense layer, generating the kernel is the larger part of the work.
             folding = dataclasses.replace(folding, absorbs=False)
@@ -82,6 +83,7 @@ class FoldedMixin(GeneratedKernelMixin):
                 return convolution(inputs, kernel, strides, dilations)
             return self._convolve(inputs, kernel)
 
+        assert self._projection is not None
         steps = Steps(
             project=self._projection,
             pad=lambda inputs, margins: ops.pad(inputs, [[0, 0], *map(list, margins), [0, 0]]),

@@ -88,7 +88,7 @@ class Projection:
         """Projects [..., C] to [..., |W|]."""
         if not self.factored:
             return ops.tensordot(inputs, transposed_block(self._channels, inputs.dtype, self._codes), axes=1)
-        *outer, _ = ops.shape(inputs)
+        shape, axes = ops.shape(inputs), len(inputs.shape)
         left = math.prod(self._factors)
         x = ops.reshape(inputs, (-1, self._channels))
         if left > self._channels:
@@ -103,4 +103,4 @@ class Projection:
         x = ops.reshape(x, (-1, count))
         if len(self._codes) < count:
             x = ops.take(x, self._places.astype(np.int32), axis=1)
-        return x if len(outer) == 1 else ops.reshape(x, (*outer, len(self._codes)))
+        return x if axes == 2 else ops.reshape(x, (*(shape[axis] for axis in range(axes - 1)), len(self._codes)))
