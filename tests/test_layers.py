@@ -71,7 +71,7 @@ def value_and_gradients(layer, x, target):
         import jax
 
         def loss(x, weights):
-            outputs, _ = layer.stateless_call(weights, [], x)
+            outputs, _ = layer.stateless_call(weights, [v.value for v in layer.non_trainable_variables], x)
             return 0.5 * ((outputs - target) ** 2).sum(), outputs
 
         (_, outputs), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, weights)

@@ -269,7 +269,9 @@ class CoefficientsMixin(MixinBase):
             return levels * steps
         if self.alpha_bits is not None:
             held = rounding.rounded(held, self.alpha_bits)
-        return held / self.coefficient_scale if self.unit_norm else held
+        return (
+            held / self.coefficient_scale
+        )  # Also by 1: gradients of it are dense, of what is gathered from they are not.
 
     def _all_levels(self) -> tuple[Any, Any, Any]:
         """`_levels` of all filters."""

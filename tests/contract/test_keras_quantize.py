@@ -57,7 +57,11 @@ def test_dbf_layers_are_skipped(name, mode, tmp_path, recwarn):
         assert not np.array_equal(weights[0], model.layers[1].get_weights()[0])
 
 
-@pytest.mark.parametrize("filters", ["middle", ["middle", "none"], lambda layer: layer.name == "middle"], ids=str)
+@pytest.mark.parametrize(
+    "filters",
+    ["middle", ["middle", "none"], lambda layer: layer.name == "middle"],
+    ids=["pattern", "patterns", "function"],
+)
 def test_filters_that_choose_only_dbf_layers_change_nothing(filters):
     model = between(DBFConv2D(8, 4, ratio=0.5, name="middle"))
     x, _ = examples()

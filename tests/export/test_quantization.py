@@ -61,7 +61,7 @@ def test_int8_is_symmetric_with_one_scale_a_filter(axis):
 
 
 def test_int8_of_zeros_and_of_signs_is_exact():
-    values, scales = quantization.to_int8(np.array([[0, 0], [2.5, -1]], np.float32), 0)
+    values, scales = quantization.to_int8(np.array([[0, 0], [2.5, -1.003]], np.float32), 0)
     assert values.tolist() == [[0, 0], [127, -51]] and scales[0] == 1
     values, scales = quantization.to_int8(np.array([[1, -1], [-1, -1]], np.float32), 0)
     assert values.tolist() == [[1, -1], [-1, -1]] and scales.tolist() == [1, 1]
