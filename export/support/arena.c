@@ -23,7 +23,7 @@ static size_t held_bytes = 0;
 static void Lock(void) { pthread_mutex_lock(&mutex); }
 static void Unlock(void) { pthread_mutex_unlock(&mutex); }
 static void WatchForks(void) {
-#ifndef _WIN32
+#if !defined(_WIN32) && !defined(__ANDROID__)  // Apps are not forked once they run.
   pthread_atfork(Lock, Unlock, Unlock);
 #endif
 }

@@ -90,7 +90,7 @@ static void UnlockInChild(void) {
   UnlockRegistry();
 }
 static void WatchForks(void) {
-#ifndef _WIN32
+#if !defined(_WIN32) && !defined(__ANDROID__)  // Apps are not forked once they run.
   pthread_atfork(LockRegistry, UnlockRegistry, UnlockInChild);
 #else
   (void)UnlockInChild;

@@ -14,10 +14,14 @@ typedef union pthread_cond {
   long alignment;
 } pthread_cond_t;
 
+typedef int pthread_once_t;
+
 #define PTHREAD_MUTEX_INITIALIZER {{0}}
+#define PTHREAD_ONCE_INIT 0
 
 int pthread_create(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
 int pthread_join(pthread_t, void**);
+int pthread_once(pthread_once_t*, void (*)(void));
 int pthread_mutex_init(pthread_mutex_t*, const pthread_mutexattr_t*);
 int pthread_mutex_destroy(pthread_mutex_t*);
 int pthread_mutex_lock(pthread_mutex_t*);
