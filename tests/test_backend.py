@@ -19,7 +19,12 @@ def run(program_or_file, **environment):
 
 
 @pytest.mark.parametrize(
-    "environment", [{"KERAS_BACKEND": "jax"}, {"TF_USE_LEGACY_KERAS": "1"}, {"TF_ENABLE_ONEDNN_OPTS": "0"}]
+    "environment",
+    [
+        {"KERAS_BACKEND": "jax", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        {"TF_USE_LEGACY_KERAS": "1"},
+        {"TF_ENABLE_ONEDNN_OPTS": "0"},
+    ],
 )
 def test_layers_pass_their_tests_elsewhere(environment):
     """The tests of layers, again, on JAX, on Keras 2 and where TensorFlow cannot train dilated convolutions."""

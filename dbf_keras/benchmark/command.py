@@ -122,7 +122,7 @@ def _benchmark(flags: argparse.Namespace, folder: str) -> None:
             **describe_machine(runtime),
             "num_threads": flags.num_threads,
             "dataset": dataset,
-            "input_size": size and size_text(size),
+            **({"input_size": size_text(size)} if size else {}),
             "peak_memory": "growth of peak resident memory, each model in a process of its own",
         }
         report = Report(settings, results)
