@@ -127,7 +127,7 @@ def test_a_training_s_names_and_pictures_go_all_the_way(tmp_path, capsys):
     (tmp_path / "x.tflite").write_bytes(to_tflite(trained, "explicit", labels=NAMES, training=training))
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     path = write(tmp_path / "a.png", pixels)
-    # Of a network trained on a folder: the centre, also of pictures of its own size.
+    # A network trained on a folder sees the centre, also of pictures of its own size.
     expected = np.asarray(trained(ImageFolder([path], 8)[[0]].astype(np.float32)))[0]
     for file in ("x.keras", "x.tflite"):
         [line] = predict(tmp_path / file, path, capsys=capsys)[1]

@@ -205,6 +205,6 @@ class KerasClassifier(Classifier):
 
         batch = self._model.inputs[0].shape[0] or 1
         scores = self._call(np.broadcast_to(pixels, (batch, *pixels.shape[1:])))
-        while isinstance(scores, list | tuple | dict):  # Of one tensor.
+        while isinstance(scores, list | tuple | dict):  # Some models wrap their one output.
             [scores] = scores.values() if isinstance(scores, dict) else scores
         return np.asarray(ops.convert_to_numpy(scores), np.float64)[0]

@@ -85,7 +85,7 @@ def test_ragged_data_meets_what_the_twin_meets(kind):
     for layer in pair(kind):
         try:
             found.append(layer(ragged))
-        except Exception:  # Of whichever op meets them first.
+        except Exception:  # Which kind depends on the op that meets them first.
             found.append("refused")
     assert found == ["refused", "refused"]
 
@@ -220,7 +220,7 @@ def test_gradients_by_tape(kind):
             tape.watch(x)
             loss = tf.reduce_sum(tf.sin(each(x)))
         found.append(tape.gradient(loss, [x, *each.trainable_variables]))
-    for ours, theirs in zip(found[0][::2], found[1][::2], strict=True):  # Of the input and of the bias.
+    for ours, theirs in zip(found[0][::2], found[1][::2], strict=True):  # Input and bias have the same gradients.
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
     # Orthonormal codes turn the gradient only.
     np.testing.assert_allclose(np.linalg.norm(found[0][1]), np.linalg.norm(found[1][1]), rtol=1e-5)
