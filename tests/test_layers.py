@@ -323,7 +323,8 @@ def test_the_rate_is_a_loss_once_and_only_in_training():
 
 def test_gradients_pass_through_levels_to_coefficients_and_steps():
     layer = built_with_steps(use_bias=False)
-    layer.steps.assign(np.full(64, 13 / 256 * layer.coefficient_scale))  # 13 has few bits, so it is not rounded further.
+    # 13 has few bits, so the step is not rounded further.
+    layer.steps.assign(np.full(64, 13 / 256 * layer.coefficient_scale))
     twin = DBFConv2D(64, 4, ratio=0.5, use_bias=False)
     twin.build((1, 8, 8, 16))
     twin.coefficients.assign(layer.rounded_coefficients * layer.coefficient_scale)

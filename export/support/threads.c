@@ -64,8 +64,8 @@ struct DbfThreads {
   atomic_int sleepers;  // workers that sleep; written under mutex
   atomic_bool waiting;  // whether the caller sleeps; written under mutex
   atomic_bool quit;     // likewise
-  // Only the caller uses these: for how many jobs nobody is woken, how many that were the last time,
-  // how many workers were awake when others were woken, and `looks` at the last job.
+  // Only the caller uses these: for how many jobs nobody is woken, how many that were the last
+  // time, how many workers were awake when others were woken, and `looks` at the last job.
   int skips, last_skips, awake;
   unsigned last_looks;
   // The job. A worker reads it after it has joined.
