@@ -134,7 +134,7 @@ def add_constant(
         model: ``ModelT`` that the subgraph belongs to.
         subgraph: where to add it.
         name: the tensor's name.
-        values: float32, float16, int32 or int8.
+        values: float32, float16, int32, int8 or uint8.
         scales: scales of integers, symmetric about zero, one for each index of an axis.
         axis: that axis.
         int4: store int8 values of −8…7 as int4.
@@ -161,7 +161,13 @@ def add_constant(
 
 def _types() -> dict[type, int]:
     types = schema().TensorType
-    return {np.float32: types.FLOAT32, np.float16: types.FLOAT16, np.int32: types.INT32, np.int8: types.INT8}
+    return {
+        np.float32: types.FLOAT32,
+        np.float16: types.FLOAT16,
+        np.int32: types.INT32,
+        np.int8: types.INT8,
+        np.uint8: types.UINT8,
+    }
 
 
 def operator_code(model: Any, builtin: int, version: int, custom: str | None = None) -> int:
