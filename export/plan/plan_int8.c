@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "plan/absorb.h"
 #include "support/checked.h"
 #include "support/require.h"
 
@@ -118,6 +119,9 @@ typedef struct Builder {
   DbfPlanInt8* plan;
   Slots full;     // raw features of a pixel: one of each full channel code
   Slots partial;  // code features
+  // Layers of levels:
+  DbfAbsorber absorber;
+  double* coefficients;  // [num_codes] of one filter; NULL for other layers
 } Builder;
 
 // The one rounding that the group form has for all features.
@@ -331,6 +335,44 @@ static void PackOne(const Builder* b, size_t place, size_t lane, size_t filter, 
   }
 }
 
+// Stores a column's number d of FORMAT.md: what its level has become, in units of its feature.
+// Returns its size.
+static double PutNumber(const Builder* b, size_t column, double number, int exponent) {
+  b->coefficients[column] = ldexp(number, exponent);
+  return fabs(b->coefficients[column]);
+}
+
+// Computes the coefficients of one filter from its levels.
+static void DeriveCoefficients(Builder* b, size_t filter) {
+  const DbfRule* rule = b->rule;
+  const size_t spatial = (size_t)rule->kernel_h * rule->kernel_w;
+  const uint8_t* peaks = b->layer->quantized->peaks;
+  double largest = 0;
+  DbfAbsorb(&b->absorber, b->columns, b->layer, filter);
+  for (size_t s = 0; s < spatial; ++s) {
+    for (size_t j = 0; j < rule->full; ++j) {
+      const Rounding rounding = b->full.rounding[j];
+      const double number = b->absorber.taps[s * b->absorber.pitch + j];
+      largest = fmax(largest, PutNumber(b, b->columns->full[s * rule->full + j], number,
+                                        rounding.shift - rounding.exponent));
+    }
+  }
+  for (size_t f = 0; f < b->partial.count; ++f) {
+    const Rounding rounding = b->partial.rounding[f];
+    const size_t channel = rule->line_ops[rule->feature_ops[f].source].source;
+    const int shift = rounding.shift + b->plan->partial_ops[channel].shift;
+    const size_t column = b->columns->partial[f];
+    largest = fmax(largest, PutNumber(b, column, DbfLayerInteger(b->layer, filter, column),
+                                      shift - rounding.exponent));
+  }
+  const double peak = peaks != NULL ? peaks[filter] : 127;
+  for (size_t column = 0; column < b->layer->num_codes && largest > 0; ++column) {
+    // The product is exact. Excess precision of the quotient, as of the x87, could matter only if
+    // `largest` took more than 44 bits.
+    b->coefficients[column] = (double)lrint(peak * b->coefficients[column] / largest);
+  }
+}
+
 // What packing adds up for one filter.
 typedef struct Totals {
   int64_t offset;  // what the features' zero points contribute to an accumulator
@@ -341,7 +383,8 @@ typedef struct Totals {
 static void PackFeature(const Builder* b, const Slots* slots, size_t i, size_t place, size_t filter,
                         size_t column, Totals* totals) {
   const Rounding rounding = slots->rounding[i];
-  const int value = DbfLayerInteger(b->layer, filter, column);
+  const int value = b->coefficients != NULL ? (int)b->coefficients[column]
+                                            : DbfLayerInteger(b->layer, filter, column);
   PackOne(b, place, slots->slot[i] % b->rule->kernels->pack, filter, value);
   const int stored_zero = rounding.zero + (b->rule->kernels->biased ? 128 : 0);
   totals->offset += (int64_t)value * stored_zero * (1 << rounding.exponent);
@@ -349,11 +392,12 @@ static void PackFeature(const Builder* b, const Slots* slots, size_t i, size_t p
 }
 
 // Packs all coefficients of one filter. Returns what they add up to, with the bias.
-static Totals PackFilter(const Builder* b, const Places* places, size_t filter, int32_t bias) {
+static Totals PackFilter(Builder* b, const Places* places, size_t filter, int32_t bias) {
   const DbfRule* rule = b->rule;
   const int pack = rule->kernels->pack;
   const size_t spatial = (size_t)rule->kernel_h * rule->kernel_w;
   Totals totals = {0, llabs((int64_t)bias)};
+  if (b->coefficients != NULL) DeriveCoefficients(b, filter);
   for (size_t s = 0; s < spatial; ++s) {
     for (size_t j = 0; j < b->full.count; ++j) {
       const size_t element = s * b->plan->full_elements + b->full.slot[j] / pack;
@@ -402,6 +446,10 @@ static bool AllocatePacked(Builder* b) {
   plan->right_shift = DbfAllocate(padded, sizeof(*plan->right_shift));
   plan->scale = DbfAllocate(padded, sizeof(*plan->scale));
   plan->limit = DbfAllocate(padded, sizeof(*plan->limit));
+  if (b->layer->quantized->levels) {
+    b->coefficients = DbfAllocate(b->layer->num_codes, sizeof(*b->coefficients));
+    if (!DbfAbsorberCreate(&b->absorber, b->rule) || b->coefficients == NULL) return false;
+  }
   return plan->packed != NULL && plan->bias != NULL && plan->multiplier != NULL &&
          plan->right_shift != NULL && plan->scale != NULL && plan->limit != NULL;
 }
@@ -495,6 +543,8 @@ const char* DbfPlanInt8Make(const DbfRule* rule, const DbfColumns* columns,
   const char* error = Build(&b);
   SlotsFree(&b.full);
   SlotsFree(&b.partial);
+  DbfAbsorberFree(&b.absorber);
+  free(b.coefficients);
   return error;
 }
 
