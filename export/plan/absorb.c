@@ -34,11 +34,12 @@ static void TransformAxis(const double* from, double* to, size_t outer, size_t s
 static void TransformChannels(double* data, size_t taps, size_t pitch) {
   for (size_t t = 0; t < taps; ++t, data += pitch) {
     for (size_t h = 1; h < pitch; h *= 2) {
-      for (size_t i = 0; i < pitch; ++i) {
-        if (i & h) continue;
-        const double a = data[i], b = data[i + h];
-        data[i] = a + b;
-        data[i + h] = a - b;
+      for (size_t first = 0; first < pitch; first += 2 * h) {
+        for (size_t i = first; i < first + h; ++i) {
+          const double a = data[i], b = data[i + h];
+          data[i] = a + b;
+          data[i + h] = a - b;
+        }
       }
     }
   }

@@ -11,8 +11,10 @@ enum {
   kMaxExponent = 100,
   kMaxTables = 16,
   kMaxTabledCodes = 256,  // spatial codes, if there are several tables
+  kMaxGridPerByte = 1 << 12,
   kMaxWorkPerByte = 1 << 16,
-  kMaxNumbers = 1 << 28,
+  kWorkOfLevel = 6,  // besides that of absorbing, which is the sum of the kernel's sides
+  kMaxLevels = 1 << 28,
   kLeastFilters = 16,  // so many take memory and time, even if there are fewer
 };
 
@@ -138,8 +140,8 @@ static const char* ReadShape(Reader* reader, size_t size, DbfLayer* layer, Parts
   parts->channels = layer->channels;
   parts->spatial = DbfMul(layer->kernel_h, layer->kernel_w);
   parts->grid = DbfMul(parts->spatial, parts->channels);
-  const size_t most = DbfMul(size, kMaxWorkPerByte);
-  if (parts->grid > most) return "more codes than a layer of so few bytes may have";
+  if (parts->grid > DbfMul(size, kMaxGridPerByte))
+    return "more codes than a layer of so few bytes may have";
   const char* error = ReadCodes(reader, parts, layer, coded);
   if (error != NULL || reader->failed) return error;
   layer->num_codes = 0;
@@ -149,9 +151,10 @@ static const char* ReadShape(Reader* reader, size_t size, DbfLayer* layer, Parts
     parts->occurring += count > 0;
   }
   if (layer->num_codes == 0) return "no code is kept";
-  const size_t numbers = DbfMul(DbfMax(layer->filters, kLeastFilters), layer->num_codes);
-  if (numbers > kMaxNumbers) return "more levels than a layer may have";
-  if (DbfMul(numbers, (size_t)layer->kernel_h + (size_t)layer->kernel_w) > most) {
+  const size_t levels = DbfMul(DbfMax(layer->filters, kLeastFilters), layer->num_codes);
+  const size_t work = (size_t)layer->kernel_h + (size_t)layer->kernel_w + kWorkOfLevel;
+  if (levels > kMaxLevels) return "more levels than a layer may have";
+  if (DbfMul(levels, work) > DbfMul(size, kMaxWorkPerByte)) {
     return "more levels than a layer of so few bytes may have";
   }
   return NULL;

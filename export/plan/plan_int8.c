@@ -335,37 +335,42 @@ static void PackOne(const Builder* b, size_t place, size_t lane, size_t filter, 
   }
 }
 
-// Stores a column's number d of FORMAT.md: what its level has become, in units of its feature.
-// Returns its size.
-static double PutNumber(const Builder* b, size_t column, double number, int exponent) {
-  b->coefficients[column] = ldexp(number, exponent);
-  return fabs(b->coefficients[column]);
+static double PowerOfTwo(int exponent) {
+  return exponent < 0 ? 1.0 / (1 << -exponent) : 1 << exponent;
 }
 
-// Computes the coefficients of one filter from its levels.
-static void DeriveCoefficients(Builder* b, size_t filter) {
+// Sets the coefficients of one filter to its numbers d of FORMAT.md: what its levels have become,
+// in units of their features. Returns the largest of their sizes.
+static double ScaleLevels(Builder* b, size_t filter) {
   const DbfRule* rule = b->rule;
   const size_t spatial = (size_t)rule->kernel_h * rule->kernel_w;
-  const uint8_t* peaks = b->layer->quantized->peaks;
   double largest = 0;
   DbfAbsorb(&b->absorber, b->columns, b->layer, filter);
   for (size_t s = 0; s < spatial; ++s) {
     for (size_t j = 0; j < rule->full; ++j) {
       const Rounding rounding = b->full.rounding[j];
-      const double number = b->absorber.taps[s * b->absorber.pitch + j];
-      largest = fmax(largest, PutNumber(b, b->columns->full[s * rule->full + j], number,
-                                        rounding.shift - rounding.exponent));
+      const double number = b->absorber.taps[s * b->absorber.pitch + j] *
+                            PowerOfTwo(rounding.shift - rounding.exponent);
+      b->coefficients[b->columns->full[s * rule->full + j]] = number;
+      if (fabs(number) > largest) largest = fabs(number);
     }
   }
   for (size_t f = 0; f < b->partial.count; ++f) {
     const Rounding rounding = b->partial.rounding[f];
     const size_t channel = rule->line_ops[rule->feature_ops[f].source].source;
     const int shift = rounding.shift + b->plan->partial_ops[channel].shift;
-    const size_t column = b->columns->partial[f];
-    largest = fmax(largest, PutNumber(b, column, DbfLayerInteger(b->layer, filter, column),
-                                      shift - rounding.exponent));
+    const double number = DbfLayerInteger(b->layer, filter, b->columns->partial[f]) *
+                          PowerOfTwo(shift - rounding.exponent);
+    b->coefficients[b->columns->partial[f]] = number;
+    if (fabs(number) > largest) largest = fabs(number);
   }
-  const double peak = peaks != NULL ? peaks[filter] : 127;
+  return largest;
+}
+
+// Computes the coefficients of one filter from its levels.
+static void DeriveCoefficients(Builder* b, size_t filter) {
+  const uint8_t* peaks = b->layer->quantized->peaks;
+  const double peak = peaks != NULL ? peaks[filter] : 127, largest = ScaleLevels(b, filter);
   for (size_t column = 0; column < b->layer->num_codes && largest > 0; ++column) {
     // The product is exact. Excess precision of the quotient, as of the x87, could matter only if
     // `largest` took more than 44 bits.
