@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "plan/absorb.h"
 #include "support/checked.h"
 #include "support/require.h"
 
@@ -118,6 +119,9 @@ typedef struct Builder {
   DbfPlanInt8* plan;
   Slots full;     // raw features of a pixel: one of each full channel code
   Slots partial;  // code features
+  // Layers of levels:
+  DbfAbsorber absorber;
+  double* coefficients;  // [num_codes] of one filter; NULL for other layers
 } Builder;
 
 // The one rounding that the group form has for all features.
@@ -331,6 +335,49 @@ static void PackOne(const Builder* b, size_t place, size_t lane, size_t filter, 
   }
 }
 
+static double PowerOfTwo(int exponent) {
+  return exponent < 0 ? 1.0 / (1 << -exponent) : 1 << exponent;
+}
+
+// Sets the coefficients of one filter to its numbers d of FORMAT.md: what its levels have become,
+// in units of their features. Returns the largest of their sizes.
+static double ScaleLevels(Builder* b, size_t filter) {
+  const DbfRule* rule = b->rule;
+  const size_t spatial = (size_t)rule->kernel_h * rule->kernel_w;
+  double largest = 0;
+  DbfAbsorb(&b->absorber, b->columns, b->layer, filter);
+  for (size_t s = 0; s < spatial; ++s) {
+    for (size_t j = 0; j < rule->full; ++j) {
+      const Rounding rounding = b->full.rounding[j];
+      const double number = b->absorber.taps[s * b->absorber.pitch + j] *
+                            PowerOfTwo(rounding.shift - rounding.exponent);
+      b->coefficients[b->columns->full[s * rule->full + j]] = number;
+      if (fabs(number) > largest) largest = fabs(number);
+    }
+  }
+  for (size_t f = 0; f < b->partial.count; ++f) {
+    const Rounding rounding = b->partial.rounding[f];
+    const size_t channel = rule->line_ops[rule->feature_ops[f].source].source;
+    const int shift = rounding.shift + b->plan->partial_ops[channel].shift;
+    const double number = DbfLayerInteger(b->layer, filter, b->columns->partial[f]) *
+                          PowerOfTwo(shift - rounding.exponent);
+    b->coefficients[b->columns->partial[f]] = number;
+    if (fabs(number) > largest) largest = fabs(number);
+  }
+  return largest;
+}
+
+// Computes the coefficients of one filter from its levels.
+static void DeriveCoefficients(Builder* b, size_t filter) {
+  const uint8_t* peaks = b->layer->quantized->peaks;
+  const double peak = peaks != NULL ? peaks[filter] : 127, largest = ScaleLevels(b, filter);
+  for (size_t column = 0; column < b->layer->num_codes && largest > 0; ++column) {
+    // The product is exact. Excess precision of the quotient, as of the x87, could matter only if
+    // `largest` took more than 44 bits.
+    b->coefficients[column] = (double)lrint(peak * b->coefficients[column] / largest);
+  }
+}
+
 // What packing adds up for one filter.
 typedef struct Totals {
   int64_t offset;  // what the features' zero points contribute to an accumulator
@@ -341,7 +388,8 @@ typedef struct Totals {
 static void PackFeature(const Builder* b, const Slots* slots, size_t i, size_t place, size_t filter,
                         size_t column, Totals* totals) {
   const Rounding rounding = slots->rounding[i];
-  const int value = DbfLayerInteger(b->layer, filter, column);
+  const int value = b->coefficients != NULL ? (int)b->coefficients[column]
+                                            : DbfLayerInteger(b->layer, filter, column);
   PackOne(b, place, slots->slot[i] % b->rule->kernels->pack, filter, value);
   const int stored_zero = rounding.zero + (b->rule->kernels->biased ? 128 : 0);
   totals->offset += (int64_t)value * stored_zero * (1 << rounding.exponent);
@@ -349,11 +397,12 @@ static void PackFeature(const Builder* b, const Slots* slots, size_t i, size_t p
 }
 
 // Packs all coefficients of one filter. Returns what they add up to, with the bias.
-static Totals PackFilter(const Builder* b, const Places* places, size_t filter, int32_t bias) {
+static Totals PackFilter(Builder* b, const Places* places, size_t filter, int32_t bias) {
   const DbfRule* rule = b->rule;
   const int pack = rule->kernels->pack;
   const size_t spatial = (size_t)rule->kernel_h * rule->kernel_w;
   Totals totals = {0, llabs((int64_t)bias)};
+  if (b->coefficients != NULL) DeriveCoefficients(b, filter);
   for (size_t s = 0; s < spatial; ++s) {
     for (size_t j = 0; j < b->full.count; ++j) {
       const size_t element = s * b->plan->full_elements + b->full.slot[j] / pack;
@@ -402,6 +451,10 @@ static bool AllocatePacked(Builder* b) {
   plan->right_shift = DbfAllocate(padded, sizeof(*plan->right_shift));
   plan->scale = DbfAllocate(padded, sizeof(*plan->scale));
   plan->limit = DbfAllocate(padded, sizeof(*plan->limit));
+  if (b->layer->quantized->levels) {
+    b->coefficients = DbfAllocate(b->layer->num_codes, sizeof(*b->coefficients));
+    if (!DbfAbsorberCreate(&b->absorber, b->rule) || b->coefficients == NULL) return false;
+  }
   return plan->packed != NULL && plan->bias != NULL && plan->multiplier != NULL &&
          plan->right_shift != NULL && plan->scale != NULL && plan->limit != NULL;
 }
@@ -495,6 +548,8 @@ const char* DbfPlanInt8Make(const DbfRule* rule, const DbfColumns* columns,
   const char* error = Build(&b);
   SlotsFree(&b.full);
   SlotsFree(&b.partial);
+  DbfAbsorberFree(&b.absorber);
+  free(b.coefficients);
   return error;
 }
 
