@@ -133,16 +133,14 @@ def expand(data):
             )
             if given["version"] == 2:
                 held = coded_layer(model, graph, operator)
-                alpha, codes = (
-                    np.multiply(held.levels, np.array(held.steps)[:, None]),
-                    bitmap(held.kept, np.prod(shape)),
-                )
+                alpha = np.multiply(held.levels, np.array(held.steps)[:, None])
+                kept = bitmap(held.kept, int(np.prod(shape)))
                 bias = np.zeros(given["filters"]) if held.bias is None else held.bias
                 inputs = [inputs[0], None, add(graph, "bias", bias.astype(np.float32))]
             else:
-                alpha, codes = values(model, graph.tensors[inputs[1]]), given.pop("codes")
+                alpha, kept = values(model, graph.tensors[inputs[1]]), given.pop("codes")
             assert given.pop("version") in (1, 2)
-            weights = filters(alpha, codes, *shape)
+            weights = filters(alpha, kept, *shape)
             inputs[1] = add(graph, "filters", weights.reshape(-1, shape[2]) if dense else weights)
             operator.inputs = inputs
             standard = schema.FullyConnectedOptionsT() if dense else schema.Conv2DOptionsT()
