@@ -104,8 +104,8 @@ def encode(layer: CodedLayer) -> bytes:
     data = b"".join([*parts, levels])
     if len(data) < _least_bytes(layer):
         raise ValueError(
-            f"Of {layer.levels.size} coefficients of a layer all but a few are zero, so that it is coded in {len(data)} "
-            "bytes, for which the format allows fewer coefficients. Keep fewer codes."
+            f"Of {layer.levels.size} coefficients of a layer all but a few are zero: they are coded in {len(data)} "
+            "bytes, for which the format allows fewer. Keep fewer codes."
         )
     return data
 
@@ -141,7 +141,7 @@ def _write_codes(layer: CodedLayer) -> tuple[int, bytes]:
     kept.reshape(-1)[layer.codes] = True
     if kept.all():
         return _EVERY, b""
-    spatial, channel = kept.any(1), kept.any(0)
+    spatial, channel = np.any(kept, axis=1), np.any(kept, axis=0)
     if np.array_equal(kept, np.outer(spatial, channel)):
         return _PRODUCT, _bits(spatial) + _bits(channel)
     return _ANY, _bits(kept)
