@@ -136,7 +136,7 @@ def convert(  # As `to_tflite`.
     if quantize in ("float16", "weights", "int4"):
         quantization.quantize_weights(file, quantize)
     if mode != EXPLICIT or quantize in ("float16", "weights", "int4") or not flatfile.is_tidy(file):
-        data = flatfile.dump(file)
+        data = flatfile.dump(file, terse=mode == ONTHEFLY)
     if any(given is not None for given in (labels, normalization, training)):
         data = description.describe(data, model, form, records, labels, normalization, training or {})
 
