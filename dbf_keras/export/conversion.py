@@ -210,7 +210,7 @@ def _write(
     if small is not None:
         quantization.quantize_weights(file, small)
     if form.mode != EXPLICIT or small is not None or not flatfile.is_tidy(file):
-        data = flatfile.dump(file)
+        data = flatfile.dump(file, terse=form.mode == ONTHEFLY)
     return data, explicit, used
 
 
