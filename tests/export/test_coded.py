@@ -1,5 +1,7 @@
 import dataclasses
 import itertools
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -304,3 +306,30 @@ def test_the_report_counts_coded_bytes(model):
     assert {layer.bytes_file for layer in result.layers} <= set(
         held
     ) and result.form.role == "onthefly_int8_weights_coded"
+
+
+def test_the_worked_example():
+    text = (pathlib.Path(__file__).parents[2] / "export" / "FORMAT.md").read_text(encoding="utf-8")
+    data = bytes.fromhex(re.search(r"22 bytes:\n\n {4}([0-9a-f ]+)\n", text)[1])
+    layer = coded.CodedLayer(
+        (2, 2, 2),
+        np.array([0, 1, 4, 5]),
+        np.array([[2, 0, 0, -1], [1, 0, 5, 0]], np.int8),
+        np.array([0.5, 0.375]),
+        np.array([1, -2], np.float16),
+    )
+    assert coded.encode(layer) == data
+    assert coded_format.read(data, 2, 2, 2, 2).levels == layer.levels.tolist()
+
+
+def test_layers_of_zeros_have_bytes_enough_for_the_reader():
+    kept, shape = np.arange(9 * 512), (3, 3, 512)
+    layer = coded.CodedLayer(shape, kept, np.zeros((512, len(kept)), np.int8), np.ones(512))
+    data = coded.encode(layer)
+    assert max(512, 16) * len(kept) * (3 + 3 + 6) <= len(data) << 16
+    assert coded.decode(data, shape, 512).steps.tolist() == [1] * 512
+    few = dataclasses.replace(
+        layer, shape=(1, 1, 1 << 20), codes=np.arange(1 << 20), levels=np.zeros((4, 1 << 20), np.int8)
+    )
+    with pytest.raises(ValueError, match="all but a few are zero"):
+        coded.encode(dataclasses.replace(few, steps=np.ones(4)))
