@@ -91,7 +91,7 @@ static const char* ReadCodes(Reader* reader, const Parts* parts, DbfLayer* layer
   layer->codes_bytes = DbfDivideUp(grid, 8);
   if (parts->flags.codes == kListedCodes) {
     layer->codes = Take(reader, layer->codes_bytes);
-    return NULL;
+    return reader->failed || EndsAt(layer->codes, grid) ? NULL : "a code lies past the code grid";
   }
   const uint8_t *spatial_bits = NULL, *channel_bits = NULL;
   if (parts->flags.codes == kSeparableCodes) {

@@ -484,6 +484,21 @@ static void TestDamage(int rounds) {
          1e3 * longest);
 }
 
+// The example of FORMAT.md.
+static void TestExample(void) {
+  static const uint8_t kData[] = {0x0c, 0xfe, 0x00, 0x3c, 0x00, 0x38, 0x00, 0xbc, 0x01,
+                                  0x81, 0x90, 0x80, 0xba, 0x2c, 0x1a, 0x00, 0x50, 0x43};
+  static const int8_t kLevels[] = {1, 0, 0, -1, 0, 5, 0, 0};
+  const DbfLayer layer = {1, 1, 1, 1, 1, 1, 4, 2, true, kDbfNone, .bias = NULL};
+  Read read;
+  const char* error = ReadLayer(&layer, kData, sizeof(kData), &read);
+  CHECK(error == NULL, "%s", error);
+  CHECK(read.layer.num_codes == 4 && memcmp(read.layer.alpha_int8, kLevels, 8) == 0, "levels");
+  CHECK(read.layer.num_scales == 1 && read.layer.alpha_scales[0] == 0.25f, "step");
+  CHECK(read.layer.bias[0] == 0.5f && read.layer.bias[1] == -1, "bias");
+  DbfCodedFree(&read.coded);
+}
+
 // All-zero levels, which take no bytes: the limits that bound what few bytes can ask for.
 static void TestLimits(void) {
   const struct {
@@ -517,6 +532,7 @@ static void TestLimits(void) {
 }
 
 int main(int argc, char** argv) {
+  TestExample();
   TestLimits();
   TestManySpatialCodes();
   TestRandomLayers(argc > 1 ? atoi(argv[1]) : 200);
