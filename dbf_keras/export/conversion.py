@@ -316,7 +316,7 @@ def _write_on_the_fly(
     wanted = [record for record in records if record.form == ONTHEFLY]
     plain = [layer for layer in all_layers(model) if _has_plain_filters(layer)]
     filters: list[Filters | rewrite.Ordinary] = [record.filters for record in wanted]
-    filters += [_coded_plain(layer) if form.coding and samples is None else _plain(layer) for layer in plain]
+    filters += [_coded_plain(layer) if form.coding else _plain(layer) for layer in plain]
     if samples is None:
         found = rewrite.to_ops(file, filters, half_bias=form.quantize is not None)
     else:
