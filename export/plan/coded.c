@@ -127,6 +127,7 @@ static const char* ReadShape(Reader* reader, size_t size, DbfLayer* layer, Parts
                              DbfCoded* coded) {
   const uint8_t flags = TakeByte(reader);
   parts->exponent = (int8_t)TakeByte(reader);
+  if (reader->failed) return NULL;
   parts->flags = (Flags){
       .codes = flags & 3,
       .one_step = flags >> 2 & 1,
