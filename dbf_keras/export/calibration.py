@@ -37,18 +37,41 @@ def to_samples(model: keras.Model, data: Any) -> list[list[np.ndarray]]:
     Raises:
         ValueError: there is no batch, or one that the model does not take.
     """
+    return to_labelled_samples(model, data)[0]
+
+
+def to_labelled_samples(model: keras.Model, data: Any) -> tuple[list[list[np.ndarray]], np.ndarray | None]:
+    """`to_samples`, and the numbers of the classes of all examples [N] if every batch has them.
+
+    Raises:
+        ValueError: as `to_samples`.
+    """
     converter.require_inputs(model)
     inputs = _Inputs(model)
-    samples = []
+    samples, labels = [], []
     for number, batch in enumerate(_batches(data, inputs)):
-        arrays = inputs.arrays(batch, number)
+        arrays, given = inputs.arrays(batch, number)
+        labels.append(_classes(given, len(arrays[0])))
         if all(shape[0] is None for shape in inputs.shapes):
             samples += [[array[i : i + 1] for array in arrays] for i in range(len(arrays[0]))]
         else:
             samples.append(arrays)
     if not samples:
         raise ValueError("`representative_data` is empty; give some hundred typical inputs, as an iterable of batches.")
-    return samples
+    known = [some for some in labels if some is not None]
+    return samples, np.concatenate(known) if len(known) == len(labels) else None
+
+
+def _classes(labels: Any, count: int) -> np.ndarray | None:
+    """Labels of a batch as numbers of classes [count], also from one-hot ones; None if they are no such."""
+    if labels is None:
+        return None
+    array = np.asarray(labels)
+    if array.ndim == 2 and array.shape[1] > 1:
+        array = array.argmax(axis=1)
+    array = array.reshape(-1)
+    whole = array.dtype.kind in "iuf" and len(array) == count and np.array_equal(array, np.rint(array))
+    return array.astype(np.int64) if whole else None
 
 
 class _Inputs:
@@ -69,19 +92,21 @@ class _Inputs:
         own = (str(tensor.name) for tensor in model.inputs)
         self.names = list(zip(own, converter.input_names(model), keys, strict=True))
 
-    def arrays(self, batch: Any, number: int) -> list[np.ndarray]:
-        """The arrays of a batch, in the order of the inputs.
+    def arrays(self, batch: Any, number: int) -> tuple[list[np.ndarray], Any]:
+        """The arrays of a batch, in the order of the inputs, and its labels, if it has some.
 
         Raises:
             ValueError: the model does not take it; ``number`` says which batch it is.
         """
         labelled = isinstance(batch, list | tuple) and len(batch) in (2, 3)  # (inputs, labels[, weights]), perhaps.
+        labels = None
         if labelled and isinstance(batch[0], dict):
-            batch, labelled = batch[0], False
+            batch, labels, labelled = batch[0], batch[1], False
         given = self._flat(batch, number)
         if labelled and not self._fits(given):
             inputs = self._flat(batch[0], number)
-            given = inputs if self._fits(inputs) else given
+            if self._fits(inputs):
+                given, labels = inputs, batch[1]
         if not self._fits(given):
             shapes = [array.shape for array in given]
             raise ValueError(
@@ -92,7 +117,7 @@ class _Inputs:
             raise ValueError(f"`representative_data`: batch {number} has inputs of several batch sizes.")
         if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in given):
             raise ValueError(f"`representative_data`: batch {number} has numbers that are not finite.")
-        return [array.astype(dtype) for array, dtype in zip(given, self._dtypes, strict=True)]
+        return [array.astype(dtype) for array, dtype in zip(given, self._dtypes, strict=True)], labels
 
     def _flat(self, batch: Any, number: int) -> list[np.ndarray]:
         """The arrays of inputs by position or name, nested or not."""

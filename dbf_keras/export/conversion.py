@@ -12,11 +12,20 @@ from typing import Any
 import numpy as np
 
 from dbf_keras.backend import all_layers, keras, ops, own_variables
-from dbf_keras.export import calibration, converter, description, flatfile, quantization, rewrite, verify
+from dbf_keras.export import (
+    calibration,
+    converter,
+    description,
+    flatfile,
+    quantization,
+    rate_distortion,
+    rewrite,
+    verify,
+)
 from dbf_keras.export.filters import Filters
 from dbf_keras.export.records import LayerRecord, choose, settle
 from dbf_keras.export.report import ExportResult, LayerReport
-from dbf_keras.forms import ABSENT, EXPLICIT, FOLDED, ONTHEFLY, ORDINARY, Form
+from dbf_keras.forms import ABSENT, EXPLICIT, FOLDED, INT8, ONTHEFLY, ORDINARY, Form
 from dbf_keras.layers import DBFConv2D, DBFDense
 
 _CHECKED = 32  # Representative examples on which an int8 file is held against Keras.
@@ -26,9 +35,12 @@ def to_tflite(  # More than eight parameters, most of them given by name and by 
     model: keras.Model,
     mode: str = "onthefly",
     quantize: str | None = None,
+    coding: bool = False,
     *,
     representative_data: Any = None,
     io_type: str = "float32",
+    max_loss: float | None = None,
+    max_kb: float | None = None,
     labels: Sequence[str] | None = None,
     normalization: description.Normalization | None = None,
     training: Mapping[str, Any] | None = None,
@@ -42,12 +54,17 @@ def to_tflite(  # More than eight parameters, most of them given by name and by 
         mode: ``"explicit"``, ``"folded"`` or ``"onthefly"``; see `dbf_keras.forms`.
         quantize: None for float32; ``"float16"`` for float16 weights; ``"weights"`` for int8 weights with one scale a
             filter; ``"int4"`` for the same with int4 coefficients in our ops (``mode="onthefly"`` only); ``"int8"`` to
-            compute in int8 throughout.
-        representative_data: for ``"int8"``, some hundred typical inputs: an array, an iterable of batches such as a
+            compute in int8 throughout; ``"int8_int4"`` for the same with int4 coefficients in our ops.
+        coding: entropy-code the coefficients in our ops, whole multiples of steps: those that a layer was trained to
+            (`alpha_step`, `alpha_bits`), or else of int8's step; ``max_loss`` or ``max_kb`` choose others.
+        representative_data: for ``"int8"``, and for a limit of coding, some hundred typical inputs (for the latter, a
+            thousand or more, with labels if there are any): an array, an iterable of batches such as a
             ``tf.data.Dataset`` or ``keras.utils.PyDataset``, or a function without arguments that returns or yields
             such. A batch is what the model takes: an array; a list, or a dictionary by name, of the arrays of several
             inputs; or any of these with labels, ``(inputs, labels)``.
         io_type: for ``"int8"``, the type of the file's inputs and outputs: ``"float32"`` or ``"int8"``.
+        max_loss: with ``coding``, how many points of accuracy it may cost on the representative data.
+        max_kb: with ``coding``, how many kB (1,000 bytes) the file may have.
         labels: names of the classes. With this or one of the following, even if empty, the file gets metadata, see
             `dbf_keras.export.metadata`.
         normalization: mean and standard deviation, by channel or one for all, that the model wants pixels normalised
@@ -64,8 +81,11 @@ def to_tflite(  # More than eight parameters, most of them given by name and by 
         model,
         mode,
         quantize,
+        coding,
         representative_data=representative_data,
         io_type=io_type,
+        max_loss=max_loss,
+        max_kb=max_kb,
         labels=labels,
         normalization=normalization,
         training=training,
@@ -81,9 +101,12 @@ def convert(  # As `to_tflite`.
     model: keras.Model,
     mode: str = "onthefly",
     quantize: str | None = None,
+    coding: bool = False,
     *,
     representative_data: Any = None,
     io_type: str = "float32",
+    max_loss: float | None = None,
+    max_kb: float | None = None,
     labels: Sequence[str] | None = None,
     normalization: description.Normalization | None = None,
     training: Mapping[str, Any] | None = None,
@@ -97,8 +120,11 @@ def convert(  # As `to_tflite`.
         model: as for `to_tflite`.
         mode: as for `to_tflite`.
         quantize: as for `to_tflite`.
+        coding: as for `to_tflite`.
         representative_data: as for `to_tflite`.
         io_type: as for `to_tflite`.
+        max_loss: as for `to_tflite`.
+        max_kb: as for `to_tflite`.
         labels: as for `to_tflite`.
         normalization: as for `to_tflite`.
         training: as for `to_tflite`.
@@ -115,33 +141,84 @@ def convert(  # As `to_tflite`.
             written as asked.
         RuntimeError: the file needs our C library for the check, and it is not built.
     """
-    form = Form(mode, quantize)
-    form.check(representative_data is not None, io_type)
+    form = Form(mode, quantize, coding)
+    form.check(representative_data is not None, io_type, max_loss is not None or max_kb is not None)
     converter.require_inputs(model)
     layers = all_layers(model)
     records = choose(layers, mode)
-    samples = None if representative_data is None else calibration.to_samples(model, representative_data)
+    samples = truth = None
+    if representative_data is not None:
+        samples, truth = calibration.to_labelled_samples(model, representative_data)
+    if coding:
+        _set_levels(records)
+    write = functools.partial(_write, model, form, records, samples if quantize in INT8 else None, io_type, check)
 
-    data, used = converter.convert(model, map(_call, records), samples, io_type)
-    settle(records, used)
+    data, explicit, used = write()
+    if max_loss is not None or max_kb is not None:
+        coded = [record for record in records if record.coded_bytes is not None]
+        rest = len(data) - sum(record.coded_bytes or 0 for record in coded)
+        chosen = rate_distortion.choose(
+            model,
+            [record.layer for record in coded],
+            samples,
+            max_loss=max_loss,
+            max_kb=None if max_kb is None else max_kb - rest / 1000,
+            labels=truth,
+        )
+        for record, levels in zip(coded, chosen, strict=True):
+            record.set_levels(levels)
+        data, explicit, used = write()
     _raise_if_strict(strict, records, mode)
-    explicit = data
-    if samples is not None or any(record.form == FOLDED for record in records):
-        needed = check or mode == ONTHEFLY
-        explicit = converter.to_flatbuffer(model, map(_explicit_call, records)) if needed else b""
-    file = flatfile.load(data)
-    if mode == ONTHEFLY:
-        _write_on_the_fly(file, records, model, data, explicit, samples)
-        _raise_if_strict(strict, records, mode)
-    if quantize in ("float16", "weights", "int4"):
-        quantization.quantize_weights(file, quantize)
-    if mode != EXPLICIT or quantize in ("float16", "weights", "int4") or not flatfile.is_tidy(file):
-        data = flatfile.dump(file)
     if any(given is not None for given in (labels, normalization, training)):
         data = description.describe(data, model, form, records, labels, normalization, training or {})
 
     result = ExportResult(data, form, _reports(records, quantize), _ordinary(layers, records, used, quantize))
     return _checked(result, model, explicit, samples, inputs) if check else result
+
+
+def _write(
+    model: keras.Model,
+    form: Form,
+    records: list[LayerRecord],
+    samples: list[list[np.ndarray]] | None,
+    io_type: str,
+    check: bool,
+) -> tuple[bytes, bytes, Container[int]]:
+    """Writes a file, and notes in the records what became of the layers.
+
+    Args:
+        model: the model.
+        form: the file's.
+        records: the DBF layers.
+        samples: typical inputs, for an int8 file.
+        io_type: as for `to_tflite`.
+        check: whether the explicit float32 file is wanted in any case.
+
+    Returns:
+        The file, the explicit float32 file (empty if nobody wants it), and the ids of the layers in use.
+    """
+    data, used = converter.convert(model, map(_call, records), samples, io_type)
+    settle(records, used)
+    explicit = data
+    if samples is not None or any(record.form == FOLDED for record in records):
+        needed = check or form.mode == ONTHEFLY
+        explicit = converter.to_flatbuffer(model, map(_explicit_call, records)) if needed else b""
+    file = flatfile.load(data)
+    if form.mode == ONTHEFLY:
+        _write_on_the_fly(file, records, model, data, explicit, samples, form)
+    small = form.quantize if form.quantize in ("float16", "weights", "int4") else None
+    if small is not None:
+        quantization.quantize_weights(file, small)
+    if form.mode != EXPLICIT or small is not None or not flatfile.is_tidy(file):
+        data = flatfile.dump(file, terse=form.mode == ONTHEFLY)
+    return data, explicit, used
+
+
+def _set_levels(records: list[LayerRecord]) -> None:
+    """Makes layers of whole multiples of steps: those that they were trained to, or else of int8's."""
+    for record in records:
+        if record.form == ONTHEFLY:
+            record.set_levels(rate_distortion.trained(record.layer) or rate_distortion.plain(record.filters))
 
 
 def _checked(
@@ -204,6 +281,7 @@ def _write_on_the_fly(
     data: bytes,
     explicit: bytes,
     samples: list[list[np.ndarray]] | None,
+    form: Form,
 ) -> None:
     """Rewrites a file's ops to ours; the records of layers without such an op become explicit.
 
@@ -214,19 +292,22 @@ def _write_on_the_fly(
         data: the explicit file.
         explicit: the same in float32.
         samples: typical inputs, for an int8 file.
+        form: the file's.
     """
     wanted = [record for record in records if record.form == ONTHEFLY]
     filters: list[Filters | rewrite.Ordinary] = [record.filters for record in wanted]
     filters += [_plain(layer) for layer in all_layers(model) if _has_plain_filters(layer)]
     if samples is None:
-        found = rewrite.to_ops(file, filters)
+        found = rewrite.to_ops(file, filters, half_bias=form.quantize is not None)
     else:
         draw = functools.partial(calibration.draw_windows, model, data, samples=samples)
-        found = rewrite.to_int8_ops(file, flatfile.load(explicit), filters, draw)
+        found = rewrite.to_int8_ops(file, flatfile.load(explicit), filters, draw, form.quantize == "int8_int4")
+    missing = rewrite.Outcome("no op of the converted file has these filters times a scale")
     for position, record in enumerate(wanted):
-        reason = found.get(position, "no op of the converted file has these filters times a scale")
-        if reason:
-            record.make_explicit(reason, failed=True)
+        outcome = found.get(position, missing)
+        record.coded_bytes = outcome.coded_bytes
+        if outcome.reason:
+            record.make_explicit(outcome.reason, failed=True)
 
 
 def _has_plain_filters(layer: keras.layers.Layer) -> bool:
@@ -275,7 +356,7 @@ def _stored_bytes(record: LayerRecord, quantize: str | None) -> int:
     if record.form == ABSENT:
         return 0
     if record.form == ONTHEFLY:
-        return stored(filters.alpha.size, count, direct=True)
+        return record.coded_bytes or stored(filters.alpha.size, count, direct=True)
     if folding is None:
         return stored(filters.taps * count, count, direct=False)
     channels = len(folding.channels)

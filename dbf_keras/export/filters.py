@@ -25,6 +25,8 @@ class Filters:
         dilations: distances of neighbouring taps; (1, 1) for a dense layer.
         alpha: coefficients [K, n]; columns in ascending order of grid index, or in tree order if `codes` is None.
         codes: [n] ascending grid indices; None for the paper's flat codes (``sp_ovsf``).
+        levels: where α is to be coded, the whole numbers, int8 [K, n], that it is multiples of; else None.
+        steps: what they are multiples of, at least 0, float64 [K].
     """
 
     name: str
@@ -33,6 +35,8 @@ class Filters:
     dilations: tuple[int, int]
     alpha: np.ndarray
     codes: np.ndarray | None
+    levels: np.ndarray | None = None
+    steps: np.ndarray | None = None
 
     @classmethod
     def of(cls, layer: DBFConv2D | DBFDense) -> Filters:
@@ -83,7 +87,15 @@ class Filters:
 
     def scaled(self, scales: np.ndarray) -> Filters:
         """The same with filters times one scale [K] each."""
-        return dataclasses.replace(self, alpha=self.alpha * scales[:, None])
+        scaled = dataclasses.replace(self, alpha=self.alpha * scales[:, None])
+        if self.levels is None or self.steps is None:
+            return scaled
+        signs = np.where(scales < 0, -1, 1).astype(np.int8)
+        return dataclasses.replace(scaled, levels=self.levels * signs[:, None], steps=self.steps * np.abs(scales))
+
+    def with_levels(self, levels: np.ndarray, steps: np.ndarray) -> Filters:
+        """The same with α = levels [K, n] times steps [K], to be coded."""
+        return dataclasses.replace(self, alpha=levels * steps[:, None], levels=levels, steps=steps)
 
     def over_pools(self) -> Filters:
         """The layer that is left over the pooled sums; its taps are a pool apart."""

@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from dbf_keras import codes as dbf_codes
+from dbf_keras.export import coded, quantization
 from dbf_keras.export.filters import Filters
 
 # Limits of the format: on shifts of pooled sums and of features, on those of features in group form, on exponents, and
@@ -19,6 +20,8 @@ _MOST_SHIFT = 8
 _MOST_GROUP_SHIFT = 16
 _MOST_EXPONENT = 15
 _MOST_POOLED = 128
+
+_LARGEST = 127  # Magnitude of a coefficient.
 
 # The channel transform adds up exactly over so many bits of the channel's number; beyond, it halves first.
 _EXACT_BITS = 8
@@ -49,6 +52,7 @@ class Integers:
         bias: int32 [K].
         bias_scales: what its units are, [K].
         options: the options ``features`` and, if pixels are pooled, ``sums``.
+        peaks: the largest coefficient of each filter, uint8 [K], if they follow from levels and it is not 127 for all.
     """
 
     coefficients: np.ndarray
@@ -56,6 +60,7 @@ class Integers:
     bias: np.ndarray
     bias_scales: np.ndarray
     options: dict[str, bytes]
+    peaks: np.ndarray | None = None
 
 
 class _Features:
@@ -110,10 +115,10 @@ class _Features:
             blocks = np.stack([low + high, low - high], -3)
         return blocks.reshape(*pixels.shape[:-1], -1)[..., self.codes]
 
-    def coefficients(self, layer: Filters) -> np.ndarray:
-        """The real coefficients [K, n] of features before any shift."""
-        grid = np.zeros((len(layer.alpha), *self.spatial.shape[:1], self.channels))
-        grid.reshape(len(grid), -1)[:, layer.grid_codes] = layer.alpha
+    def coefficients(self, layer: Filters, alpha: np.ndarray) -> np.ndarray:
+        """The coefficients [K, n] of features before any shift that become of coefficients [K, n] of codes."""
+        grid = np.zeros((len(alpha), *self.spatial.shape[:1], self.channels))
+        grid.reshape(len(grid), -1)[:, layer.grid_codes] = alpha
         whole = self.codes[self.full]
         grid[..., whole] = np.einsum("uy,kuw->kyw", self.spatial, grid[..., whole])
         if self.group:
@@ -136,7 +141,12 @@ class _Features:
 
 
 def quantize(
-    layer: Filters, bias: np.ndarray, source: Quantization, target: Quantization, windows: np.ndarray
+    layer: Filters,
+    bias: np.ndarray,
+    source: Quantization,
+    target: Quantization,
+    windows: np.ndarray,
+    int4: bool = False,
 ) -> Integers:
     """Makes an int8 op.
 
@@ -146,6 +156,7 @@ def quantize(
         source: the input's quantisation.
         target: the output's.
         windows: typical windows of its input, int8 [N, kh·kw, C].
+        int4: make coefficients that fit int4; those that follow from levels do not.
 
     Raises:
         CannotQuantize: a limit of the format is exceeded.
@@ -165,7 +176,7 @@ def quantize(
     rounding = features.rounding
     numbers = _rounded(values, shift[rounding], zero[rounding]) - zero[rounding].astype(np.float32)  # f − z
     total = shift[rounding] + staged[features.position] + features.halvings
-    coefficients = features.coefficients(layer) * 2.0**total
+    coefficients = features.coefficients(layer, layer.alpha) * 2.0**total
 
     # Powers of noise in the output, in units of the input's scale: of features, input and output. Then coefficients.
     ratio = target.scale / source.scale
@@ -176,9 +187,18 @@ def quantize(
 
     coefficients /= 2.0 ** exponent[rounding]
     unit, bias = source.scale, bias / source.scale
-    # The scale of a filter of zeros, or near it, follows from the bias and the least multiplier there is.
-    scales = np.maximum(np.abs(coefficients).max(1) / 127, np.maximum(np.abs(bias), ratio) / 2**30).astype(np.float32)
-    held = np.clip(np.rint(coefficients / scales[:, None]), -127, 127)
+    # The least scale of a filter, such as one of zeros, follows from the bias and the least multiplier there is.
+    least = np.maximum(np.abs(bias), ratio) / 2**30
+    peaks = None
+    if layer.levels is not None:
+        alpha = features.coefficients(layer, layer.levels.astype(np.float64))
+        held, scales, peaks = _of_levels(alpha * 2.0 ** (total - exponent[rounding]), coefficients, least)
+    elif int4:
+        scales = np.maximum(quantization.to_int4(coefficients)[1], least).astype(np.float32)
+        held = np.clip(np.rint(coefficients / scales[:, None]), -7, 7)
+    else:
+        scales = np.maximum(np.abs(coefficients).max(1) / _LARGEST, least).astype(np.float32)
+        held = np.clip(np.rint(coefficients / scales[:, None]), -_LARGEST, _LARGEST)
     lift = max(0, int(np.floor(np.log2(scales.max() / ratio))) + 1)  # Makes every multiplier less than 1.
     exponent, scales = exponent + lift, scales / np.float32(2**lift)
 
@@ -189,7 +209,30 @@ def quantize(
     if exponent.max() > _MOST_EXPONENT or largest.max() >= 2**31:
         raise CannotQuantize("its integer sums could pass 2³¹")
     options["features"] = features.blob(np.stack([shift, zero, exponent], 1), staged)
-    return Integers(held.astype(np.int8), scales, bias.astype(np.int32), unit * scales, options)
+    return Integers(held.astype(np.int8), scales, bias.astype(np.int32), unit * scales, options, peaks)
+
+
+def _of_levels(
+    integers: np.ndarray, coefficients: np.ndarray, least: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The coefficients that follow from levels.
+
+    Args:
+        integers: d of the format [K, n]: what becomes of the levels.
+        coefficients: the same times steps: real, [K, n].
+        least: the least scale of each filter [K].
+
+    Returns:
+        Coefficients as floats [K, n], scales float32 [K] that a coded layer can hold, and peaks or None.
+    """
+    largest = np.abs(coefficients).max(1)
+    wanted = np.maximum(largest / _LARGEST, least)
+    wanted = np.maximum(wanted, wanted.max() * 2.0**-24)  # One range of exponents holds all.
+    peaks = np.floor(largest / wanted + 1e-9).astype(np.uint8)
+    scales = np.where(peaks > 0, largest / np.maximum(peaks, 1), wanted)
+    most = np.abs(integers).max(1)
+    held = np.rint(peaks[:, None] * integers / np.where(most > 0, most, 1)[:, None])
+    return held, coded.short(scales).astype(np.float32), None if (peaks == _LARGEST).all() else peaks
 
 
 def _pool(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dbf_keras.export import flatfile
+from dbf_keras.forms import INT8
 
 # A scale for each filter (zero points are shared); a DEQUANTIZE op, its second tensor and both names.
 _BYTES_PER_FILTER = 4
@@ -29,11 +30,11 @@ def stored_bytes(size: int, filters: int, quantize: str | None, direct: bool) ->
         quantize: as for `dbf_keras.export.to_tflite`.
         direct: whether the op reads such numbers (ours do) instead of through a DEQUANTIZE op.
     """
-    if quantize is None or (quantize != "int8" and not _pays(size, filters, quantize, direct)):
+    if quantize is None or (quantize not in INT8 and not _pays(size, filters, quantize, direct)):
         return 4 * size
     if quantize == "float16":
         return 2 * size
-    return (-(-size // 2) if quantize == "int4" and direct else size) + _BYTES_PER_FILTER * filters
+    return (-(-size // 2) if quantize in ("int4", "int8_int4") and direct else size) + _BYTES_PER_FILTER * filters
 
 
 def _pays(size: int, filters: int, quantize: str, direct: bool) -> bool:

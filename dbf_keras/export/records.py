@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable
 
 from dbf_keras.backend import keras
 from dbf_keras.export.filters import Filters
+from dbf_keras.export.rate_distortion import Levels
 from dbf_keras.folding import Folding
 from dbf_keras.forms import ABSENT, EXPLICIT, FOLDED, ONTHEFLY
 from dbf_keras.layers import DBFConv2D, DBFDense
@@ -24,6 +25,7 @@ class LayerRecord:
         reason: why the form is not the mode that was asked for; empty if it is.
         failed: whether what was asked for is impossible, rather than just no gain.
         open_margins: whether its pools, if it has any, are not known to fit the images, so that it does without.
+        coded_bytes: what a coded layer takes in the file, once that is written.
     """
 
     layer: keras.layers.Layer
@@ -32,6 +34,7 @@ class LayerRecord:
     reason: str = ""
     failed: bool = False
     open_margins: bool = False
+    coded_bytes: int | None = None
 
     @property
     def folding(self) -> Folding | None:
@@ -40,6 +43,10 @@ class LayerRecord:
         if self.form != FOLDED or folding is None or not (folding.pooled or folding.projected):
             return None
         return dataclasses.replace(folding, pool_size=(1, 1)) if self.open_margins else folding
+
+    def set_levels(self, levels: Levels) -> None:
+        """Makes the coefficients whole multiples of steps, to be coded."""
+        self.filters = self.filters.with_levels(levels.levels, levels.steps)
 
     def note_open_margins(self) -> None:
         """Notes that the layer is written without its pools."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dbf_keras.export import calibration, flatfile, int8_op
+from dbf_keras.export import calibration, coded, flatfile, int8_op
 from dbf_keras.export.filters import Filters
 
-VERSION = 1  # The version of the format.
+# Versions of the format: α as it is, and coded. Both are version 1 of the op, as a runtime counts.
+VERSION, _CODED_VERSION = 1, 2
 _ACTIVATIONS = 4  # The ops know the first activations: NONE, RELU, RELU_N1_TO_1 and RELU6.
 
 # The converter multiplies float32 filters by the scale of a BatchNorm: a rounding or two for each tap.
@@ -42,7 +43,19 @@ class Ordinary:
 _Layer = Filters | Ordinary
 
 
-def to_ops(model: Any, layers: Iterable[Filters | Ordinary]) -> dict[int, str]:
+class Outcome(NamedTuple):
+    """What became of a layer's op.
+
+    Attributes:
+        reason: why it was not replaced; empty if it was.
+        coded_bytes: of a coded layer, the bytes that the file holds it in.
+    """
+
+    reason: str = ""
+    coded_bytes: int | None = None
+
+
+def to_ops(model: Any, layers: Iterable[Filters | Ordinary], half_bias: bool = False) -> dict[int, Outcome]:
     """Replaces every op whose filters are those of a given layer, each scaled by any number (a folded BatchNorm).
 
     Ops are found by their numbers and not by their names, so a match cannot be wrong: whatever matches computes what
@@ -51,9 +64,10 @@ def to_ops(model: Any, layers: Iterable[Filters | Ordinary]) -> dict[int, str]:
     Args:
         model: ``ModelT`` of an explicit float32 file; changed in place.
         layers: DBF layers on the code grid (``codes`` is not None), and the ordinary layers of the model.
+        half_bias: coded layers hold their biases in half precision.
 
     Returns:
-        By position in ``layers``, for those that were found, why an op was not replaced: empty, as all were.
+        The outcomes by position in ``layers``, for those that were found.
     """
     candidates = _candidates(layers)
     found = _Found()
@@ -74,12 +88,18 @@ def to_ops(model: Any, layers: Iterable[Filters | Ordinary]) -> dict[int, str]:
             layer, key = match.layer, (source, match.index)
             if isinstance(layer, Ordinary):
                 continue
+            if layer.levels is not None:
+                bias = _constant_bias(model, subgraph, operator, np.float32)
+                held = _coded(layer.scaled(match.scales), bias, half_bias)
+                size = _replace_coded(model, subgraph, operator, layer.name, held)
+                found.note(match, matches[source], Outcome(coded_bytes=size))
+                continue
             if key not in written:
                 alpha = (layer.alpha * match.scales[:, None]).astype(np.float32)
                 written[key] = flatfile.add_constant(model, subgraph, f"{layer.name}/alpha", alpha)
             _replace(model, operator, [operator.inputs[0], written[key], *operator.inputs[2:]], layer)
-            found.note(match, matches[source], "")
-    return found.reasons()
+            found.note(match, matches[source], Outcome())
+    return found.outcomes()
 
 
 def to_int8_ops(
@@ -87,7 +107,8 @@ def to_int8_ops(
     reference: Any,
     layers: Iterable[Filters | Ordinary],
     draw: Callable[[list[calibration.Site]], list[np.ndarray]],
-) -> dict[int, str]:
+    int4: bool = False,
+) -> dict[int, Outcome]:
     """Replaces ops of an int8 file as `to_ops` does those of a float32 file.
 
     Args:
@@ -95,9 +116,10 @@ def to_int8_ops(
         reference: ``ModelT`` of the explicit float32 file, where the scales folded into the filters are found exactly.
         layers: as for `to_ops`.
         draw: typical windows of the inputs of given operators; see `calibration.draw_windows`.
+        int4: write coefficients that are not coded in int4.
 
     Returns:
-        By position in ``layers``, for those that were found, why an op was not replaced; empty if all were.
+        The outcomes by position in ``layers``, for those that were found.
     """
     scaled = _scaled_layers(reference, _candidates(layers))
     graph, found = model.subgraphs[0], _Found()
@@ -113,15 +135,16 @@ def to_int8_ops(
             match = found.choose(matches, _names(graph, operator))
             if isinstance(match.layer, Ordinary):
                 continue
-            found.note(match, matches, "")
             chosen.append((operator, match.layer, match, matches))
+            found.note(match, matches, Outcome())
             sites.append(calibration.Site.of(graph, operator))
     for (operator, layer, match, matches), windows in zip(chosen, draw(sites), strict=True):
         try:
-            _replace_int8(model, graph, operator, layer, windows)
+            size = _replace_int8(model, graph, operator, layer, windows, int4)
+            found.note(match, matches, Outcome(coded_bytes=size))
         except int8_op.CannotQuantize as error:
-            found.note(match, matches, str(error))
-    return found.reasons()
+            found.note(match, matches, Outcome(str(error)))
+    return found.outcomes()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,21 +168,22 @@ class _Found:
     """Which layers were found in a file; of layers with equal filters, which of them an op stands for."""
 
     def __init__(self) -> None:
-        self._own: dict[int, str] = {}
-        self._equal: dict[int, str] = {}
+        self._own: dict[int, Outcome] = {}
+        self._equal: dict[int, Outcome] = {}
 
     def choose(self, matches: list[_Match], names: str) -> _Match:
         """The layer that an op stands for: if possible one that its names tell, and that no other op stands for."""
         return min(matches, key=lambda match: (match.layer.name not in names, match.index in self._own))
 
-    def note(self, match: _Match, matches: list[_Match], reason: str) -> None:
-        """Notes that an op stands for a layer, and why it is not replaced; empty if it is."""
-        self._own[match.index] = self._own.get(match.index) or reason
+    def note(self, match: _Match, matches: list[_Match], outcome: Outcome) -> None:
+        """Notes that an op stands for a layer, and what became of it; of several ops, what went wrong."""
+        before = self._own.get(match.index, Outcome())
+        self._own[match.index] = before if before.reason else outcome
         # The converter merges ops that compute the same of the same, and so equal layers.
-        self._equal.update((other.index, reason) for other in matches if other.certain)
+        self._equal.update((other.index, outcome) for other in matches if other.certain)
 
-    def reasons(self) -> dict[int, str]:
-        """By position, for layers that were found, why an op was not replaced; empty if all were."""
+    def outcomes(self) -> dict[int, Outcome]:
+        """By position, for layers that were found."""
         return self._equal | self._own
 
 
@@ -202,23 +226,42 @@ def _int8_matches(weights: np.ndarray, step: np.ndarray, scaled: list[_Match]) -
     return [match for match, error in zip(scaled, errors, strict=True) if error <= alike]
 
 
-def _replace_int8(model: Any, graph: Any, operator: Any, layer: Filters, windows: np.ndarray) -> None:
+def _replace_int8(model: Any, graph: Any, operator: Any, layer: Filters, windows: np.ndarray, int4: bool) -> int | None:
+    """Replaces an op; returns the bytes of a coded layer."""
     source, target = (graph.tensors[indices[0]].quantization for indices in (operator.inputs, operator.outputs))
     bias = np.zeros(len(layer.alpha))
-    if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-        tensor = graph.tensors[operator.inputs[2]]
-        units = flatfile.constant(model, tensor, np.int32)
-        assert units is not None, "the standard converter writes biases as constants"
-        bias = units * np.float64(tensor.quantization.scale)
+    if (units := _constant_bias(model, graph, operator, np.int32)) is not None:
+        bias = units * np.float64(graph.tensors[operator.inputs[2]].quantization.scale)
     source, target = (int8_op.Quantization(float(held.scale[0]), int(held.zeroPoint[0])) for held in (source, target))
-    integers = int8_op.quantize(layer, bias, source, target, windows)
+    integers = int8_op.quantize(layer, bias, source, target, windows, int4)
+    if layer.levels is not None:
+        held = coded.CodedLayer(
+            layer.shape,
+            layer.grid_codes,
+            layer.levels,
+            integers.scales.astype(np.float64),
+            integers.bias if integers.bias.any() else None,
+            integers.peaks,
+            **integers.options,
+        )
+        return _replace_coded(model, graph, operator, layer.name, held)
     add = functools.partial(flatfile.add_constant, model, graph)
     inputs = [
         operator.inputs[0],
-        add(f"{layer.name}/alpha", integers.coefficients, integers.scales),
+        add(f"{layer.name}/alpha", integers.coefficients, integers.scales, int4=int4),
         add(f"{layer.name}/bias", integers.bias, integers.bias_scales),
     ]
     _replace(model, operator, inputs, layer, **integers.options)
+    return None
+
+
+def _constant_bias(model: Any, graph: Any, operator: Any, dtype: type) -> np.ndarray | None:
+    """The bias of an op, or None if it has none."""
+    if len(operator.inputs) < 3 or operator.inputs[2] < 0:
+        return None
+    bias = flatfile.constant(model, graph.tensors[operator.inputs[2]], dtype)
+    assert bias is not None, "the standard converter writes biases as constants"
+    return bias
 
 
 def _weights(model: Any, subgraph: Any, operator: Any, dtype: type = np.float32) -> np.ndarray | None:
@@ -252,35 +295,64 @@ def _matches(weights: np.ndarray, candidates: list[tuple[int, _Layer, np.ndarray
     return matches
 
 
+def _coded(layer: Filters, bias: np.ndarray | None, half_bias: bool) -> coded.CodedLayer:
+    """A layer of a float op to be coded."""
+    assert layer.levels is not None and layer.steps is not None
+    if bias is not None and half_bias and np.abs(bias).max() <= np.finfo(np.float16).max:
+        bias = bias.astype(np.float16)
+    return coded.CodedLayer(layer.shape, layer.grid_codes, layer.levels, coded.short(layer.steps), bias)
+
+
+def _replace_coded(model: Any, graph: Any, operator: Any, name: str, layer: coded.CodedLayer) -> int:
+    """Replaces an op by ours with a coded layer; returns its bytes."""
+    data = coded.encode(layer)
+    if not np.array_equal(coded.decode(data, layer.shape, len(layer.levels)).levels, layer.levels):
+        raise AssertionError("a coded layer that is not read as it was written")
+    custom, options = _geometry(operator, layer.shape)
+    # The order of these is the format's.
+    numbers = [_CODED_VERSION, len(layer.levels), *options.values()]
+    tensor = flatfile.add_constant(model, graph, f"{name}/alpha", np.frombuffer(data, np.uint8))
+    _set_op(model, operator, custom, [operator.inputs[0], tensor])
+    _set_options(operator, _flexbuffer(numbers))
+    return len(data)
+
+
 def _replace(model: Any, operator: Any, inputs: list[int], layer: Filters, **more: bytes) -> None:
-    schema = flatfile.schema()
-    options: dict[str, int | bytes] = {
-        "version": VERSION,
-        "channels": layer.shape[2],
-        "activation": int(operator.builtinOptions.fusedActivationFunction),
-        "codes": bitmap(layer.grid_codes, layer.taps),
-        **more,
-    }
+    """Replaces an op by ours whose coefficients are a tensor."""
+    custom, options = _geometry(operator, layer.shape)
+    _set_op(model, operator, custom, inputs)
+    codes = bitmap(layer.grid_codes, layer.taps)
+    _set_options(operator, _flexbuffer({"version": VERSION, **options, "codes": codes, **more}))
+
+
+def _geometry(operator: Any, shape: tuple[int, int, int]) -> tuple[str, dict[str, int]]:
+    """The custom op that stands in for an op with filters of a shape, and its options, in the order of version 2."""
     old = operator.builtinOptions
-    if isinstance(old, schema.Conv2DOptionsT):
-        custom = "DBFConv2D"
-        options.update(
-            kernel_h=layer.shape[0],
-            kernel_w=layer.shape[1],
-            stride_h=int(old.strideH),
-            stride_w=int(old.strideW),
-            dilation_h=int(old.dilationHFactor),
-            dilation_w=int(old.dilationWFactor),
-            padding=int(old.padding),
-        )
-    else:
-        custom = "DBFDense"
-        options["keep_num_dims"] = int(old.keepNumDims)
+    options = {"channels": shape[2], "activation": int(old.fusedActivationFunction)}
+    if not isinstance(old, flatfile.schema().Conv2DOptionsT):
+        return "DBFDense", {**options, "keep_num_dims": int(old.keepNumDims)}
+    return "DBFConv2D", {
+        **options,
+        "kernel_h": shape[0],
+        "kernel_w": shape[1],
+        "stride_h": int(old.strideH),
+        "stride_w": int(old.strideW),
+        "dilation_h": int(old.dilationHFactor),
+        "dilation_w": int(old.dilationWFactor),
+        "padding": int(old.padding),
+    }
+
+
+def _set_op(model: Any, operator: Any, custom: str, inputs: list[int]) -> None:
+    schema = flatfile.schema()
     operator.opcodeIndex = flatfile.operator_code(model, schema.BuiltinOperator.CUSTOM, VERSION, custom)
     operator.inputs = inputs
     operator.builtinOptions, operator.builtinOptionsType = None, schema.BuiltinOptions.NONE
-    operator.customOptions = np.frombuffer(_flexbuffer(options), np.uint8)
-    operator.customOptionsFormat = schema.CustomOptionsFormat.FLEXBUFFERS
+
+
+def _set_options(operator: Any, options: bytes) -> None:
+    operator.customOptions = np.frombuffer(options, np.uint8)
+    operator.customOptionsFormat = flatfile.schema().CustomOptionsFormat.FLEXBUFFERS
 
 
 def bitmap(codes: np.ndarray, taps: int) -> bytes:
@@ -290,10 +362,14 @@ def bitmap(codes: np.ndarray, taps: int) -> bytes:
     return np.packbits(kept, bitorder="little").tobytes()
 
 
-def _flexbuffer(options: dict[str, int | bytes]) -> bytes:
+def _flexbuffer(options: dict[str, int | bytes] | list[int]) -> bytes:
+    """Options as a map, or as a vector."""
     from flatbuffers import flexbuffers
 
     builder = flexbuffers.Builder()
+    if isinstance(options, list):
+        builder.TypedVectorFromElements(options)
+        return bytes(builder.Finish())
     with builder.Map():
         for key in sorted(options):  # As the format of a map demands.
             (builder.Blob if isinstance(options[key], bytes) else builder.Int)(key, options[key])

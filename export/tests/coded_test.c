@@ -486,16 +486,17 @@ static void TestDamage(int rounds) {
 
 // The example of FORMAT.md.
 static void TestExample(void) {
-  static const uint8_t kData[] = {0x0c, 0xfe, 0x00, 0x3c, 0x00, 0x38, 0x00, 0xbc, 0x01,
-                                  0x81, 0x90, 0x80, 0xba, 0x2c, 0x1a, 0x00, 0x50, 0x43};
-  static const int8_t kLevels[] = {1, 0, 0, -1, 0, 5, 0, 0};
-  const DbfLayer layer = {1, 1, 1, 1, 1, 1, 4, 2, true, kDbfNone, .bias = NULL};
+  static const uint8_t kData[] = {0x09, 0xf1, 0x05, 0x03, 0x00, 0x74, 0x00, 0x72, 0x00, 0x3c, 0x00,
+                                  0xc0, 0x01, 0x81, 0x90, 0xa0, 0x20, 0x0c, 0x40, 0x40, 0x50, 0xd2};
+  static const int8_t kLevels[] = {2, 0, 0, -1, 1, 0, 5, 0};
+  const DbfLayer layer = {2, 2, 1, 1, 1, 1, 2, 2, true, kDbfNone, .bias = NULL};
   Read read;
   const char* error = ReadLayer(&layer, kData, sizeof(kData), &read);
   CHECK(error == NULL, "%s", error);
   CHECK(read.layer.num_codes == 4 && memcmp(read.layer.alpha_int8, kLevels, 8) == 0, "levels");
-  CHECK(read.layer.num_scales == 1 && read.layer.alpha_scales[0] == 0.25f, "step");
-  CHECK(read.layer.bias[0] == 0.5f && read.layer.bias[1] == -1, "bias");
+  CHECK(read.layer.codes[0] == 0x33, "codes");
+  CHECK(read.layer.alpha_scales[0] == 0.5f && read.layer.alpha_scales[1] == 0.375f, "steps");
+  CHECK(read.layer.bias[0] == 1 && read.layer.bias[1] == -2, "bias");
   DbfCodedFree(&read.coded);
 }
 
