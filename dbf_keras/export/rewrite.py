@@ -75,6 +75,7 @@ def to_ops(model: Any, layers: Iterable[Filters | Ordinary], half_bias: bool = F
         # Weights of one layer used in several places stay one tensor.
         matches: dict[int, list[_Match]] = {}
         written: dict[tuple[int, int], int] = {}
+        parts = _Parts(model, subgraph)
         for operator in subgraph.operators:
             weights = _weights(model, subgraph, operator)
             if weights is None:
@@ -91,7 +92,7 @@ def to_ops(model: Any, layers: Iterable[Filters | Ordinary], half_bias: bool = F
             if layer.levels is not None:
                 bias = _constant_bias(model, subgraph, operator, np.float32)
                 held = _coded(layer.scaled(match.scales), bias, half_bias)
-                size = _replace_coded(model, subgraph, operator, layer.name, held)
+                size = _replace_coded(model, operator, parts, held)
                 found.note(match, matches[source], Outcome(coded_bytes=size))
                 continue
             if key not in written:
@@ -99,6 +100,7 @@ def to_ops(model: Any, layers: Iterable[Filters | Ordinary], half_bias: bool = F
                 written[key] = flatfile.add_constant(model, subgraph, f"{layer.name}/alpha", alpha)
             _replace(model, operator, [operator.inputs[0], written[key], *operator.inputs[2:]], layer)
             found.note(match, matches[source], Outcome())
+        parts.write()
     return found.outcomes()
 
 
@@ -138,12 +140,14 @@ def to_int8_ops(
             chosen.append((operator, match.layer, match, matches))
             found.note(match, matches, Outcome())
             sites.append(calibration.Site.of(graph, operator))
+    parts = _Parts(model, graph)
     for (operator, layer, match, matches), windows in zip(chosen, draw(sites), strict=True):
         try:
-            size = _replace_int8(model, graph, operator, layer, windows, int4)
+            size = _replace_int8(model, graph, operator, parts, layer, windows, int4)
             found.note(match, matches, Outcome(coded_bytes=size))
         except int8_op.CannotQuantize as error:
             found.note(match, matches, Outcome(str(error)))
+    parts.write()
     return found.outcomes()
 
 
@@ -226,7 +230,9 @@ def _int8_matches(weights: np.ndarray, step: np.ndarray, scaled: list[_Match]) -
     return [match for match, error in zip(scaled, errors, strict=True) if error <= alike]
 
 
-def _replace_int8(model: Any, graph: Any, operator: Any, layer: Filters, windows: np.ndarray, int4: bool) -> int | None:
+def _replace_int8(
+    model: Any, graph: Any, operator: Any, parts: _Parts, layer: Filters, windows: np.ndarray, int4: bool
+) -> int | None:
     """Replaces an op; returns the bytes of a coded layer."""
     source, target = (graph.tensors[indices[0]].quantization for indices in (operator.inputs, operator.outputs))
     bias = np.zeros(len(layer.alpha))
@@ -244,7 +250,7 @@ def _replace_int8(model: Any, graph: Any, operator: Any, layer: Filters, windows
             integers.peaks,
             **integers.options,
         )
-        return _replace_coded(model, graph, operator, layer.name, held)
+        return _replace_coded(model, operator, parts, held)
     add = functools.partial(flatfile.add_constant, model, graph)
     inputs = [
         operator.inputs[0],
@@ -303,18 +309,42 @@ def _coded(layer: Filters, bias: np.ndarray | None, half_bias: bool) -> coded.Co
     return coded.CodedLayer(layer.shape, layer.grid_codes, layer.levels, coded.short(layer.steps), bias)
 
 
-def _replace_coded(model: Any, graph: Any, operator: Any, name: str, layer: coded.CodedLayer) -> int:
+def _replace_coded(model: Any, operator: Any, parts: _Parts, layer: coded.CodedLayer) -> int:
     """Replaces an op by ours with a coded layer; returns its bytes."""
     data = coded.encode(layer)
     if not np.array_equal(coded.decode(data, layer.shape, len(layer.levels)).levels, layer.levels):
         raise AssertionError("a coded layer that is not read as it was written")
     custom, options = _geometry(operator, layer.shape)
+    tensor, part = parts.add(data)
     # The order of these is the format's.
-    numbers = [_CODED_VERSION, len(layer.levels), *options.values()]
-    tensor = flatfile.add_constant(model, graph, f"{name}/alpha", np.frombuffer(data, np.uint8))
+    numbers = [_CODED_VERSION, len(layer.levels), *options.values(), part]
     _set_op(model, operator, custom, [operator.inputs[0], tensor])
     _set_options(operator, _flexbuffer(numbers))
     return len(data)
+
+
+class _Parts:
+    """The tensor of a graph's coded layers."""
+
+    def __init__(self, model: Any, graph: Any) -> None:
+        self._model, self._graph = model, graph
+        self._parts: dict[bytes, int] = {}
+        self._tensor: int | None = None
+
+    def add(self, data: bytes) -> tuple[int, int]:
+        """Adds a layer, equal ones once; returns the index of the tensor and the number of the part."""
+        if self._tensor is None:
+            self._tensor = flatfile.add_constant(self._model, self._graph, "coded", np.zeros(0, np.uint8))
+        return self._tensor, self._parts.setdefault(data, len(self._parts))
+
+    def write(self) -> None:
+        """Writes the tensor, if there are layers."""
+        if self._tensor is not None:
+            sizes = np.array([4 * len(self._parts), *map(len, self._parts)])
+            data = np.cumsum(sizes)[:-1].astype("<u4").tobytes() + b"".join(self._parts)
+            tensor = self._graph.tensors[self._tensor]
+            tensor.shape = [len(data)]
+            self._model.buffers[tensor.buffer].data = np.frombuffer(data, np.uint8)
 
 
 def _replace(model: Any, operator: Any, inputs: list[int], layer: Filters, **more: bytes) -> None:

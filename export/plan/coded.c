@@ -369,6 +369,18 @@ static const char* ReadLevels(Reader* reader, const Parts* parts, DbfLayer* laye
   return NULL;
 }
 
+const char* DbfCodedPart(const uint8_t* data, size_t size, size_t part, const uint8_t** begin,
+                         size_t* bytes) {
+  const size_t parts = size < 4 ? 0 : Read32(data) / 4;
+  if (parts > size / 4 || part >= parts) return "the coded layers have no such part";
+  const size_t from = Read32(data + 4 * part);
+  const size_t to = part + 1 < parts ? Read32(data + 4 * (part + 1)) : size;
+  if (from > to || to > size) return "a part of the coded layers lies outside of them";
+  *begin = data + from;
+  *bytes = to - from;
+  return NULL;
+}
+
 const char* DbfCodedRead(const uint8_t* data, size_t size, DbfLayer* layer, DbfQuantized* quantized,
                          DbfCoded* coded) {
   *coded = (DbfCoded){0};

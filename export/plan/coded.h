@@ -14,6 +14,11 @@ typedef struct DbfCoded {
   int8_t* levels;
 } DbfCoded;
 
+// Finds part number `part` of a tensor of coded layers: sets where it begins in the `size` bytes at
+// `data`, and its size. Returns an error message, or NULL.
+const char* DbfCodedPart(const uint8_t* data, size_t size, size_t part, const uint8_t** begin,
+                         size_t* bytes);
+
 // Reads `size` bytes at `data` into a layer whose sides, channels and filters are set, and which is
 // an int8 one if `quantized` is not NULL: codes, levels as alpha_int8 with their steps as scales,
 // bias and, into *quantized, roundings and peaks. Every read is bounded by `size`, and so are time

@@ -546,14 +546,14 @@ static void TestInt8(void) {
 
 // Writes the options of version 2 of a good model.
 static void WriteCodedOptions(Runtime* runtime, bool dense) {
-  const int64_t conv[] = {2, 5, 6, 1, 3, 3, 1, 2, 1, 1, 0}, fully[] = {2, 5, 30, 0, 0};
+  const int64_t conv[] = {2, 5, 6, 1, 3, 3, 1, 2, 1, 1, 0, 1}, fully[] = {2, 5, 30, 0, 0, 1};
   runtime->node.custom_initial_data_size =
-      (int)WriteInts(dense ? fully : conv, dense ? 5 : 11, 1, runtime->options);
+      (int)WriteInts(dense ? fully : conv, dense ? 6 : 12, 1, runtime->options);
 }
 
-// Puts the coded layer of levels that int8 alpha holds in alpha's place, with the bias that is
-// there and steps of 0.01 or so, which become alpha's scales too. The runtime has the tensors of an
-// int8 op if `quantized` is not NULL.
+// Puts the coded layer of levels that int8 alpha holds in alpha's place, after a part without
+// bytes, with the bias that is there and steps of 0.01 or so, which become alpha's scales too. The
+// runtime has the tensors of an int8 op if `quantized` is not NULL.
 static void CodeAlpha(Runtime* runtime, const Model* model, bool dense,
                       const DbfQuantized* quantized) {
   const uint16_t step = 0x211f;  // a half
@@ -577,8 +577,10 @@ static void CodeAlpha(Runtime* runtime, const Model* model, bool dense,
   size_t size;
   uint8_t* data = EncodeLayer(&layer, &coding, &size);
   alpha->type = kTfLiteUInt8;
-  SetDims(alpha, Ints(1, (int)size));
-  memcpy(alpha->data, data, size);
+  SetDims(alpha, Ints(1, (int)size + 8));
+  const uint32_t starts[] = {8, 8};
+  memcpy(alpha->data, starts, sizeof(starts));
+  memcpy((uint8_t*)alpha->data + sizeof(starts), data, size);
   free(data);
   runtime->node.inputs->size = 2;
   WriteCodedOptions(runtime, dense);
@@ -639,8 +641,8 @@ static void TestCodedInt8(void) {
 // One thing wrong with a coded op. Returns its name, or NULL if there is none.
 static const char* ChangeCoded(Runtime* runtime, int i) {
   TfLiteTensor* alpha = &runtime->tensors[kAlpha];
-  int64_t numbers[12] = {2, 5, 6, 1, 3, 3, 1, 2, 1, 1, 0, 0};
-  size_t count = 11;
+  int64_t numbers[13] = {2, 5, 6, 1, 3, 3, 1, 2, 1, 1, 0, 1, 0};
+  size_t count = 12;
   Model model = GoodModel(false);
   switch (i) {
     case 0:
@@ -660,7 +662,7 @@ static const char* ChangeCoded(Runtime* runtime, int i) {
     case 7:
       return --alpha->bytes, --alpha->dims->data[0], "bytes cut short";
     case 8:
-      return ((uint8_t*)alpha->data)[0] |= 3, "a damaged tensor";
+      return ((uint8_t*)alpha->data)[8] |= 3, "a damaged layer";
     case 9:
       for (size_t e = 0; e < model.num_entries; ++e) {
         if (model.entries[e].blob_size > 0) model.entries[e].blob = model.codes;
@@ -670,19 +672,28 @@ static const char* ChangeCoded(Runtime* runtime, int i) {
       return "options of version 1";
     case 10:
       return SetDims(alpha, Ints(1, 0)), "no bytes";
+    case 11:
+      return ((uint32_t*)alpha->data)[0] = 4, "fewer parts";
+    case 12:
+      return ((uint32_t*)alpha->data)[0] = UINT32_MAX, "more parts than bytes";
+    case 13:
+      return ((uint32_t*)alpha->data)[1] = (uint32_t)alpha->bytes + 1, "a part outside";
+    case 14:
+      return ((uint32_t*)alpha->data)[1] = UINT32_MAX, "a part far outside";
     default:
       break;
   }
   static const struct {
     int at;
     int64_t value;
-  } bad[] = {{0, 1}, {0, 3}, {1, 0}, {1, 4},  {1, INT32_MAX}, {2, 5}, {2, 1LL << 40},
-             {3, 4}, {4, 0}, {5, 2}, {6, -1}, {8, INT32_MAX}, {10, 2}};
+  } bad[] = {{0, 1},         {0, 3},  {1, 0},  {1, 4},   {1, INT32_MAX}, {2, 5},
+             {2, 1LL << 40}, {3, 4},  {4, 0},  {5, 2},   {6, -1},        {8, INT32_MAX},
+             {10, 2},        {11, 0}, {11, 2}, {11, -1}, {11, INT32_MAX}};
   const int cases = sizeof(bad) / sizeof(bad[0]);
-  i -= 11;
+  i -= 15;
   if (i > cases + 1) return NULL;
   if (i < cases) numbers[bad[i].at] = bad[i].value;
-  if (i >= cases) count = i == cases ? 10 : 12;
+  if (i >= cases) count = i == cases ? 11 : 13;
   runtime->node.custom_initial_data_size = (int)WriteInts(numbers, count, 8, runtime->options);
   return i < cases ? "a number of the options" : "too few or too many numbers";
 }

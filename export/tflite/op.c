@@ -22,7 +22,8 @@ struct DbfOp {
   DbfQuantized quantized;  // of int8 layers
   uint8_t* blobs[kBlobs];  // copies, to which these two point
   bool keep_num_dims;
-  bool coded;  // version 2: the layer is in one tensor
+  bool coded;    // version 2: the layer is a part of one tensor
+  int32_t part;  // which one
   DbfConv* conv;
   int input, output;  // tensors
   size_t input_bytes, output_bytes;
@@ -167,6 +168,7 @@ static const char* ParseOptions(DbfOp* op, const void* data, size_t size) {
       {"dilation_w", kConv, &layer->dilation_w, 1, INT32_MAX, false},
       {"padding", kConv, &padding, 0, 1, false},
       {"keep_num_dims", kDense, &keep_num_dims, 0, 1, false},
+      {"part", op->coded ? kBoth : 0, &op->part, 0, INT32_MAX, false},
   };
   const Blob blobs[kBlobs] = {
       {"codes", "option codes is not a blob", &layer->codes, &layer->codes_bytes},
@@ -356,13 +358,17 @@ static const char* ReadAlpha(DbfOp* op, const TfLiteTensor* input, const TfLiteT
   return bias != NULL ? ReadBias(op, bias) : NULL;
 }
 
-// Reads the coded layer of version 2 into op->layer and `coded`.
-static const char* ReadCoded(DbfOp* op, const TfLiteTensor* layer, DbfCoded* coded) {
-  if (layer->type != kTfLiteUInt8) return "the options are of version 2, but alpha is not uint8";
-  if (layer->dims->size != 1) return "the coded layer is not a row of bytes";
-  if (!IsConstant(layer)) return "the coded layer is not constant";
-  return DbfCodedRead(layer->data, layer->bytes, &op->layer,
-                      op->layer.quantized != NULL ? &op->quantized : NULL, coded);
+// Reads the op's part of the coded layers of version 2 into op->layer and `coded`.
+static const char* ReadCoded(DbfOp* op, const TfLiteTensor* layers, DbfCoded* coded) {
+  if (layers->type != kTfLiteUInt8) return "the options are of version 2, but alpha is not uint8";
+  if (layers->dims->size != 1) return "the coded layers are not a row of bytes";
+  if (!IsConstant(layers)) return "the coded layers are not constant";
+  const uint8_t* data;
+  size_t bytes;
+  const char* error = DbfCodedPart(layers->data, layers->bytes, (size_t)op->part, &data, &bytes);
+  if (error != NULL) return error;
+  return DbfCodedRead(data, bytes, &op->layer, op->layer.quantized != NULL ? &op->quantized : NULL,
+                      coded);
 }
 
 // Packs the coefficients of the tensors; bias may be NULL.

@@ -35,6 +35,15 @@ class _Bytes:
         return [place for place in range(count) if number >> place & 1]
 
 
+def part(data, number):
+    """The bytes of one of the coded layers of a tensor."""
+    data = bytes(data)
+    count = int.from_bytes(data[:4], "little") // 4
+    starts = [int.from_bytes(data[4 * i : 4 * i + 4], "little") for i in range(count)]
+    assert number < count and starts[0] == 4 * count and starts == sorted(starts)
+    return data[starts[number] : [*starts, len(data)][number + 1]]
+
+
 def frequency(byte):
     """F(b)."""
     assert byte < 192

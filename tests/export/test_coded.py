@@ -282,7 +282,7 @@ def test_options_are_a_vector(model):
     data = to_tflite(model, "onthefly", "weights", True)
     graph = load(data).subgraphs[0]
     given = [options(operator) for operator in graph.operators if operator.customOptions is not None]
-    assert [entry["version"] for entry in given] == [2] * 6
+    assert [entry["version"] for entry in given] == [2] * 7  # An ordinary layer is coded, too.
     assert given[0] | {} == {
         "version": 2,
         "filters": 8,
@@ -295,17 +295,29 @@ def test_options_are_a_vector(model):
         "dilation_h": 1,
         "dilation_w": 1,
         "padding": 0,
+        "part": 0,
     }
-    assert given[-1] == {"version": 2, "filters": 4, "channels": 12, "activation": 0, "keep_num_dims": 0}
+    assert given[-1] == {
+        "version": 2,
+        "filters": 4,
+        "channels": 12,
+        "activation": 0,
+        "keep_num_dims": 0,
+        "part": len(given) - 1,
+    }
 
 
 def test_the_report_counts_coded_bytes(model):
     result = convert(model, "onthefly", "weights", True, check=False)
-    graph = load(result.data)
-    held = [len(graph.buffers[tensor.buffer].data) for tensor in graph.subgraphs[0].tensors if tensor.type == 3]
-    assert {layer.bytes_file for layer in result.layers} <= set(
-        held
-    ) and result.form.role == "onthefly_int8_weights_coded"
+    file = load(result.data)
+    graph = file.subgraphs[0]
+    numbers = [operator.inputs[1] for operator in graph.operators if operator.customOptions is not None]
+    assert len(set(numbers)) == 1  # All layers in one tensor; the one that is used twice has two biases.
+    held = file.buffers[graph.tensors[numbers[0]].buffer].data
+    sizes = {len(coded_format.part(held, part)) for part in range(7)}
+    reports = [*result.layers, *result.ordinary]
+    assert {layer.bytes_file for layer in reports} <= sizes and "ordinary" in {layer.form for layer in reports}
+    assert result.form.role == "onthefly_int8_weights_coded"
 
 
 def test_the_worked_example():

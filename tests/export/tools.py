@@ -58,7 +58,8 @@ def options(operator):
     given = flexbuffers.Loads(bytes(operator.customOptions))
     if isinstance(given, dict):
         return given
-    names = ("version", "filters", "channels", "activation", *(_GEOMETRY if len(given) > 5 else ("keep_num_dims",)))
+    kind = _GEOMETRY if len(given) > 6 else ("keep_num_dims",)
+    names = ("version", "filters", "channels", "activation", *kind, "part")
     return dict(zip(names, given, strict=True))
 
 
@@ -68,7 +69,8 @@ def coded_layer(model, graph, operator):
     assert given["version"] == 2 and len(operator.inputs) == 2 and tensor.type == schema.TensorType.UINT8
     assert len(tensor.shape) == 1 and tensor.quantization is None
     kernel = given.get("kernel_h", 1), given.get("kernel_w", 1)
-    return coded_format.read(model.buffers[tensor.buffer].data, *kernel, given["channels"], given["filters"])
+    part = coded_format.part(model.buffers[tensor.buffer].data, given["part"])
+    return coded_format.read(part, *kernel, given["channels"], given["filters"])
 
 
 def bitmap(kept, taps):
@@ -155,7 +157,8 @@ def expand(data):
                 standard.dilationHFactor, standard.dilationWFactor = given.pop("dilation_h"), given.pop("dilation_w")
                 operator.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions
                 operator.opcodeIndex = builtin(schema.BuiltinOperator.CONV_2D)
-            given.pop("filters", None)
+            for key in ("filters", "part"):
+                given.pop(key, None)
             assert not given, f"keys that the format does not have: {given}"
             operator.builtinOptions, operator.customOptions = standard, None
     builder = flatbuffers.Builder(len(data))
