@@ -22,7 +22,7 @@ _SWEEPS = 2
 # What is added to the diagonal of a curvature, as a share of its mean: calibration data see only so much.
 _DAMPING = 0.01
 
-# A filter's weight is at least this share of the layer's mean: a filter that calibration data leave idle stays a filter.
+# A filter is weighed by this share of the mean at least: one that calibration data leave idle stays a filter.
 _LEAST_WEIGHT = 1e-3
 
 # Columns whose errors are handed on to all later ones at once.
@@ -111,10 +111,16 @@ class Search:
         mean = math.exp(-2 * np.log(np.diag(self._triangle)).mean())
         fine = np.sqrt(6 * price / (math.log(2) * self._weights * mean))
         trial = [coded.short(share * fine) for share in _STEPS] + [plain(self.filters).steps]
-        levels = _rounded(self.filters.alpha, trial[_STEPS.index(1.0)])
+        starts = [_rounded(self.filters.alpha, trial[_STEPS.index(1.0)])]
         if self._trained is not None:
             trial.append(self._trained.steps)
-        levels, steps = self._round(np.stack(trial), price, self._bits(levels))
+            starts.append(self._trained.levels)
+        found = [self._from(levels, np.stack(trial), price) for levels in starts]
+        return min(found, key=lambda levels: self.error(levels) + 8 * price * coded_bytes(self.filters, levels))
+
+    def _from(self, start: np.ndarray, trial: np.ndarray, price: float) -> Levels:
+        """The levels that are found if bits are at first taken to be those of levels to start from."""
+        levels, steps = self._round(trial, price, self._bits(start))
         for _ in range(_SWEEPS):
             levels = self._swept(levels, steps, price, self._bits(levels))
             steps = self._fitted(levels, steps)

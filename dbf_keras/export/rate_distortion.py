@@ -1,8 +1,7 @@
-"""Levels of coefficients chosen after training: where they take few bytes and the outputs of the model change little."""
+"""Levels of coefficients chosen after training: those of few bytes that change the outputs of the model little."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,7 +51,7 @@ def choose(
     max_loss: float | None = None,
     max_kb: float | None = None,
     labels: Any = None,
-) -> dict[int, Levels]:
+) -> list[Levels]:
     """Chooses the levels of all layers at one price of a bit, in units of what the outputs change.
 
     The price is the lowest at which the layers take no more than ``max_kb``, or the highest at which no more accuracy
@@ -72,8 +71,7 @@ def choose(
         labels: with ``max_loss``, the classes of the samples, in the order of one output's rows.
 
     Returns:
-        The levels of each layer, by its position. Layers that the outputs do not depend on get those of `trained` or
-        `plain`.
+        The levels of each layer, those of `trained` or `plain` for layers that the outputs do not depend on.
 
     Raises:
         ValueError: both or neither of ``max_loss`` and ``max_kb`` are given, no levels take so few bytes, or there is
@@ -83,19 +81,20 @@ def choose(
         raise ValueError("Give `max_loss` or `max_kb`, and not both.")
     filters = [Filters.of(layer) for layer in layers]
     starts = [trained(layer) for layer in layers]
-    chosen = {position: start or plain(filters[position]) for position, start in enumerate(starts)}
     with sensitivity.probing(model, layers, samples, classes=max_loss is not None) as probe:
-        searches = {
-            position: Search(filters[position], curvature.weights, curvature.matrix, starts[position])
-            for position, curvature in enumerate(probe.curvatures())
-            if curvature is not None
-        }
+        searches = [
+            None if curvature is None else Search(own, curvature.weights, curvature.matrix, start)
+            for own, start, curvature in zip(filters, starts, probe.curvatures(), strict=True)
+        ]
 
-        def at(price: float) -> dict[int, Levels]:
-            return chosen | {position: search.at(price) for position, search in searches.items()}
+        def at(price: float) -> list[Levels]:
+            return [
+                start or plain(own) if search is None else search.at(price)
+                for own, start, search in zip(filters, starts, searches, strict=True)
+            ]
 
-        def size(levels: dict[int, Levels]) -> float:
-            return sum(coded_bytes(filters[position], found) for position, found in levels.items()) / 1000
+        def size(levels: list[Levels]) -> float:
+            return sum(map(coded_bytes, filters, levels)) / 1000
 
         if max_kb is not None:
             return _cheapest_within(at, size, max_kb)
@@ -104,8 +103,8 @@ def choose(
 
 
 def _cheapest_within(
-    at: Callable[[float], dict[int, Levels]], size: Callable[[dict[int, Levels]], float], most: float
-) -> dict[int, Levels]:
+    at: Callable[[float], list[Levels]], size: Callable[[list[Levels]], float], most: float
+) -> list[Levels]:
     """The levels at the lowest price at which they take no more than so many 1,000 bytes."""
     best, smallest = None, math.inf
     prices = _Prices(_BYTES_POWER)
@@ -122,10 +121,10 @@ def _cheapest_within(
 
 
 def _dearest_within(
-    at: Callable[[float], dict[int, Levels]], loss: Callable[[dict[int, Levels]], float], most: float
-) -> dict[int, Levels]:
+    at: Callable[[float], list[Levels]], loss: Callable[[list[Levels]], float], most: float
+) -> list[Levels]:
     """The levels at the highest price at which no more than so much is lost; at the lowest if it is always more."""
-    best: tuple[float, dict[int, Levels]] | None = None
+    best: tuple[float, list[Levels]] | None = None
     prices = _Prices(_LOSS_POWER)
     for price in prices:
         levels = at(price)
@@ -202,9 +201,9 @@ class _Judge:
                 raise ValueError(f"There are {len(self._labels)} labels for outputs of {rows} rows.")
             self._right = probe.first[0].argmax(axis=-1) == self._labels
 
-    def loss(self, levels: dict[int, Levels]) -> float:
+    def loss(self, levels: list[Levels]) -> float:
         """The loss, as `choose` reckons it."""
-        for position, found in levels.items():
+        for position, found in enumerate(levels):
             self._probe.assign(position, found.alpha)
         features = self._probe.features()
         loss = _POINTS * self._probe.distance(features)

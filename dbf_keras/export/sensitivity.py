@@ -132,7 +132,7 @@ class Probe:
                     sums[position] = added if old is None else (old[0] + added[0], old[1] + added[1])
         count = sum(len(batch[0]) for batch in batches)
         return [
-            None if found is None or not found[0].any() else _curvature(*found, layer.codes, count)
+            None if found is None or not found[0].any() else _curvature(found[0], found[1], layer.codes, count)
             for found, layer in zip(sums, self._layers, strict=True)
         ]
 
