@@ -97,9 +97,13 @@ class Dataset:
 
     def calibration_images(self, count: int = 200) -> np.ndarray:
         """Training images to calibrate int8 with: float32 [count or fewer, H, W, C], always the same draw."""
+        return self.calibration_examples(count)[0]
+
+    def calibration_examples(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """`calibration_images`, and their labels [count or fewer]."""
         images = len(self.y_train)
-        chosen = np.random.default_rng(0).choice(images, min(images, count), replace=False)
-        return np.asarray(self.x_train[np.sort(chosen)], np.float32)
+        chosen = np.sort(np.random.default_rng(0).choice(images, min(images, count), replace=False))
+        return np.asarray(self.x_train[chosen], np.float32), np.asarray(self.y_train)[chosen]
 
     def part(self, count: int) -> Dataset:
         """The same with some of the training images, drawn once and for all: files may be sorted by class.

@@ -282,7 +282,7 @@ def c_objects(request, make_once):
     # The kernels take long.
     sources = [*EXPORT.glob("kernels/*.c")]
     sources += [path for path in EXPORT.glob("*/*.c") if path.parent.name not in ("kernels", "tests")]
-    sources.append(EXPORT / "tests/testing.c")
+    sources += [path for path in EXPORT.glob("tests/*.c") if not path.stem.endswith("_test")]
 
     def compile_all(folder):
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -294,12 +294,13 @@ def c_objects(request, make_once):
 
 
 @pytest.mark.parametrize(
-    "test,rounds", [("flexbuffer", 0), ("op", 2000), ("conv", LAYERS), ("int8", LAYERS // 4), ("threads", 0)]
+    "test,rounds",
+    [("flexbuffer", 0), ("op", 2000), ("coded", LAYERS // 4), ("conv", LAYERS), ("int8", LAYERS // 4), ("threads", 0)],
 )
 def test_in_c(c_objects, test, rounds, tmp_path):
     compile_command, objects, sanitizer = c_objects
     if sanitizer == "thread":  # slow
-        if test == "flexbuffer":
+        if test in ("coded", "flexbuffer"):
             pytest.skip("has no threads")
         rounds //= 4
     binary = tmp_path / test

@@ -87,7 +87,10 @@ def encode(layer: CodedLayer) -> bytes:
     steps = np.ldexp(layer.steps, -exponent).astype("<f2")
     if not np.array_equal(np.ldexp(steps.astype(np.float64), exponent), layer.steps):
         raise ValueError("The steps of a coded layer have more than 11 significant bits; round them by `coded.short`.")
-    one = len(set(steps.tolist())) == 1
+    tables, numbers = _tables(layer)
+    levels = _write_statistics(tables, numbers) + _write_stream(layer, tables, numbers)
+    # Layers of next to nothing but zeros have too few bytes for what they ask the reader to do; steps are some.
+    one = len(set(steps.tolist())) == 1 and _least_bytes(layer) <= len(levels)
     bias_kind, bias = _write_bias(layer)
     flags = kind | _ONE_STEP * one | bias_kind << _BIAS_SHIFT
     flags |= _INT8 * (layer.features is not None) | _SUMS * (layer.sums is not None)
@@ -98,9 +101,21 @@ def encode(layer: CodedLayer) -> bytes:
     parts += [bias, layer.sums or b""]
     if layer.features is not None:
         parts += [_base128(len(layer.features)), layer.features]
-    tables, numbers = _tables(layer)
-    parts += [_write_statistics(tables, numbers), _write_stream(layer, tables, numbers)]
-    return b"".join(parts)
+    data = b"".join([*parts, levels])
+    if len(data) < _least_bytes(layer):
+        raise ValueError(
+            f"Of {layer.levels.size} coefficients of a layer all but a few are zero: they are coded in {len(data)} "
+            "bytes, for which the format allows fewer. Keep fewer codes."
+        )
+    return data
+
+
+def _least_bytes(layer: CodedLayer) -> int:
+    """The fewest bytes that the format allows a layer to have: they bound the reader's work."""
+    kh, kw, channels = layer.shape
+    filters, codes = layer.levels.shape
+    work = max(filters, 16) * codes
+    return max(-(-kh * kw * channels >> 12), -(-work * (kh + kw + 6) >> 16), 1 << 62 if work > 1 << 28 else 0)
 
 
 def coded_bytes(shape: tuple[int, int, int], codes: np.ndarray, levels: np.ndarray) -> int:
@@ -126,7 +141,7 @@ def _write_codes(layer: CodedLayer) -> tuple[int, bytes]:
     kept.reshape(-1)[layer.codes] = True
     if kept.all():
         return _EVERY, b""
-    spatial, channel = kept.any(1), kept.any(0)
+    spatial, channel = np.any(kept, axis=1), np.any(kept, axis=0)
     if np.array_equal(kept, np.outer(spatial, channel)):
         return _PRODUCT, _bits(spatial) + _bits(channel)
     return _ANY, _bits(kept)

@@ -10,16 +10,16 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from dbf_keras import command, data
 from dbf_keras.command import OPEN_SIZE, size_text
-from dbf_keras.forms import IO_TYPES, MODES, ONTHEFLY, QUANTIZATIONS, Form
+from dbf_keras.forms import INT8, IO_TYPES, MODES, ONTHEFLY, QUANTIZATIONS, Form
 
 _FLAGS = flags.FLAGS
 _FILE = ".tflite"
 _FLOAT = "none"  # What --quantize calls float32.
+_JUDGED = 2000  # Training images that tell what coding loses.
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -42,15 +42,29 @@ def _define_flags() -> None:
         _FLOAT,
         [name or _FLOAT for name in QUANTIZATIONS],
         "float16: float16 weights. weights: int8 weights, one scale a filter. int4: the same with int4 coefficients in "
-        "our ops (onthefly only). "
-        "int8: compute in int8, calibrated on training images.",
+        "our ops (onthefly only). int8: compute in int8, calibrated on training images. int8_int4: the same with int4 "
+        "coefficients in our ops (onthefly only).",
     )
+    flags.DEFINE_bool(
+        "coding",
+        False,
+        "Entropy-code the coefficients (onthefly only): whole multiples of steps, those that the model was trained to, "
+        "or else of int8's steps, or with --max_loss or --max_kb of such as lose the least.",
+    )
+    flags.DEFINE_float(
+        "max_loss",
+        None,
+        "With --coding, points of accuracy that it may cost on training images (0.1: a thousandth of them).",
+        lower_bound=0,
+    )
+    flags.DEFINE_float("max_kb", None, "With --coding, the kB (1,000 bytes) that the file may have.", lower_bound=0)
     flags.DEFINE_enum("io", "float32", IO_TYPES, "With --quantize=int8, the type of inputs and outputs.")
     flags.DEFINE_enum(
         "dataset",
         None,
         data.DATASETS,
-        "With --quantize=int8, the data set of the training images. By default that of the zoo model.",
+        "With --quantize=int8, --max_loss or --max_kb: the data set of the training images. By default that of the zoo "
+        "model.",
     )
     flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or train/ and test/, or the TFRecords are.")
     flags.DEFINE_string(
@@ -74,7 +88,7 @@ def _define_flags() -> None:
 
 def main(_: list[str]) -> None:
     """Exports as the flags say and prints the table of layers."""
-    form = Form(_FLAGS.mode, None if _FLAGS.quantize == _FLOAT else _FLAGS.quantize)
+    form = Form(_FLAGS.mode, None if _FLAGS.quantize == _FLOAT else _FLAGS.quantize, _FLAGS.coding)
     if _FLAGS.model is not None and _is_path(_FLAGS.model):
         _check_keras_file(_FLAGS.model)
     _check_combination(form)
@@ -95,7 +109,7 @@ def main(_: list[str]) -> None:
                 f"--input_size is for models that leave height and width open; {name} takes inputs of shape "
                 f"{', '.join(str(tuple(tensor.shape[1:])) for tensor in model.inputs)}. Leave it out."
             )
-        images = _training_images(model, size) if form.quantize == "int8" else None
+        images = _training_images(model, size) if _needs_images(form) else None
         random = None
         if is_open and images is None:
             used = size or OPEN_SIZE
@@ -107,6 +121,8 @@ def main(_: list[str]) -> None:
             *form,
             representative_data=images,
             io_type=_FLAGS.io,
+            max_loss=_FLAGS.max_loss,
+            max_kb=_FLAGS.max_kb,
             labels=_labels() if _FLAGS.metadata else None,
             normalization=_normalization() if _FLAGS.metadata else None,
             training=(_training() or {}) if _FLAGS.metadata else None,
@@ -129,15 +145,36 @@ def _is_path(model: str) -> bool:
     return model.endswith(".keras") or os.sep in model or os.path.exists(model)
 
 
+def _needs_images(form: Form) -> bool:
+    return form.quantize in INT8 or _FLAGS.max_loss is not None or _FLAGS.max_kb is not None
+
+
 def _check_combination(form: Form) -> None:
-    if form.quantize == "int4" and form.mode != ONTHEFLY:
-        raise ValueError(f"--quantize=int4 is for --mode=onthefly only; with --mode={form.mode} use weights or int8.")
-    if form.quantize != "int8":
-        for name, default in (("io", "float32"), ("dataset", None), ("data_dir", None)):
-            if _FLAGS[name].value != default:
-                raise ValueError(f"--{name} is for --quantize=int8 only; got --quantize={_FLAGS.quantize}.")
+    int4 = form.quantize in ("int4", "int8_int4")
+    if int4 and form.mode != ONTHEFLY:
+        raise ValueError(
+            f"--quantize={form.quantize} is for --mode=onthefly only; with --mode={form.mode} use weights or int8."
+        )
+    if form.coding and (int4 or form.mode != ONTHEFLY):
+        raise ValueError(
+            f"--coding is for --mode=onthefly and any --quantize but int4; got --mode={form.mode} "
+            f"--quantize={_FLAGS.quantize}."
+        )
+    if not form.coding and (_FLAGS.max_loss is not None or _FLAGS.max_kb is not None):
+        raise ValueError("--max_loss and --max_kb are limits that --coding keeps; give it, too.")
+    if form.quantize not in INT8 and _FLAGS.io != "float32":
+        raise ValueError(f"--io is for --quantize=int8 only; got --quantize={_FLAGS.quantize}.")
+    if not _needs_images(form):
+        for name in ("dataset", "data_dir"):
+            if _FLAGS[name].value is not None:
+                raise ValueError(
+                    f"--{name} is for --quantize=int8, --max_loss and --max_kb only; got --quantize={_FLAGS.quantize}."
+                )
     elif _FLAGS.model is not None and _is_path(_FLAGS.model) and _FLAGS.dataset is None:
-        raise ValueError("--quantize=int8 of a .keras file needs --dataset, whose training images calibrate it.")
+        raise ValueError(
+            "--quantize=int8, --max_loss and --max_kb need --dataset with a .keras file: they look at what its "
+            "training images do in the model."
+        )
 
 
 def _check_keras_file(path: str) -> None:
@@ -200,8 +237,11 @@ def _normalization() -> tuple[list[float], list[float]] | None:
         raise ValueError(f"--mean and --std take numbers, by channel or one: {error}.") from None
 
 
-def _training_images(model: Any, size: tuple[int, int] | None) -> list[np.ndarray]:
-    """A batch of raw pixels 0–255 to calibrate with, of this (height, width) where the model leaves them open."""
+def _training_images(model: Any, size: tuple[int, int] | None) -> list[Any]:
+    """A batch of raw pixels 0–255 to calibrate with, of this (height, width) where the model leaves them open.
+
+    For a limit of coding it is larger, and has labels.
+    """
     from dbf_keras import zoo
 
     name = _FLAGS.dataset or zoo.entry(_FLAGS.model)["dataset"]
@@ -218,4 +258,6 @@ def _training_images(model: Any, size: tuple[int, int] | None) -> list[np.ndarra
             f"The images of {name} are {size_text(dataset.image_shape[:2])}, so --input_size={_FLAGS.input_size} does "
             "not fit them; leave it out."
         )
+    if _FLAGS.max_loss is not None or _FLAGS.max_kb is not None:
+        return [dataset.calibration_examples(_JUDGED)]
     return [dataset.calibration_images()]

@@ -206,11 +206,11 @@ def _write(
     file = flatfile.load(data)
     if form.mode == ONTHEFLY:
         _write_on_the_fly(file, records, model, data, explicit, samples, form)
-    small = form.quantize in ("float16", "weights", "int4")
-    if small:
-        quantization.quantize_weights(file, form.quantize)
-    if form.mode != EXPLICIT or small or not flatfile.is_tidy(file):
-        data = flatfile.dump(file)
+    small = form.quantize if form.quantize in ("float16", "weights", "int4") else None
+    if small is not None:
+        quantization.quantize_weights(file, small)
+    if form.mode != EXPLICIT or small is not None or not flatfile.is_tidy(file):
+        data = flatfile.dump(file, terse=form.mode == ONTHEFLY)
     return data, explicit, used
 
 

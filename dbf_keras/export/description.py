@@ -49,6 +49,7 @@ def describe(
         "dbf_keras": __version__,
         "mode": form.mode,
         "quantize": form.quantize,
+        "coding": form.coding,
         "ratio": _ratio(sum(layer.alpha.size for layer in layers), sum(layer.explicit.size for layer in layers)),
         "ratios": {layer.name: _ratio(layer.alpha.shape[1], layer.taps) for layer in layers},
         "training": training,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import functools
-import hashlib
 import itertools
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+# What the standard converter says of itself in a file's metadata. Runtimes hand it out when asked and heed none of it.
+_NOTES = (b"CONVERSION_METADATA", b"min_runtime_version")
 
 
 @functools.cache
@@ -24,20 +27,28 @@ def load(data: bytes) -> Any:
     return schema().ModelT.InitFromObj(schema().Model.GetRootAs(data, 0))
 
 
-def dump(model: Any) -> bytes:
+def dump(model: Any, terse: bool = False) -> bytes:
     """Writes a ``ModelT``, dropping what nothing uses: tensors, buffers, operator codes. Changes ``model``.
 
     Of the converter's names, which join those of all ops that went into one, the first is kept; no two tensors of the
     file have the same name.
+
+    Args:
+        model: the model.
+        terse: leave out what no runtime needs: tensors inside graphs have names like 7w and no open sizes, and what
+            the converter says of itself is gone.
     """
+    from dbf_keras.export import flatbuilder
+
+    if terse:
+        _drop_notes(model)
     _separate_buffers(model)
     _drop_unused(model)
+    if terse:
+        _shorten_names(model)
     _name(model)
-    for buffer in model.buffers:
-        buffer.__class__ = _aligned_buffer()
-    builder = _builder()(sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None) + 65536)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    _drop_implied(model)
+    return flatbuilder.pack(model)
 
 
 def is_tidy(model: Any) -> bool:
@@ -103,6 +114,87 @@ def _name(model: Any) -> None:
             numbered = (b"%s_%d" % (name, number) for number in itertools.count(1))
             tensor.name = next(new for new in itertools.chain([name], numbered) if new not in taken)
             taken.add(tensor.name)
+
+
+def _shorten_names(model: Any) -> None:
+    """Names tensors inside graphs by numbers of operators: 7 is what operator 7 makes, 7w its weights, 7b its bias."""
+    first = 0
+    for subgraph, ends in zip(model.subgraphs, _ends(model), strict=True):
+        names: dict[int, bytes] = {}
+        for number, operator in enumerate(subgraph.operators, first):
+            names |= {int(index): b"%d" % number for index in operator.outputs}
+            for index, role in zip(operator.inputs, itertools.chain(b"xwb", itertools.repeat(ord("c"))), strict=False):
+                names.setdefault(int(index), b"%d%c" % (number, role))
+        first += len(subgraph.operators)
+        for index in names.keys() - ends - {-1}:
+            subgraph.tensors[index].name = names[index]
+
+
+def _ends(model: Any) -> list[set[int]]:
+    """The inputs and outputs of each graph and of its signatures."""
+    return [
+        {int(index) for field in ("inputs", "outputs") for index in _indices(subgraph, field)}
+        | {entry.tensorIndex for entry in _signature_maps(model, place)}
+        for place, subgraph in enumerate(model.subgraphs)
+    ]
+
+
+def _signature_maps(model: Any, place: int) -> list[Any]:
+    """What the signatures of the graph at a place of the list say of its inputs and outputs."""
+    signatures = [signature for signature in model.signatureDefs or [] if signature.subgraphIndex == place]
+    return [entry for signature in signatures for entry in [*(signature.inputs or []), *(signature.outputs or [])]]
+
+
+def _drop_notes(model: Any) -> None:
+    """Drops what no runtime needs.
+
+    Open sizes matter at the ends of a graph only, as what may be resized; runtimes derive the shapes inside it.
+    """
+    model.description = model.metadataBuffer = None
+    model.metadata = [entry for entry in model.metadata or [] if _bytes(entry.name) not in _NOTES]
+    for code in model.operatorCodes:
+        code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
+        code.deprecatedBuiltinCode = 0  # Runtimes take the larger one, since TensorFlow 2.4.
+    for subgraph, ends in zip(model.subgraphs, _ends(model), strict=True):
+        subgraph.name = None
+        for index, tensor in enumerate(subgraph.tensors):
+            if index not in ends:
+                tensor.shapeSignature = None
+            if tensor.quantization is not None:
+                tensor.quantization.min = tensor.quantization.max = None
+        for operator in subgraph.operators:
+            if operator.builtinOptions is not None and not vars(operator.builtinOptions):
+                operator.builtinOptions, operator.builtinOptionsType = None, schema().BuiltinOptions.NONE
+
+
+def _drop_implied(model: Any) -> None:
+    """Drops lists and tables of nothing, and makes lists of numbers arrays."""
+    _keep_filled(model, "metadata", "metadataBuffer", "signatureDefs")
+    for subgraph in model.subgraphs:
+        _make_arrays(subgraph, "inputs", "outputs")
+        for operator in subgraph.operators:
+            _make_arrays(operator, "inputs", "outputs", "intermediates")
+            _keep_filled(operator, "intermediates", "mutatingVariableInputs")
+        for tensor in subgraph.tensors:
+            _make_arrays(tensor, "shape", "shapeSignature")
+            _keep_filled(tensor, "shapeSignature", "variantTensors")
+            if tensor.quantization is not None:
+                _keep_filled(tensor.quantization, "min", "max", "scale", "zeroPoint")
+                kept = vars(tensor.quantization)
+                if all(kept[field] is None for field in ("min", "max", "scale", "zeroPoint", "details")):
+                    tensor.quantization = None
+
+
+def _keep_filled(owner: Any, *fields: str) -> None:
+    for field in fields:
+        if len(_indices(owner, field)) == 0:
+            setattr(owner, field, None)
+
+
+def _make_arrays(owner: Any, *fields: str) -> None:
+    for field in fields:
+        if getattr(owner, field) is not None:
+            setattr(owner, field, np.asarray(getattr(owner, field), np.int32))
 
 
 def code_of(model: Any, operator: Any) -> int:
@@ -186,60 +278,20 @@ def operator_code(model: Any, builtin: int, version: int, custom: str | None = N
     return len(model.operatorCodes) - 1
 
 
-@functools.cache
-def _aligned_buffer() -> type:
-    base: Any = schema().BufferT
-
-    class AlignedBuffer(base):
-        """A buffer whose data begins at a multiple of 16 bytes, as the schema demands and Python's writer forgets."""
-
-        def Pack(self, builder: Any) -> int:  # noqa: N802
-            if self.data is not None:
-                builder.Prep(16, len(self.data))
-            builder.buffers = True
-            offset = super().Pack(builder)
-            builder.buffers = False
-            return offset
-
-    return AlignedBuffer
-
-
-@functools.cache
-def _builder() -> type:
-    import flatbuffers
-
-    class Builder(flatbuffers.Builder):
-        """Writes equal vectors once: zero points, of which there are as many as filters, options of like layers."""
-
-        buffers = False  # Whether the vectors that are being written are data of buffers, which are aligned.
-
-        def __init__(self, size: int):
-            super().__init__(size)
-            self._offsets: dict[tuple[str, bool, bytes], int] = {}
-
-        def CreateNumpyVector(self, x: np.ndarray) -> int:  # noqa: N802
-            key = x.dtype.str, self.buffers, hashlib.sha256(np.ascontiguousarray(x).data).digest()
-            if key not in self._offsets:
-                self._offsets[key] = super().CreateNumpyVector(x)
-            return self._offsets[key]
-
-    return Builder
-
-
 def _drop_unused(model: Any) -> None:
-    used_codes: set[int] = set()
+    used_codes: collections.Counter[int] = collections.Counter()
     used_buffers = {0}  # Buffer 0 is the empty one, by convention.
     used_buffers.update(entry.buffer for entry in model.metadata or [])
     for index, subgraph in enumerate(model.subgraphs):
-        signatures = [entry for entry in model.signatureDefs or [] if entry.subgraphIndex == index]
-        _drop_unused_tensors(subgraph, signatures)
+        _drop_unused_tensors(subgraph, _signature_maps(model, index))
         for tensor in subgraph.tensors:
             if model.buffers[tensor.buffer].data is None:
                 tensor.buffer = 0
             used_buffers.add(tensor.buffer)
         used_codes.update(operator.opcodeIndex for operator in subgraph.operators)
 
-    codes = _renumber(used_codes)
+    # The most frequent is number 0, which takes no bytes.
+    codes = {old: new for new, (old, _) in enumerate(used_codes.most_common())}
     model.operatorCodes = [model.operatorCodes[old] for old in codes]
     buffers = _renumber(used_buffers)
     model.buffers = [model.buffers[old] for old in buffers]
@@ -252,10 +304,9 @@ def _drop_unused(model: Any) -> None:
             operator.opcodeIndex = codes[operator.opcodeIndex]
 
 
-def _drop_unused_tensors(subgraph: Any, signatures: list[Any]) -> None:
+def _drop_unused_tensors(subgraph: Any, maps: list[Any]) -> None:
     lists = [(subgraph, "inputs"), (subgraph, "outputs")]
     lists += [(op, field) for op in subgraph.operators for field in ("inputs", "outputs", "intermediates")]
-    maps = [entry for signature in signatures for entry in [*(signature.inputs or []), *(signature.outputs or [])]]
     used = {int(index) for owner, field in lists for index in _indices(owner, field)}
     used |= {entry.tensorIndex for entry in maps}
     tensors = _renumber(used - {-1})

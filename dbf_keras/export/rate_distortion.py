@@ -22,6 +22,9 @@ _CHEAP, _FIRST, _DEAR = 1e-11, 3e-8, 1e-1
 _TRIALS = 12
 _NEAR_BYTES, _NEAR_LOSS = 0.005, 0.05
 
+# Logarithm of the largest factor by which what was found counts as too much or too little: nothing may be lost at all.
+_FAR = 3.0
+
 # By what power of the price bytes fall and the loss rises, about.
 _BYTES_POWER, _LOSS_POWER = 0.2, 1.0
 
@@ -162,6 +165,7 @@ class _Prices:
     def note(self, excess: float, done: bool) -> None:
         """Takes what was found at the last price: by how much it is too high, of something that rises with it."""
         assert self._next is not None
+        excess = min(max(excess, -_FAR), _FAR)
         here = self._next, excess
         if excess <= 0:
             self._low = here

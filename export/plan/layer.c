@@ -65,8 +65,7 @@ float DbfLayerScale(const DbfLayer* layer, size_t filter) {
   return layer->alpha_scales[layer->num_scales > 1 ? filter : 0];
 }
 
-// The number that 16 bits of half precision mean.
-static float FromFloat16(uint16_t bits) {
+float DbfFromFloat16(uint16_t bits) {
   const uint32_t rest = bits & 0x7fff;
   float value;
   if (rest < 0x0400) {  // zero or subnormal
@@ -84,7 +83,7 @@ float DbfLayerAlpha(const DbfLayer* layer, size_t filter, size_t column) {
   DBF_REQUIRE(filter < (size_t)layer->filters && column < layer->num_codes, "no such coefficient");
   const size_t i = filter * layer->num_codes + column;
   if (layer->alpha_float != NULL) return layer->alpha_float[i];
-  if (layer->alpha_float16 != NULL) return FromFloat16(layer->alpha_float16[i]);
+  if (layer->alpha_float16 != NULL) return DbfFromFloat16(layer->alpha_float16[i]);
   return (float)DbfLayerInteger(layer, filter, column) * DbfLayerScale(layer, filter);
 }
 

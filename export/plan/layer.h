@@ -23,7 +23,9 @@ typedef struct DbfQuantized {
   size_t features_bytes;
   const uint8_t* sums;  // option `sums`: two bytes; NULL if the layer does not have it
   size_t sums_bytes;
-  const int32_t* bias;  // [filters], or NULL
+  const int32_t* bias;   // [filters], or NULL
+  bool levels;           // whether the numbers of alpha are levels, from which coefficients follow
+  const uint8_t* peaks;  // [filters] largest coefficients, if there are levels; NULL: all are 127
 } DbfQuantized;
 
 // A dense layer is a 1 x 1 convolution.
@@ -57,6 +59,9 @@ const char* DbfLayerCheck(const DbfLayer* layer);
 static inline bool DbfLayerKeeps(const DbfLayer* layer, size_t g) {
   return layer->codes[g >> 3] >> (g & 7) & 1;
 }
+
+// The number that 16 bits of half precision mean.
+float DbfFromFloat16(uint16_t bits);
 
 // The coefficient in a column of `filter`, without its scale; the coefficients must be integers.
 int DbfLayerInteger(const DbfLayer* layer, size_t filter, size_t column);

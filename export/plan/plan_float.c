@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "plan/absorb.h"
 #include "support/checked.h"
 #include "support/require.h"
 
@@ -63,44 +64,13 @@ static bool PlanBlocks(const DbfRule* rule, DbfPlanFloat* plan) {
   return true;
 }
 
-// Applies h_i(j) along an axis: data[o, i, k] for o < outer, i < size, k < inner, in place.
-static void TransformAxis(double* data, double* column, size_t outer, size_t size, size_t inner) {
-  for (size_t o = 0; o < outer; ++o) {
-    for (size_t k = 0; k < inner; ++k) {
-      double* d = data + o * size * inner + k;
-      for (size_t j = 0; j < size; ++j) {
-        column[j] = 0;
-        for (size_t i = 0; i < size; ++i) column[j] += DbfSign(i, j) * d[i * inner];
-      }
-      for (size_t j = 0; j < size; ++j) d[j * inner] = column[j];
-    }
-  }
-}
-
-// Applies h_i(j) to the `pitch` numbers of each of `taps` taps by butterflies; `pitch` is a power
-// of two.
-static void TransformChannels(double* data, size_t taps, size_t pitch) {
-  for (size_t t = 0; t < taps; ++t, data += pitch) {
-    for (size_t h = 1; h < pitch; h *= 2) {
-      for (size_t i = 0; i < pitch; ++i) {
-        if (i & h) continue;
-        const double a = data[i], b = data[i + h];
-        data[i] = a + b;
-        data[i + h] = a - b;
-      }
-    }
-  }
-}
-
 // What packing needs of the rule and the layer.
 typedef struct Packer {
   const DbfRule* rule;
   const DbfColumns* columns;
   const DbfLayer* layer;
   DbfPlanFloat* plan;
-  size_t pitch;    // of the taps: `full` rounded up to a power of two
-  double* taps;    // [kh·kw, pitch] coefficients of one filter's raw features
-  double* column;  // scratch of an axis' transform
+  DbfAbsorber absorber;  // of the filter that is packed
 } Packer;
 
 // Stores the coefficient of feature `depth` of a block of `block_depth`, whose packed numbers start
@@ -112,22 +82,6 @@ static void PackOne(const DbfRule* rule, float* base, size_t block_depth, size_t
   const size_t k0 = filter / panel * panel;
   const size_t width = rule->padded_filters - k0 < panel ? rule->padded_filters - k0 : panel;
   base[k0 * block_depth + depth * width + filter - k0] = (float)value;
-}
-
-// Computes the coefficients of a filter's raw features, absorbing the codes.
-static void AbsorbCodes(const Packer* p, size_t filter) {
-  const size_t kh = p->rule->kernel_h, kw = p->rule->kernel_w, full = p->rule->full;
-  if (full == 0) return;
-  memset(p->taps, 0, kh * kw * p->pitch * sizeof(*p->taps));
-  for (size_t s = 0; s < kh * kw; ++s) {
-    for (size_t j = 0; j < full; ++j) {
-      const size_t from = p->columns->full[s * full + j];
-      if (from != SIZE_MAX) p->taps[s * p->pitch + j] = DbfLayerAlpha(p->layer, filter, from);
-    }
-  }
-  TransformAxis(p->taps, p->column, 1, kh, kw * p->pitch);
-  TransformAxis(p->taps, p->column, kh, kw, p->pitch);
-  if (p->rule->group_form) TransformChannels(p->taps, kh * kw, p->pitch);
 }
 
 // Transforms coefficients g of taps along one axis to the numbers t of a patch, as Winograd's form
@@ -151,12 +105,13 @@ static void TapTransform(const double* g, size_t pitch, size_t taps, double* t) 
 // Packs the taps of one filter in Winograd's form.
 static void PackPatches(const Packer* p, size_t filter) {
   const DbfRule* rule = p->rule;
-  const size_t side = rule->kernel_h, patch = rule->patch;
+  const size_t side = rule->kernel_h, patch = rule->patch, pitch = p->absorber.pitch;
+  const double* taps = p->absorber.taps;
   DBF_REQUIRE(side == 3 || side == 4, "Winograd's form has 3 x 3 or 4 x 4 taps");
   double along_x[4][5], column[5];
   for (size_t j = 0; j < rule->full; ++j) {
     for (size_t y = 0; y < side; ++y) {
-      TapTransform(p->taps + y * side * p->pitch + j, p->pitch, side, along_x[y]);
+      TapTransform(taps + y * side * pitch + j, pitch, side, along_x[y]);
     }
     for (size_t v = 0; v < patch; ++v) {
       TapTransform(&along_x[0][v], 5, side, column);
@@ -184,7 +139,8 @@ static void PackBlocks(const Packer* p, size_t filter) {
       } else {
         const DbfSegment* segment = &plan->segments[block->first + d / block->depth];
         const size_t line = segment->line + d % block->depth;  // (tap x, full channel)
-        value = p->taps[(segment->tap * kw + line / full) * p->pitch + line % full];
+        value =
+            p->absorber.taps[(segment->tap * kw + line / full) * p->absorber.pitch + line % full];
       }
       PackOne(rule, base, depth, d, filter, value);
     }
@@ -194,22 +150,16 @@ static void PackBlocks(const Packer* p, size_t filter) {
 
 static bool Pack(Packer* p) {
   const DbfRule* rule = p->rule;
-  const size_t kh = rule->kernel_h, kw = rule->kernel_w;
-  p->pitch = 1;
-  while (p->pitch < rule->full) p->pitch *= 2;
-  p->taps = DbfAllocate(DbfMul(kh * kw, p->pitch), sizeof(*p->taps));
-  p->column = DbfAllocate(kh > kw ? kh : kw, sizeof(*p->column));
-  const bool ok = p->taps != NULL && p->column != NULL;
+  const bool ok = DbfAbsorberCreate(&p->absorber, rule);
   for (size_t k = 0; ok && k < (size_t)rule->filters; ++k) {
-    AbsorbCodes(p, k);
+    DbfAbsorb(&p->absorber, p->columns, p->layer, k);
     if (rule->form == kDbfFormWinograd) {
       PackPatches(p, k);
     } else {
       PackBlocks(p, k);
     }
   }
-  free(p->taps);
-  free(p->column);
+  DbfAbsorberFree(&p->absorber);
   return ok;
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "plan/absorb.h"
 #include "support/checked.h"
 #include "support/require.h"
 
@@ -116,8 +117,12 @@ typedef struct Builder {
   const DbfColumns* columns;
   const DbfLayer* layer;
   DbfPlanInt8* plan;
-  Slots full;     // raw features of a pixel: one of each full channel code
-  Slots partial;  // code features
+  Slots full;            // raw features of a pixel: one of each full channel code
+  Slots partial;         // code features
+  int8_t* coefficients;  // [num_codes] of one filter
+  // Layers of levels:
+  DbfAbsorber absorber;
+  double* numbers;  // [num_codes] what the levels of one filter have become
 } Builder;
 
 // The one rounding that the group form has for all features.
@@ -311,23 +316,92 @@ static bool FindPlaces(const Builder* b, Places* places) {
   return true;
 }
 
+// Where a filter's coefficients are packed: which of a panel's numbers are its own.
+typedef struct FilterPlace {
+  size_t panel;   // first element of the panel
+  size_t width;   // columns of the panel
+  size_t vector;  // first column of the filter's vector
+  size_t column;  // the filter's in its vector
+} FilterPlace;
+
+static FilterPlace PlaceFilter(const Builder* b, size_t filter) {
+  const size_t vector = b->rule->kernels->vector;
+  const size_t k0 = filter / (2 * vector) * (2 * vector);
+  const size_t rest = b->rule->padded_filters - k0;
+  const size_t in_panel = filter - k0;
+  return (FilterPlace){
+      .panel = b->plan->elements * k0,
+      .width = rest < 2 * vector ? rest : 2 * vector,
+      .vector = in_panel / vector * vector,
+      .column = in_panel % vector,
+  };
+}
+
 // Stores coefficient `value` of the feature in lane `lane` of the element at `place`.
-static void PackOne(const Builder* b, size_t place, size_t lane, size_t filter, int value) {
+static void PackOne(const Builder* b, const FilterPlace* filter, size_t place, size_t lane,
+                    int value) {
   const DbfKernels* kernels = b->rule->kernels;
   const size_t vector = kernels->vector, pack = kernels->pack;
   DBF_REQUIRE(place < b->plan->elements && lane < pack, "packed out of range");
-  const size_t k0 = filter / (2 * vector) * (2 * vector);
-  const size_t rest = b->rule->padded_filters - k0;
-  const size_t width = rest < 2 * vector ? rest : 2 * vector;
-  const size_t in_panel = filter - k0;
   // In elements of 4 bytes: the vector's; then the number's place among its `pack` * vector.
-  const size_t at = b->plan->elements * k0 + place * width + in_panel / vector * vector;
-  const size_t column = in_panel % vector;
-  const size_t number = kernels->planar ? lane * vector + column : column * pack + lane;
+  const size_t at = filter->panel + place * filter->width + filter->vector;
+  const size_t number =
+      kernels->planar ? lane * vector + filter->column : filter->column * pack + lane;
   if (pack == 4) {
     ((int8_t*)b->plan->packed)[4 * at + number] = (int8_t)value;
   } else {
     ((int16_t*)b->plan->packed)[2 * at + number] = (int16_t)value;
+  }
+}
+
+// The scale of a feature's numbers d of FORMAT.md. `channel_shift` is that of a partial channel
+// code.
+static double UnitOf(Rounding rounding, int channel_shift) {
+  return ldexp(1, rounding.shift - rounding.exponent + channel_shift);
+}
+
+// Sets the coefficients of one filter to its numbers d of FORMAT.md: what its levels have become,
+// in units of their features. Returns the largest of their sizes.
+static double ScaleLevels(Builder* b, size_t filter) {
+  const DbfRule* rule = b->rule;
+  const size_t spatial = (size_t)rule->kernel_h * rule->kernel_w;
+  double largest = 0;
+  DbfAbsorb(&b->absorber, b->columns, b->layer, filter);
+  for (size_t j = 0; j < rule->full; ++j) {
+    const double unit = UnitOf(b->full.rounding[j], 0);
+    for (size_t s = 0; s < spatial; ++s) {
+      const double number = b->absorber.taps[s * b->absorber.pitch + j] * unit;
+      b->numbers[b->columns->full[s * rule->full + j]] = number;
+      if (fabs(number) > largest) largest = fabs(number);
+    }
+  }
+  for (size_t f = 0; f < b->partial.count; ++f) {
+    const size_t channel = rule->line_ops[rule->feature_ops[f].source].source;
+    const double unit = UnitOf(b->partial.rounding[f], b->plan->partial_ops[channel].shift);
+    const size_t column = b->columns->partial[f];
+    const double number = DbfLayerInteger(b->layer, filter, column) * unit;
+    b->numbers[column] = number;
+    if (fabs(number) > largest) largest = fabs(number);
+  }
+  return largest;
+}
+
+// Reads the coefficients of one filter, or computes them from its levels.
+static void SetCoefficients(Builder* b, size_t filter) {
+  const DbfQuantized* quantized = b->layer->quantized;
+  const size_t columns = b->layer->num_codes;
+  if (!quantized->levels) {
+    for (size_t i = 0; i < columns; ++i) {
+      b->coefficients[i] = (int8_t)DbfLayerInteger(b->layer, filter, i);
+    }
+    return;
+  }
+  const double peak = quantized->peaks != NULL ? quantized->peaks[filter] : 127;
+  const double largest = ScaleLevels(b, filter);
+  for (size_t i = 0; i < columns; ++i) {
+    // The product is exact. Excess precision of the quotient, as of the x87, could matter only if
+    // `largest` took more than 44 bits.
+    b->coefficients[i] = (int8_t)(largest > 0 ? lrint(peak * b->numbers[i] / largest) : 0);
   }
 }
 
@@ -337,32 +411,36 @@ typedef struct Totals {
   int64_t bound;   // largest size of an accumulator
 } Totals;
 
-// Packs the coefficient of feature `i` of `slots`, whose element the gemm reads at `place`.
-static void PackFeature(const Builder* b, const Slots* slots, size_t i, size_t place, size_t filter,
-                        size_t column, Totals* totals) {
+// Packs the coefficient in a column, which is that of feature `i` of `slots`, whose element the
+// gemm reads at `place`.
+static void PackFeature(const Builder* b, const FilterPlace* filter, const Slots* slots, size_t i,
+                        size_t place, size_t column, Totals* totals) {
+  const DbfKernels* kernels = b->rule->kernels;
   const Rounding rounding = slots->rounding[i];
-  const int value = DbfLayerInteger(b->layer, filter, column);
-  PackOne(b, place, slots->slot[i] % b->rule->kernels->pack, filter, value);
-  const int stored_zero = rounding.zero + (b->rule->kernels->biased ? 128 : 0);
+  const int value = b->coefficients[column];
+  PackOne(b, filter, place, slots->slot[i] & (size_t)(kernels->pack - 1), value);
+  const int stored_zero = rounding.zero + (kernels->biased ? 128 : 0);
   totals->offset += (int64_t)value * stored_zero * (1 << rounding.exponent);
   totals->bound += (int64_t)abs(value) * 255 * (1 << rounding.exponent);
 }
 
 // Packs all coefficients of one filter. Returns what they add up to, with the bias.
-static Totals PackFilter(const Builder* b, const Places* places, size_t filter, int32_t bias) {
+static Totals PackFilter(Builder* b, const Places* places, size_t filter, int32_t bias) {
   const DbfRule* rule = b->rule;
-  const int pack = rule->kernels->pack;
+  const int log2_pack = __builtin_ctz((unsigned)rule->kernels->pack);
   const size_t spatial = (size_t)rule->kernel_h * rule->kernel_w;
+  const FilterPlace own = PlaceFilter(b, filter);
   Totals totals = {0, llabs((int64_t)bias)};
+  SetCoefficients(b, filter);
   for (size_t s = 0; s < spatial; ++s) {
+    const size_t* raw = places->raw + s * b->plan->full_elements;
     for (size_t j = 0; j < b->full.count; ++j) {
-      const size_t element = s * b->plan->full_elements + b->full.slot[j] / pack;
-      PackFeature(b, &b->full, j, places->raw[element], filter,
+      PackFeature(b, &own, &b->full, j, raw[b->full.slot[j] >> log2_pack],
                   b->columns->full[s * rule->full + j], &totals);
     }
   }
   for (size_t f = 0; f < b->partial.count; ++f) {
-    PackFeature(b, &b->partial, f, places->partial[b->partial.slot[f] / pack], filter,
+    PackFeature(b, &own, &b->partial, f, places->partial[b->partial.slot[f] >> log2_pack],
                 b->columns->partial[f], &totals);
   }
   return totals;
@@ -402,8 +480,14 @@ static bool AllocatePacked(Builder* b) {
   plan->right_shift = DbfAllocate(padded, sizeof(*plan->right_shift));
   plan->scale = DbfAllocate(padded, sizeof(*plan->scale));
   plan->limit = DbfAllocate(padded, sizeof(*plan->limit));
-  return plan->packed != NULL && plan->bias != NULL && plan->multiplier != NULL &&
-         plan->right_shift != NULL && plan->scale != NULL && plan->limit != NULL;
+  b->coefficients = DbfAllocate(b->layer->num_codes, sizeof(*b->coefficients));
+  if (b->layer->quantized->levels) {
+    b->numbers = DbfAllocate(b->layer->num_codes, sizeof(*b->numbers));
+    if (!DbfAbsorberCreate(&b->absorber, b->rule) || b->numbers == NULL) return false;
+  }
+  return b->coefficients != NULL && plan->packed != NULL && plan->bias != NULL &&
+         plan->multiplier != NULL && plan->right_shift != NULL && plan->scale != NULL &&
+         plan->limit != NULL;
 }
 
 static const char* Pack(Builder* b) {
@@ -495,6 +579,9 @@ const char* DbfPlanInt8Make(const DbfRule* rule, const DbfColumns* columns,
   const char* error = Build(&b);
   SlotsFree(&b.full);
   SlotsFree(&b.partial);
+  DbfAbsorberFree(&b.absorber);
+  free(b.coefficients);
+  free(b.numbers);
   return error;
 }
 

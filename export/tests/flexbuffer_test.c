@@ -1,4 +1,5 @@
-// The flexbuffer reader on good maps, and on damaged ones, where the sanitizers watch its reads.
+// The flexbuffer reader on good maps and vectors, and on damaged ones, where the sanitizers watch
+// its reads.
 
 #include "tflite/flexbuffer.h"
 
@@ -51,6 +52,69 @@ static void TestPython(void) {
   CHECK(DbfFlexMapInt(&map, 3, &value) && value == 1000, "d = %ld", (long)value);
 }
 
+// Adds up the numbers of a vector in a copy of exactly `size` bytes. Returns false if there is
+// none.
+static bool SumInts(const uint8_t* data, size_t size, size_t* count, int64_t* sum) {
+  uint8_t* exact = malloc(size > 0 ? size : 1);
+  memcpy(exact, data, size);
+  DbfFlexInts ints;
+  const bool opened = DbfFlexIntsOpen(exact, size, &ints);
+  *count = opened ? ints.count : 0;
+  *sum = 0;
+  for (size_t i = 0; i < *count; ++i) {
+    int64_t value;
+    if (DbfFlexIntsAt(&ints, i, &value)) *sum += value % 1000003;
+  }
+  free(exact);
+  return opened;
+}
+
+// What Python's flexbuffers.Builder.TypedVectorFromElements writes, at each width.
+static void TestPythonInts(void) {
+  static const struct {
+    uint8_t bytes[52];
+    size_t size, count;
+    int64_t sum;
+  } cases[] = {
+      {{11, 2, 64, 64, 1, 3, 3, 1, 1, 1, 1, 0, 11, 44, 1}, 15, 11, 141},
+      {{3, 0, 2, 0, 0, 2, 255, 255, 6, 45, 1}, 11, 3, 513},  // 2, 512, −1
+      {{5, 0, 0, 0, 2, 0, 0, 0, 160, 134, 1, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 20, 46, 1},
+       27,
+       5,
+       100014},
+      {{5, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0,  0,  7, 0,
+        0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 40, 47, 1},
+       51,
+       5,
+       11 + (1LL << 40) % 1000003},
+      {{5, 2, 200, 3, 1, 1, 5, 48, 1}, 9, 5, 207},  // unsigned
+  };
+  size_t count;
+  int64_t sum;
+  for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
+    CHECK(SumInts(cases[i].bytes, cases[i].size, &count, &sum) == (cases[i].count > 0), "%zu", i);
+    CHECK(count == cases[i].count && sum == cases[i].sum, "case %zu: %zu numbers, sum %ld", i,
+          count, (long)sum);
+    for (size_t size = 0; size < cases[i].size; ++size) {
+      SumInts(cases[i].bytes, size, &count, &sum);
+    }
+    for (size_t at = 0; at < cases[i].size; ++at) {  // every value of every byte
+      for (int value = 0; value < 256; ++value) {
+        uint8_t bad[52];
+        memcpy(bad, cases[i].bytes, cases[i].size);
+        bad[at] = (uint8_t)value;
+        SumInts(bad, cases[i].size, &count, &sum);
+      }
+    }
+  }
+  // Not a map, nor is a map one of them.
+  DbfFlexMap map;
+  CHECK(!DbfFlexMapOpen(cases[0].bytes, cases[0].size, &map), "a vector is no map");
+  uint8_t buffer[256];
+  const size_t size = WriteMap(&(Entry){"version", 2, NULL, 0}, 1, buffer);
+  CHECK(!SumInts(buffer, size, &count, &sum), "a map is no vector");
+}
+
 static void TestDamage(void) {
   static const uint8_t kBlob[] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
   const Entry entries[] = {
@@ -82,11 +146,16 @@ static void TestDamage(void) {
       bad[length - 2] = (uint8_t)(9 << 2 | RandomIn(0, 3));
     }
     ReadAll(bad, length);
+    size_t count;
+    int64_t sum;
+    if (length > 2 && RandomIn(0, 1)) bad[length - 2] = (uint8_t)(11 << 2 | RandomIn(0, 3));
+    SumInts(bad, length, &count, &sum);
   }
 }
 
 int main(void) {
   TestPython();
+  TestPythonInts();
   TestDamage();
   printf("flexbuffer_test: %ld checks\n", num_checks);
   return 0;

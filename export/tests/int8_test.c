@@ -5,11 +5,8 @@
 #include <string.h>
 
 #include "engine/conv.h"
+#include "tests/quantized.h"
 #include "tests/testing.h"
-
-static int32_t Clamp(int32_t x, int32_t low, int32_t high) {
-  return x < low ? low : x > high ? high : x;
-}
 
 static int32_t Clamp16(int32_t x) { return Clamp(x, -32768, 32767); }
 static int32_t Round(int shift) { return shift > 0 ? 1 << (shift - 1) : 0; }
@@ -30,73 +27,6 @@ static int32_t Requantized(int32_t acc, double multiplier) {
   const int64_t high = (product + nudge) / (1ll << 31);  // rounds towards zero
   const int64_t half = exponent < 0 ? 1ll << (-exponent - 1) : 0;
   return (int32_t)((high >= 0 ? high + half : high - half) / (1ll << -exponent));
-}
-
-// What FORMAT.md says of a code set.
-typedef struct Set {
-  int m;  // log2 of the channels in a group
-  bool group_form;
-  bool* occurs;  // [C]
-  bool* full;
-} Set;
-
-static bool Kept(const DbfLayer* layer, int g) { return layer->codes[g >> 3] >> (g & 7) & 1; }
-
-static Set SetOf(const DbfLayer* layer) {
-  const int channels = layer->channels, spatial = layer->kernel_h * layer->kernel_w;
-  Set set = {.occurs = calloc(channels, 1), .full = calloc(channels, 1), .group_form = true};
-  int any = 0;
-  for (int w = 0; w < channels; ++w) {
-    int count = 0;
-    for (int s = 0; s < spatial; ++s) count += Kept(layer, s * channels + w);
-    set.occurs[w] = count > 0;
-    set.full[w] = count == spatial;
-    if (count > 0) any |= w;
-  }
-  while ((1 << set.m) < channels && !(any >> set.m & 1)) ++set.m;
-  for (int w = 0; w < channels; ++w) {
-    if (w % (1 << set.m) == 0 ? !set.full[w] : set.occurs[w]) set.group_form = false;
-  }
-  return set;
-}
-
-// What is left of a layer over its pooled sums, if it has the option `sums`; else the layer.
-typedef struct Left {
-  DbfLayer layer;
-  DbfQuantized quantized;
-  uint8_t* codes;
-  int pool_h, pool_w;
-} Left;
-
-// The largest power of two that divides a number, here all of those in `bits`.
-static int Divisor(int bits) { return bits & -bits; }
-
-static Left LeftOf(const DbfLayer* layer) {
-  const int kh = layer->kernel_h, kw = layer->kernel_w, channels = layer->channels;
-  Left left = {*layer, *layer->quantized, NULL, 1, 1};
-  int vertical = kh, horizontal = kw;
-  for (int g = 0; g < kh * kw * channels; ++g) {
-    if (!Kept(layer, g)) continue;
-    vertical |= g / channels / kw;
-    horizontal |= g / channels % kw;
-  }
-  if (layer->quantized->sums != NULL) {
-    left.pool_h = Divisor(vertical);
-    left.pool_w = Divisor(horizontal);
-    left.quantized.input_zero = (int8_t)layer->quantized->sums[1];
-    left.quantized.input_scale *= (float)(1 << layer->quantized->sums[0]);
-  }
-  left.layer.kernel_h = kh / left.pool_h;
-  left.layer.kernel_w = kw / left.pool_w;
-  left.codes = calloc(layer->codes_bytes, 1);
-  for (int g = 0; g < kh * kw * channels; ++g) {
-    if (!Kept(layer, g)) continue;
-    const int u = g / channels / kw / left.pool_h, v = g / channels % kw / left.pool_w;
-    const int to = (u * left.layer.kernel_w + v) * channels + g % channels;
-    left.codes[to >> 3] |= 1 << (to & 7);
-  }
-  left.layer.codes = left.codes;
-  return left;
 }
 
 // The pixel of a tap that is left, which begins at (top, x) of the image.
@@ -283,48 +213,6 @@ static int8_t* ReferenceInt8(const DbfLayer* whole, const int8_t* input, Images 
   return output;
 }
 
-// Features whose shifts fit a random input, so that few saturate, and exponents that stay within
-// the bound of accumulators.
-static void FillFeatures(const DbfLayer* whole, uint8_t* features, size_t* bytes) {
-  const Left left = LeftOf(whole);
-  const DbfLayer* layer = &left.layer;
-  const Set set = SetOf(layer);
-  const int spatial = layer->kernel_h * layer->kernel_w;
-  const int mean = (int)(log2(layer->channels) / 2), spread = (int)(log2(spatial) / 2);
-  uint8_t* next = features;
-  const bool exponents = RandomIn(0, 1);
-#define PUT(shift, limit, zero, exponent)                          \
-  do {                                                             \
-    *next++ = (uint8_t)Clamp((shift) + RandomIn(-1, 2), 0, limit); \
-    *next++ = (uint8_t)(zero);                                     \
-    *next++ = (uint8_t)(exponent);                                 \
-  } while (0)
-  const int w_end = set.group_form ? 1 : layer->channels;
-  for (int w = 0; w < w_end; ++w) {
-    if (!set.occurs[w] && !set.group_form) continue;
-    if (set.group_form && RandomIn(0, 1)) {  // the common case: nothing is lost
-      *next++ = (uint8_t)set.m;
-      *next++ = (uint8_t)left.quantized.input_zero;
-      *next++ = 0;
-    } else if (set.full[w]) {
-      PUT(set.group_form ? set.m : mean, set.group_form ? 16 : 8, RandomIn(-128, 127),
-          exponents ? RandomIn(0, 2) : 0);
-    } else {
-      PUT(mean - 2, 8, 0, 0);
-    }
-  }
-  for (int g = 0; g < spatial * layer->channels; ++g) {
-    if (Kept(layer, g) && !set.full[g % layer->channels]) {
-      PUT(2 + spread, 8, RandomIn(0, 3) ? 0 : RandomIn(-128, 127), exponents ? RandomIn(0, 2) : 0);
-    }
-  }
-#undef PUT
-  *bytes = next - features;
-  free(left.codes);
-  free(set.occurs);
-  free(set.full);
-}
-
 static void CheckLayer(const DbfLayer* layer, const DbfKernels* kernels, int batch, int height,
                        int width, int threads) {
   const char* error;
@@ -366,47 +254,15 @@ static void CheckLayer(const DbfLayer* layer, const DbfKernels* kernels, int bat
   DbfConvFree(conv);
 }
 
-// Scales of int8 layers are positive.
-static void MakeScalesPositive(TestLayer* test) {
-  for (size_t i = 0; i < test->layer.num_scales; ++i) {
-    test->scales[i] = fabsf(test->scales[i]) + 1e-6f;
-  }
-}
-
 static void TestRandomLayers(int count) {
   for (int i = 0; i < count; ++i) {
     RandomSeed(i);
     TestLayer test;
+    TestQuantized random;
     RandomLayer(&test, true);
     MakeScalesPositive(&test);
-    DbfLayer* layer = &test.layer;
-    int32_t* bias = malloc(layer->filters * sizeof(*bias));
-    for (int k = 0; k < layer->filters; ++k) bias[k] = RandomIn(-3000, 3000);
-    DbfQuantized quantized = {
-        .input_scale = expf(RandomNormal()),
-        .input_zero = RandomIn(0, 1) ? -128 : RandomIn(-128, 127),
-        .output_zero = RandomIn(0, 1) ? -128 : RandomIn(-128, 127),
-        .bias = RandomIn(0, 3) ? bias : NULL,
-    };
-    layer->quantized = &quantized;
-    const uint8_t rounding[2] = {(uint8_t)RandomIn(0, 4), (uint8_t)RandomIn(-128, 127)};
-    quantized.sums = rounding;
-    quantized.sums_bytes = sizeof(rounding);
-    const Left left = LeftOf(layer);
-    if (left.pool_h * left.pool_w == 1 || RandomIn(0, 3) == 0) quantized.sums = NULL;
-    free(left.codes);
-    uint8_t* features = malloc(3 * (layer->channels + layer->num_codes));
-    FillFeatures(layer, features, &quantized.features_bytes);
-    quantized.features = features;
-    // Sums of about this size become outputs of about 60.
-    const double sums = 60 * 60 * sqrt((double)layer->num_codes);
-    float largest = 0;
-    for (size_t k = 0; k < layer->num_scales; ++k) {
-      largest = fmaxf(largest, layer->alpha_scales[k]);
-    }
-    quantized.output_scale = quantized.input_scale *
-                             (quantized.sums != NULL ? 1 << rounding[0] : 1) * largest *
-                             (float)fmax(1.1, sums / 60 * exp(RandomNormal() / 2));
+    FillQuantized(&test.layer, &random);
+    const DbfLayer* layer = &test.layer;
     const int least_h = layer->same_padding ? 1 : (layer->kernel_h - 1) * layer->dilation_h + 1;
     const int least_w = layer->same_padding ? 1 : (layer->kernel_w - 1) * layer->dilation_w + 1;
     const int height = least_h + RandomIn(0, 9), width = least_w + RandomIn(0, 20);
@@ -416,8 +272,7 @@ static void TestRandomLayers(int count) {
       const DbfKernels* kernels = DbfKernelsAt(v, &more);
       if (kernels != NULL) CheckLayer(layer, kernels, batch, height, width, threads);
     }
-    free(features);
-    free(bias);
+    FreeQuantized(&random);
     FreeLayer(&test);
   }
 }

@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "tests/coding.h"
 #include "tests/testing.h"
 
 TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t num_options,
@@ -46,6 +47,7 @@ static void Allocate(TfLiteTensor* tensor) {
   for (int i = 0; i < tensor->dims->size; ++i) count *= tensor->dims->data[i];
   tensor->bytes = tensor->type == kTfLiteInt4      ? (count + 1) / 2
                   : tensor->type == kTfLiteInt8    ? count
+                  : tensor->type == kTfLiteUInt8   ? count
                   : tensor->type == kTfLiteFloat16 ? 2 * count
                                                    : count * sizeof(float);
   free(tensor->data);
@@ -542,6 +544,170 @@ static void TestInt8(void) {
   }
 }
 
+// Writes the options of version 2 of a good model.
+static void WriteCodedOptions(Runtime* runtime, bool dense) {
+  const int64_t conv[] = {2, 5, 6, 1, 3, 3, 1, 2, 1, 1, 0}, fully[] = {2, 5, 30, 0, 0};
+  runtime->node.custom_initial_data_size =
+      (int)WriteInts(dense ? fully : conv, dense ? 5 : 11, 1, runtime->options);
+}
+
+// Puts the coded layer of levels that int8 alpha holds in alpha's place, with the bias that is
+// there and steps of 0.01 or so, which become alpha's scales too. The runtime has the tensors of an
+// int8 op if `quantized` is not NULL.
+static void CodeAlpha(Runtime* runtime, const Model* model, bool dense,
+                      const DbfQuantized* quantized) {
+  const uint16_t step = 0x211f;  // a half
+  TfLiteTensor *alpha = &runtime->tensors[kAlpha], *bias = &runtime->tensors[kBias];
+  const float scale = (float)HalfValue(step);
+  DbfLayer layer = {3, 3, 1, 1, 1, 1, 6, 5, true, kDbfRelu, .bias = NULL};
+  if (dense) layer = (DbfLayer){1, 1, 1, 1, 1, 1, 30, 5, true, kDbfNone, .bias = NULL};
+  layer.codes = model->codes;
+  layer.codes_bytes = dense ? 4 : 7;
+  layer.num_codes = dense ? 12 : 20;
+  layer.alpha_int8 = alpha->data;
+  layer.alpha_scales = &scale;
+  layer.num_scales = 1;
+  layer.quantized = quantized;
+  const Coding coding = {.codes = -1,
+                         .steps = &step,
+                         .bias = 3,
+                         .bias_bytes = bias->data,
+                         .tables = 1,
+                         .magnitude = 3};
+  size_t size;
+  uint8_t* data = EncodeLayer(&layer, &coding, &size);
+  alpha->type = kTfLiteUInt8;
+  SetDims(alpha, Ints(1, (int)size));
+  memcpy(alpha->data, data, size);
+  free(data);
+  runtime->node.inputs->size = 2;
+  WriteCodedOptions(runtime, dense);
+}
+
+// A good runtime with int8 alpha of small random levels; of version 2 if `coded`.
+static Runtime* CodedRuntime(bool dense, bool coded, uint64_t seed) {
+  Model model = GoodModel(dense);
+  Runtime* runtime = NewRuntime(&model, dense);
+  RandomSeed(seed);
+  Quantize(runtime, true);
+  for (int t = 0; t < kNumTensors; ++t) {  // the same numbers in both versions
+    if (t != kAlpha) Allocate(&runtime->tensors[t]);
+  }
+  runtime->quantization[1].scale->data[0] = (float)HalfValue(0x211f);
+  int8_t* levels = runtime->tensors[kAlpha].data;
+  for (size_t i = 0; i < runtime->tensors[kAlpha].bytes; ++i) levels[i] = (int8_t)RandomIn(-5, 5);
+  if (coded) CodeAlpha(runtime, &model, dense, NULL);
+  return runtime;
+}
+
+// Both versions give the same bits.
+static void TestCoded(void) {
+  for (int dense = 0; dense < 2; ++dense) {
+    Runtime* runtimes[2];
+    for (int coded = 0; coded < 2; ++coded) {
+      runtimes[coded] = CodedRuntime(dense, coded, 3);
+      CHECK(TryNode(runtimes[coded]) == kTfLiteOk, "%s", runtimes[coded]->message);
+    }
+    const TfLiteTensor *old = &runtimes[0]->tensors[kOutput], *new = &runtimes[1]->tensors[kOutput];
+    CHECK(old->bytes == new->bytes && memcmp(old->data, new->data, old->bytes) == 0, "other bits");
+    FreeRuntime(runtimes[0]);
+    FreeRuntime(runtimes[1]);
+  }
+}
+
+// An int8 op, and coded layers of the other type.
+static void TestCodedInt8(void) {
+  static const uint8_t features[3 * (6 + 20)] = {0};
+  const DbfQuantized quantized = {.features = features, .features_bytes = sizeof(features)};
+  for (int i = 0; i < 4; ++i) {
+    const bool int8_layer = i & 1, int8_op = i >> 1;
+    Model model = GoodModel(false);
+    Runtime* runtime = NewRuntime(&model, false);
+    Quantize(runtime, !int8_op);
+    for (int k = 0; k < 5; ++k) ((int32_t*)runtime->tensors[kBias].data)[k] = 0;
+    CodeAlpha(runtime, &model, false, int8_layer ? &quantized : NULL);
+    CHECK((TryNode(runtime) == kTfLiteOk) == (int8_layer == int8_op), "case %d: %s", i,
+          runtime->message);
+    const TfLiteTensor* output = &runtime->tensors[kOutput];
+    for (size_t j = 0; int8_layer && int8_op && j < output->bytes; ++j) {
+      CHECK(((const int8_t*)output->data)[j] == -5, "output %zu", j);
+    }
+    FreeRuntime(runtime);
+  }
+}
+
+// One thing wrong with a coded op. Returns its name, or NULL if there is none.
+static const char* ChangeCoded(Runtime* runtime, int i) {
+  TfLiteTensor* alpha = &runtime->tensors[kAlpha];
+  int64_t numbers[12] = {2, 5, 6, 1, 3, 3, 1, 2, 1, 1, 0, 0};
+  size_t count = 11;
+  Model model = GoodModel(false);
+  switch (i) {
+    case 0:
+      return runtime->node.inputs->size = 3, "a bias";
+    case 1:
+      return runtime->node.inputs->size = 3, runtime->node.inputs->data[2] = -1, "a third input";
+    case 2:
+      return alpha->type = kTfLiteInt8, "int8 bytes";
+    case 3:
+      return SetDims(alpha, Ints(2, 1, alpha->dims->data[0])), "bytes of rank 2";
+    case 4:
+      return alpha->allocation_type = kTfLiteArenaRw, "bytes that are computed";
+    case 5:
+      return alpha->bytes -= 1, "a short buffer";
+    case 6:
+      return alpha->sparsity = runtime, "sparse bytes";
+    case 7:
+      return --alpha->bytes, --alpha->dims->data[0], "bytes cut short";
+    case 8:
+      return ((uint8_t*)alpha->data)[0] |= 3, "a damaged tensor";
+    case 9:
+      for (size_t e = 0; e < model.num_entries; ++e) {
+        if (model.entries[e].blob_size > 0) model.entries[e].blob = model.codes;
+      }
+      runtime->node.custom_initial_data_size =
+          (int)WriteMap(model.entries, model.num_entries, runtime->options);
+      return "options of version 1";
+    case 10:
+      return SetDims(alpha, Ints(1, 0)), "no bytes";
+    default:
+      break;
+  }
+  static const struct {
+    int at;
+    int64_t value;
+  } bad[] = {{0, 1}, {0, 3}, {1, 0}, {1, 4},  {1, INT32_MAX}, {2, 5}, {2, 1LL << 40},
+             {3, 4}, {4, 0}, {5, 2}, {6, -1}, {8, INT32_MAX}, {10, 2}};
+  const int cases = sizeof(bad) / sizeof(bad[0]);
+  i -= 11;
+  if (i > cases + 1) return NULL;
+  if (i < cases) numbers[bad[i].at] = bad[i].value;
+  if (i >= cases) count = i == cases ? 10 : 12;
+  runtime->node.custom_initial_data_size = (int)WriteInts(numbers, count, 8, runtime->options);
+  return i < cases ? "a number of the options" : "too few or too many numbers";
+}
+
+static void TestBadCoded(void) {
+  for (int i = 0;; ++i) {
+    Runtime* runtime = CodedRuntime(false, true, i);
+    const char* name = ChangeCoded(runtime, i);
+    if (name != NULL) CHECK(TryNode(runtime) == kTfLiteError, "%d: %s", i, name);
+    FreeRuntime(runtime);
+    if (name == NULL) break;
+  }
+  // Coded bytes under options of version 1, and a key that only version 2 has a place for.
+  Model model = GoodModel(false);
+  Runtime* runtime = NewRuntime(&model, false);
+  runtime->tensors[kAlpha].type = kTfLiteUInt8;
+  Allocate(&runtime->tensors[kAlpha]);
+  CHECK(TryNode(runtime) == kTfLiteError, "uint8 alpha of version 1");
+  FreeRuntime(runtime);
+  model.entries[model.num_entries++] = (Entry){"filters", 5, NULL, 0};
+  runtime = NewRuntime(&model, false);
+  CHECK(TryNode(runtime) == kTfLiteError, "filters in version 1");
+  FreeRuntime(runtime);
+}
+
 // What is changed about how the tensors are held. Change i of a runtime; returns its name, or NULL
 // if there is none. *good is whether the op still has to run.
 static const char* ChangeHolding(Runtime* runtime, int i, bool* good) {
@@ -668,9 +834,7 @@ static void TestChangedHolding(void) {
 }
 
 // Options cut short, and with random bytes changed: an error or a result, never a crash.
-static void TestDamagedOptions(int rounds) {
-  Model model = GoodModel(false);
-  Runtime* runtime = NewRuntime(&model, false);
+static void DamageOptions(Runtime* runtime, int rounds) {
   const int size = runtime->node.custom_initial_data_size;
   for (int length = 0; length < size; ++length) {
     runtime->node.custom_initial_data_size = length;
@@ -690,6 +854,15 @@ static void TestDamagedOptions(int rounds) {
     TryNode(runtime);
     SetDims(&runtime->tensors[kInput], Ints(4, 2, 7, 8, 6));
   }
+}
+
+static void TestDamagedOptions(int rounds) {
+  Model model = GoodModel(false);
+  Runtime* runtime = NewRuntime(&model, false);
+  DamageOptions(runtime, rounds);
+  FreeRuntime(runtime);
+  runtime = CodedRuntime(false, true, 1);
+  DamageOptions(runtime, rounds);
   FreeRuntime(runtime);
 }
 
@@ -701,6 +874,9 @@ int main(int argc, char** argv) {
   TestFloat16();
   TestQuantized();
   TestInt8();
+  TestCoded();
+  TestCodedInt8();
+  TestBadCoded();
   TestHolding();
   TestChangedHolding();
   TestDamagedOptions(argc > 1 ? atoi(argv[1]) : 10000);

@@ -9,6 +9,8 @@ enum {
   kTypeIndirectInt = 6,
   kTypeIndirectUInt = 7,
   kTypeMap = 9,
+  kTypeInts = 11,
+  kTypeUInts = 12,
   kTypeBlob = 25,
 };
 
@@ -46,16 +48,31 @@ static uint8_t PackedType(const DbfFlexMap* map, size_t i) {
   return map->data[map->values + map->count * map->value_width + i];
 }
 
-bool DbfFlexMapOpen(const void* data, size_t size, DbfFlexMap* map) {
+// Finds the values of the root, whose type goes to *type. Returns false if they are outside.
+static bool OpenRoot(DbfFlexMap* map, const void* data, size_t size, int* type) {
   memset(map, 0, sizeof(*map));
   map->data = data;
   map->size = size;
   if (data == NULL || size < 3) return false;
   const size_t root_width = map->data[size - 1];
   const uint8_t root_type = map->data[size - 2];
-  if (!IsWidth(root_width) || root_width > size - 2 || root_type >> 2 != kTypeMap) return false;
+  *type = root_type >> 2;
   map->value_width = (size_t)1 << (root_type & 3);
-  if (!Follow(map, size - 2 - root_width, root_width, &map->values)) return false;
+  return IsWidth(root_width) && root_width <= size - 2 &&
+         Follow(map, size - 2 - root_width, root_width, &map->values);
+}
+
+// The signed number that `width` bytes hold.
+static int64_t Signed(uint64_t bits, size_t width) {
+  if (width < 8 && bits >> (8 * width - 1) != 0) bits |= ~(uint64_t)0 << (8 * width);
+  int64_t value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+bool DbfFlexMapOpen(const void* data, size_t size, DbfFlexMap* map) {
+  int type;
+  if (!OpenRoot(map, data, size, &type) || type != kTypeMap) return false;
 
   // Before the values: [offset to the keys] [width of the keys] [count].
   const size_t width = map->value_width;
@@ -96,12 +113,9 @@ bool DbfFlexMapInt(const DbfFlexMap* map, size_t i, int64_t* value) {
   }
   uint64_t bits;
   if (!ReadUnsigned(map, at, width, &bits)) return false;
-  if (type == kTypeUInt || type == kTypeIndirectUInt) {
-    if (bits > INT64_MAX) return false;
-  } else if (width < 8 && bits >> (8 * width - 1) != 0) {
-    bits |= ~(uint64_t)0 << (8 * width);  // sign extension
-  }
-  memcpy(value, &bits, sizeof(bits));
+  const bool is_signed = type == kTypeInt || type == kTypeIndirectInt;
+  if (!is_signed && bits > INT64_MAX) return false;
+  *value = Signed(bits, is_signed ? width : 8);
   return true;
 }
 
@@ -115,5 +129,28 @@ bool DbfFlexMapBlob(const DbfFlexMap* map, size_t i, const uint8_t** blob, size_
   if (!ReadBefore(map, at, width, width, &length) || !Contains(map, at, length, 1)) return false;
   *blob = map->data + at;
   *size = (size_t)length;
+  return true;
+}
+
+bool DbfFlexIntsOpen(const void* data, size_t size, DbfFlexInts* ints) {
+  DbfFlexMap root;
+  int type;
+  uint64_t count;
+  if (!OpenRoot(&root, data, size, &type) || (type != kTypeInts && type != kTypeUInts))
+    return false;
+  const size_t width = root.value_width;
+  if (!ReadBefore(&root, root.values, width, width, &count)) return false;
+  if (!Contains(&root, root.values, count, width)) return false;
+  *ints = (DbfFlexInts){root.data + root.values, (size_t)count, width, type == kTypeInts};
+  return true;
+}
+
+bool DbfFlexIntsAt(const DbfFlexInts* ints, size_t i, int64_t* value) {
+  uint64_t bits = 0;
+  for (size_t b = 0; b < ints->width; ++b) {
+    bits |= (uint64_t)ints->first[i * ints->width + b] << (8 * b);
+  }
+  if (!ints->is_signed && bits > INT64_MAX) return false;
+  *value = Signed(bits, ints->is_signed ? ints->width : 8);
   return true;
 }

@@ -1,4 +1,5 @@
-// Reads a flexbuffer whose root is a map of integers and blobs, from bytes that nobody has checked.
+// Reads a flexbuffer whose root is a map of integers and blobs, or a vector of integers, from bytes
+// that nobody has checked.
 //
 // Every access is bounded by the buffer, so arbitrary bytes give an error and never a read outside
 // of it.
@@ -35,5 +36,20 @@ bool DbfFlexMapInt(const DbfFlexMap* map, size_t i, int64_t* value);
 // Reads entry `i` < count as a blob inside the buffer. Returns false if it is anything else or
 // leaves the buffer.
 bool DbfFlexMapBlob(const DbfFlexMap* map, size_t i, const uint8_t** blob, size_t* size);
+
+// A vector of integers inside a buffer that the caller keeps alive.
+typedef struct DbfFlexInts {
+  const uint8_t* first;
+  size_t count;
+  size_t width;  // bytes of a number: 1, 2, 4 or 8
+  bool is_signed;
+} DbfFlexInts;
+
+// Opens the root vector of `size` bytes at `data`, whose type must be a vector of integers. Returns
+// false if there is none or it leaves the buffer.
+bool DbfFlexIntsOpen(const void* data, size_t size, DbfFlexInts* ints);
+
+// Reads number `i` < count. Returns false if it is above INT64_MAX.
+bool DbfFlexIntsAt(const DbfFlexInts* ints, size_t i, int64_t* value);
 
 #endif  // DBF_EXPORT_TFLITE_FLEXBUFFER_H_

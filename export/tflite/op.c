@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/conv.h"
+#include "plan/coded.h"
 #include "support/arena.h"
 #include "support/checked.h"
 #include "support/require.h"
@@ -21,6 +22,7 @@ struct DbfOp {
   DbfQuantized quantized;  // of int8 layers
   uint8_t* blobs[kBlobs];  // copies, to which these two point
   bool keep_num_dims;
+  bool coded;  // version 2: the layer is in one tensor
   DbfConv* conv;
   int input, output;  // tensors
   size_t input_bytes, output_bytes;
@@ -71,6 +73,18 @@ typedef struct Options {
   const Blob* blobs;  // [kBlobs]
 } Options;
 
+// Stores the value of an option. Returns an error message, or NULL.
+static const char* SetOption(Option* option, int64_t value) {
+  if (value < option->min || value > option->max) {
+    return strcmp(option->key, "version") == 0
+               ? "unknown version: the model needs a later version of this library"
+               : "an option is out of range";
+  }
+  *option->value = (int32_t)value;
+  option->seen = true;
+  return NULL;
+}
+
 // Reads entry `i` of a map, whose key is `key`. Returns an error message, or NULL.
 static const char* ReadOption(const Options* options, DbfOpType type, const DbfFlexMap* map,
                               size_t i, const char* key) {
@@ -85,14 +99,38 @@ static const char* ReadOption(const Options* options, DbfOpType type, const DbfF
   int64_t value;
   if (option->seen) return "an option is given twice";
   if (!DbfFlexMapInt(map, i, &value)) return "an option is not an integer";
-  if (value < option->min || value > option->max) {
-    return strcmp(key, "version") == 0
-               ? "unknown version: the model needs a later version of this library"
-               : "an option is out of range";
+  return SetOption(option, value);
+}
+
+// Reads the options of version 1, a map.
+static const char* ReadMap(const Options* options, DbfOpType type, const DbfFlexMap* map) {
+  for (size_t i = 0; i < map->count; ++i) {
+    const char* key = DbfFlexMapKey(map, i);
+    if (key == NULL) return "the options are damaged";
+    const char* error = ReadOption(options, type, map, i, key);
+    if (error != NULL) return error;
   }
-  *option->value = (int32_t)value;
-  option->seen = true;
+  if (*options->blobs[0].data == NULL) return "option codes is missing";
+  for (size_t i = 0; i < options->num_integers; ++i) {
+    const Option* option = &options->integers[i];
+    if (option->ops >> type & 1 && !option->seen) return "an option is missing";
+  }
   return NULL;
+}
+
+// Reads the options of version 2, integers in the order of the table.
+static const char* ReadNumbers(const Options* options, DbfOpType type, const DbfFlexInts* ints) {
+  size_t next = 0;
+  for (size_t i = 0; i < options->num_integers; ++i) {
+    Option* option = &options->integers[i];
+    if (!(option->ops >> type & 1)) continue;
+    int64_t value;
+    if (next == ints->count) return "an option is missing";
+    if (!DbfFlexIntsAt(ints, next++, &value)) return "an option is out of range";
+    const char* error = SetOption(option, value);
+    if (error != NULL) return error;
+  }
+  return next < ints->count ? "there are more options than this library knows" : NULL;
 }
 
 // Copies the blobs that are given, as the buffer that they are read from does not last.
@@ -112,9 +150,13 @@ static const char* ParseOptions(DbfOp* op, const void* data, size_t size) {
   enum { kConv = 1 << kDbfConv2D, kDense = 1 << kDbfDense, kBoth = kConv | kDense };
   DbfLayer* layer = &op->layer;
   DbfQuantized* quantized = &op->quantized;
+  DbfFlexInts ints;
+  op->coded = DbfFlexIntsOpen(data, size, &ints);
+  const int32_t known = op->coded ? 2 : 1;
   int32_t version, activation, padding = 1, keep_num_dims = 0;
   Option integers[] = {
-      {"version", kBoth, &version, 1, 1, false},
+      {"version", kBoth, &version, known, known, false},
+      {"filters", op->coded ? kBoth : 0, &layer->filters, 1, INT32_MAX, false},
       {"channels", kBoth, &layer->channels, 1, INT32_MAX, false},
       {"activation", kBoth, &activation, 0, 3, false},
       {"kernel_h", kConv, &layer->kernel_h, 1, INT32_MAX, false},
@@ -134,17 +176,11 @@ static const char* ParseOptions(DbfOp* op, const void* data, size_t size) {
   };
   const Options options = {integers, sizeof(integers) / sizeof(integers[0]), blobs};
   DbfFlexMap map;
-  if (!DbfFlexMapOpen(data, size, &map)) return "the options are not a flexbuffer map";
-  for (size_t i = 0; i < map.count; ++i) {
-    const char* key = DbfFlexMapKey(&map, i);
-    if (key == NULL) return "the options are damaged";
-    const char* error = ReadOption(&options, op->type, &map, i, key);
-    if (error != NULL) return error;
-  }
-  if (layer->codes == NULL) return "option codes is missing";
-  for (size_t i = 0; i < options.num_integers; ++i) {
-    if (integers[i].ops >> op->type & 1 && !integers[i].seen) return "an option is missing";
-  }
+  const char* error = op->coded ? ReadNumbers(&options, op->type, &ints)
+                      : DbfFlexMapOpen(data, size, &map)
+                          ? ReadMap(&options, op->type, &map)
+                          : "the options are neither a flexbuffer map nor a vector of integers";
+  if (error != NULL) return error;
   layer->activation = (DbfActivation)activation;
   layer->same_padding = padding == 0;
   op->keep_num_dims = keep_num_dims;
@@ -197,6 +233,7 @@ static size_t BytesOf(size_t elements, TfLiteType type) {
     case kTfLiteFloat16:
       return DbfMul(elements, 2);
     case kTfLiteInt8:
+    case kTfLiteUInt8:
       return elements;
     case kTfLiteInt4:
       return elements / 2 + elements % 2;
@@ -263,7 +300,6 @@ static const char* ReadActivation(const TfLiteTensor* tensor, float* scale, int3
 // Points op->layer to what an int8 layer has besides its coefficients.
 static const char* ReadQuantized(DbfOp* op, const TfLiteTensor* input, const TfLiteTensor* output) {
   DbfQuantized* quantized = &op->quantized;
-  if (quantized->features == NULL) return "option features is missing";
   op->layer.quantized = quantized;
   const char* error = ReadActivation(input, &quantized->input_scale, &quantized->input_zero);
   if (error != NULL) return error;
@@ -288,10 +324,11 @@ static const char* ReadBias(DbfOp* op, const TfLiteTensor* bias) {
   return NULL;
 }
 
-// Packs the coefficients. Tensors alpha [K, n] and, unless NULL, bias [K].
-static const char* CreateConv(DbfOp* op, const TfLiteTensor* input, const TfLiteTensor* alpha,
-                              const TfLiteTensor* bias, const TfLiteTensor* output) {
+// Points op->layer to tensors alpha [K, n] and, unless NULL, bias [K] of version 1.
+static const char* ReadAlpha(DbfOp* op, const TfLiteTensor* input, const TfLiteTensor* alpha,
+                             const TfLiteTensor* bias) {
   DbfLayer* layer = &op->layer;
+  if (alpha->type == kTfLiteUInt8) return "alpha is coded, but the options are of version 1";
   if (alpha->type != kTfLiteFloat32 && alpha->type != kTfLiteFloat16 &&
       alpha->type != kTfLiteInt8 && alpha->type != kTfLiteInt4) {
     return "alpha is not float32, float16, int8 or int4";
@@ -308,13 +345,38 @@ static const char* CreateConv(DbfOp* op, const TfLiteTensor* input, const TfLite
   } else {
     error = ReadScales(op, alpha);
   }
-  if (error == NULL && input->type == kTfLiteInt8) error = ReadQuantized(op, input, output);
-  if (error == NULL && input->type == kTfLiteFloat32 &&
-      (op->quantized.features != NULL || op->quantized.sums != NULL)) {
-    error = "options features and sums are for int8 inputs only";
+  if (error != NULL) return error;
+  if (input->type == kTfLiteInt8 && op->quantized.features == NULL) {
+    return "option features is missing";
   }
-  if (error == NULL && bias != NULL) error = ReadBias(op, bias);
-  if (error == NULL) op->conv = DbfConvCreate(layer, op->kernels, &error);
+  if (input->type == kTfLiteFloat32 &&
+      (op->quantized.features != NULL || op->quantized.sums != NULL)) {
+    return "options features and sums are for int8 inputs only";
+  }
+  return bias != NULL ? ReadBias(op, bias) : NULL;
+}
+
+// Reads the coded layer of version 2 into op->layer and `coded`.
+static const char* ReadCoded(DbfOp* op, const TfLiteTensor* layer, DbfCoded* coded) {
+  if (layer->type != kTfLiteUInt8) return "the options are of version 2, but alpha is not uint8";
+  if (layer->dims->size != 1) return "the coded layer is not a row of bytes";
+  if (!IsConstant(layer)) return "the coded layer is not constant";
+  return DbfCodedRead(layer->data, layer->bytes, &op->layer,
+                      op->layer.quantized != NULL ? &op->quantized : NULL, coded);
+}
+
+// Packs the coefficients of the tensors; bias may be NULL.
+static const char* CreateConv(DbfOp* op, const TfLiteTensor* input, const TfLiteTensor* alpha,
+                              const TfLiteTensor* bias, const TfLiteTensor* output) {
+  DbfCoded coded = {0};
+  const char* error = NULL;
+  op->layer.quantized = NULL;
+  if (input->type == kTfLiteInt8) error = ReadQuantized(op, input, output);
+  if (error == NULL) {
+    error = op->coded ? ReadCoded(op, alpha, &coded) : ReadAlpha(op, input, alpha, bias);
+  }
+  if (error == NULL) op->conv = DbfConvCreate(&op->layer, op->kernels, &error);
+  DbfCodedFree(&coded);
   return error;
 }
 
@@ -384,6 +446,7 @@ static const char* Prepare(DbfOp* op, TfLiteContext* context, const TfLiteIntArr
   if (input == NULL || alpha == NULL || output == NULL || inputs->size > 3 || outputs->size != 1) {
     return "expected 2 or 3 inputs and 1 output";
   }
+  if (op->coded && inputs->size != 2) return "expected 2 inputs, as a coded layer holds its bias";
   if (bias == NULL && inputs->size == 3 && inputs->data[2] != kTfLiteOptionalTensor)
     return "bad index of bias";
   const char* error = CheckTensors(input, alpha, bias, output);

@@ -21,6 +21,7 @@ typedef enum TfLiteType {
   kTfLiteNoType = 0,
   kTfLiteFloat32 = 1,
   kTfLiteInt32 = 2,
+  kTfLiteUInt8 = 3,
   kTfLiteInt8 = 9,
   kTfLiteFloat16 = 10,
   kTfLiteInt4 = 18

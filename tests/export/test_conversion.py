@@ -100,10 +100,20 @@ def test_to_tflite_returns_the_file_and_warns(model):
     "arguments, message",
     [
         ({"mode": "fast"}, "`mode` is one of 'explicit', 'folded', 'onthefly'; got 'fast'"),
-        ({"quantize": "none"}, "`quantize` is one of None, 'float16', 'weights', 'int4', 'int8'; got 'none'"),
+        (
+            {"quantize": "none"},
+            "`quantize` is one of None, 'float16', 'weights', 'int4', 'int8', 'int8_int4'; got 'none'",
+        ),
         ({"io_type": "uint8"}, "`io_type` is one of 'float32', 'int8'; got 'uint8'"),
         ({"io_type": "int8"}, "`io_type` is for quantize='int8' only; got quantize=None"),
-        ({"representative_data": []}, "`representative_data` is for quantize='int8' only; got quantize=None"),
+        ({"representative_data": []}, "for quantize='int8', and for coding within a limit only; got quantize=None"),
+        (
+            {"coding": True, "mode": "folded"},
+            "coding is of coefficients that are whole multiples of a step, so for mode=",
+        ),
+        ({"coding": True, "quantize": "int4"}, "any quantize but those of int4; got mode='onthefly', quantize='int4'"),
+        ({"max_kb": 10, "representative_data": []}, "limits that coding keeps; give coding=True, too"),
+        ({"coding": True, "max_loss": 1}, "`max_loss` and `max_kb` need `representative_data`"),
         ({"quantize": "int8"}, "needs `representative_data`: some hundred typical inputs, as an iterable of batches"),
         ({"quantize": "int8", "representative_data": []}, "`representative_data` is empty; give some hundred"),
         (

@@ -46,7 +46,7 @@ def test_features_before_rounding_times_coefficients_are_the_filters(kernel, cha
     values, staged = int8_op._stage(features, windows, 3)
     assert not staged.any()
     expected = (windows.astype(int) - 3).reshape(len(windows), -1) @ layer.explicit.reshape(len(layer.alpha), -1).T
-    np.testing.assert_allclose(values @ features.coefficients(layer).T, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(values @ features.coefficients(layer, layer.alpha).T, expected, rtol=0, atol=1e-6)
 
 
 def test_more_than_256_channels_are_halved():
@@ -57,7 +57,7 @@ def test_more_than_256_channels_are_halved():
     expected = windows.reshape(len(windows), -1) @ layer.explicit.reshape(len(layer.alpha), -1).T
     assert features.halvings == 2
     np.testing.assert_allclose(
-        4 * values @ features.coefficients(layer).T, expected, rtol=0, atol=0.01 * expected.std() * 4
+        4 * values @ features.coefficients(layer, layer.alpha).T, expected, rtol=0, atol=0.01 * expected.std() * 4
     )
 
 

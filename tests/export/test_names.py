@@ -123,9 +123,34 @@ def test_tensor_names_differ(mode, quantize):
 @pytest.mark.parametrize("quantize", ["float16", "int4"])
 def test_names_of_zoo_files_differ_and_are_short(name, quantize):
     data = to_tflite(zoo.load_zoo(name), "onthefly", quantize)
-    names = [tensor.name for tensor in load(data).subgraphs[0].tensors]
-    assert duplicates(data) == [] and max(map(len, names)) < 80
-    assert sum(name.endswith(b"/alpha") for name in names) > 5
+    graph = load(data).subgraphs[0]
+    assert duplicates(data) == []
+    ends = [*graph.inputs, *graph.outputs]
+    assert all(len(tensor.name) < 4 for index, tensor in enumerate(graph.tensors) if index not in ends)
+    assert all(len(graph.tensors[index].name) > 4 for index in ends)
+
+
+def test_names_inside_on_the_fly_files_tell_the_operator():
+    graph = load(to_tflite(network(), "onthefly")).subgraphs[0]
+    named = [[graph.tensors[index].name for index in [*op.outputs, *op.inputs]] for op in graph.operators]
+    assert [names[0] for names in named[:-1]] == [b"%d" % number for number in range(len(named) - 1)]
+    ours = [names for op, names in zip(graph.operators, named, strict=True) if op.customOptions is not None]
+    numbers = [*(names[0] for names in ours[:-1]), b"%d" % (len(named) - 1)]
+    assert [names[2:] for names in ours] == [[number + b"w", number + b"b"] for number in numbers]
+    explicit = load(to_tflite(network(), "explicit")).subgraphs[0]
+    assert [explicit.tensors[index].name for index in explicit.outputs] == [
+        graph.tensors[index].name for index in graph.outputs
+    ]
+    assert not {tensor.name for tensor in explicit.tensors} & {names[0] for names in named[:-1]}
+
+
+def test_a_short_name_gives_way_to_an_output_of_that_name():
+    model = flatfile.load(to_tflite(network(), "explicit"))
+    graph = model.subgraphs[0]
+    graph.tensors[graph.outputs[0]].name = b"0"
+    data = flatfile.dump(model, terse=True)
+    again = load(data).subgraphs[0]
+    assert again.tensors[again.outputs[0]].name == b"0" and duplicates(data) == []
 
 
 def test_names_differ_between_subgraphs():

@@ -103,5 +103,9 @@ def test_all_modes_compute_what_keras_does(seed):
     for mode, data in files.items():
         _, relative = verify.difference(reference, verify.run_file(model, data, values))
         assert relative < TOLERANCE, f"{mode}: {relative}"
+    if runtime.library_path():  # Coded files are of rounded coefficients.
+        coded = to_tflite(model, "onthefly", "weights", True)
+        decoded, outputs = (verify.run_file(model, data, values) for data in (expand(coded), coded))
+        assert verify.difference(decoded, outputs)[1] < TOLERANCE
     # Every layer is one op of ours, whatever the converter made of it.
     assert sum(name in ("DBFConv2D", "DBFDense") for name in ops(onthefly)) == LAYERS

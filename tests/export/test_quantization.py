@@ -186,7 +186,7 @@ def test_standard_ops_dequantize_and_ours_read_int8(model):
     graph = file.subgraphs[0]
     alphas = [graph.tensors[op.inputs[1]] for op in graph.operators if op.customOptions is not None]
     assert [alpha.type for alpha in alphas] == [schema.TensorType.INT8, schema.TensorType.FLOAT32]
-    assert alphas[0].name == b"first/alpha" and len(alphas[0].quantization.scale) == 32
+    assert len(alphas[0].quantization.scale) == 32
 
 
 @needs_library

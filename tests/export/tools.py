@@ -14,6 +14,7 @@ from flatbuffers import flexbuffers
 
 from dbf_keras import runtime
 from dbf_keras.backend import keras
+from tests.export import coded_format
 
 layers = keras.layers
 
@@ -49,9 +50,30 @@ def ops(data):
     return [code.customCode.decode() if code.customCode else builtins[code.builtinCode] for code in codes]
 
 
+_GEOMETRY = ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "padding")
+
+
 def options(operator):
-    """A custom op's options."""
-    return flexbuffers.Loads(bytes(operator.customOptions))
+    """A custom op's options; those of version 2 by the names of version 1, and ``filters``."""
+    given = flexbuffers.Loads(bytes(operator.customOptions))
+    if isinstance(given, dict):
+        return given
+    names = ("version", "filters", "channels", "activation", *(_GEOMETRY if len(given) > 5 else ("keep_num_dims",)))
+    return dict(zip(names, given, strict=True))
+
+
+def coded_layer(model, graph, operator):
+    """The coded layer of an op of version 2."""
+    given, tensor = options(operator), graph.tensors[operator.inputs[1]]
+    assert given["version"] == 2 and len(operator.inputs) == 2 and tensor.type == schema.TensorType.UINT8
+    assert len(tensor.shape) == 1 and tensor.quantization is None
+    kernel = given.get("kernel_h", 1), given.get("kernel_w", 1)
+    return coded_format.read(model.buffers[tensor.buffer].data, *kernel, given["channels"], given["filters"])
+
+
+def bitmap(kept, taps):
+    """Kept codes as version 1's option ``codes``."""
+    return sum(1 << g for g in kept).to_bytes(-(-taps // 8), "little")
 
 
 def values(model, tensor):
@@ -90,6 +112,14 @@ def expand(data):
             codes[code] = len(model.operatorCodes) - 1
         return codes[code]
 
+    def add(graph, name, numbers):
+        buffer, tensor = schema.BufferT(), schema.TensorT()
+        buffer.data = numbers.ravel().view(np.uint8)
+        model.buffers.append(buffer)
+        tensor.name, tensor.buffer, tensor.shape = name, len(model.buffers) - 1, list(numbers.shape)
+        graph.tensors.append(tensor)
+        return len(graph.tensors) - 1
+
     for graph in model.subgraphs:
         for operator in graph.operators:
             custom = model.operatorCodes[operator.opcodeIndex].customCode
@@ -97,19 +127,22 @@ def expand(data):
                 continue
             given = options(operator)
             dense = custom == b"DBFDense"
-            assert given.pop("version") == 1
+            inputs = list(operator.inputs)
             shape = (
                 [1, 1, given.pop("channels")] if dense else [given.pop(k) for k in ("kernel_h", "kernel_w", "channels")]
             )
-            alpha = values(model, graph.tensors[operator.inputs[1]])
-            weights = filters(alpha, given.pop("codes"), *shape)
-            buffer, tensor = schema.BufferT(), schema.TensorT()
-            buffer.data = weights.ravel().view(np.uint8)
-            model.buffers.append(buffer)
-            tensor.name, tensor.buffer = "filters", len(model.buffers) - 1
-            tensor.shape = [len(alpha), shape[2]] if dense else list(weights.shape)
-            graph.tensors.append(tensor)
-            operator.inputs = [operator.inputs[0], len(graph.tensors) - 1, *operator.inputs[2:]]
+            if given["version"] == 2:
+                held = coded_layer(model, graph, operator)
+                alpha = np.multiply(held.levels, np.array(held.steps)[:, None])
+                kept = bitmap(held.kept, int(np.prod(shape)))
+                bias = np.zeros(given["filters"]) if held.bias is None else held.bias
+                inputs = [inputs[0], None, add(graph, "bias", bias.astype(np.float32))]
+            else:
+                alpha, kept = values(model, graph.tensors[inputs[1]]), given.pop("codes")
+            assert given.pop("version") in (1, 2)
+            weights = filters(alpha, kept, *shape)
+            inputs[1] = add(graph, "filters", weights.reshape(-1, shape[2]) if dense else weights)
+            operator.inputs = inputs
             standard = schema.FullyConnectedOptionsT() if dense else schema.Conv2DOptionsT()
             standard.fusedActivationFunction = given.pop("activation")
             if dense:
@@ -122,6 +155,7 @@ def expand(data):
                 standard.dilationHFactor, standard.dilationWFactor = given.pop("dilation_h"), given.pop("dilation_w")
                 operator.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions
                 operator.opcodeIndex = builtin(schema.BuiltinOperator.CONV_2D)
+            given.pop("filters", None)
             assert not given, f"keys that the format does not have: {given}"
             operator.builtinOptions, operator.customOptions = standard, None
     builder = flatbuffers.Builder(len(data))
@@ -218,6 +252,27 @@ def _pool(windows, kept, zero_point, scale, rounding):
     return numbers, left, kh, kw, zero, float(scale) * 2**shift
 
 
+def _int8_coefficients(layer, kept, shape, full, group, shifts):
+    """c [K, n] of a coded layer, from the section "What levels mean": whole numbers until the last division."""
+    kh, kw, channels = shape
+    taps = [(g // channels // kw, g // channels % kw, g % channels) for g in kept]
+    result = np.zeros((len(layer.levels), len(kept)), np.int64)
+    for k, row in enumerate(layer.levels):
+        d = []
+        for (y, x, w), whole, level, shift in zip(taps, full, row, shifts, strict=True):
+            if whole:
+                level = 0
+                for (u, v, other), each in zip(taps, row, strict=True):
+                    if other == w or group:
+                        sign = _sign(u, np.int64(y)) * _sign(v, np.int64(x))
+                        level += int(each * sign * (_sign(other // group, np.int64(w // group)) if group else 1))
+            d.append(level * 2.0**shift)
+        largest = max(map(abs, d))
+        peak = 127 if layer.peaks is None else layer.peaks[k]
+        result[k] = [round(peak * number / largest) if largest else 0 for number in d]
+    return result
+
+
 def _int8_op(model, graph, operator, x):
     given, dense = options(operator), model.operatorCodes[operator.opcodeIndex].customCode == b"DBFDense"
     source, target = (graph.tensors[indices[0]].quantization for indices in (operator.inputs, operator.outputs))
@@ -228,6 +283,11 @@ def _int8_op(model, graph, operator, x):
         given = dict.fromkeys(("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w"), 1) | given
         given["padding"] = 0
     kh, kw = given["kernel_h"], given["kernel_w"]
+    layer = None
+    if given["version"] == 2:
+        layer = coded_layer(model, graph, operator)
+        given |= {"codes": bitmap(layer.kept, kh * kw * channels), "features": layer.features}
+        given |= {} if layer.sums is None else {"sums": layer.sums}
     kept = [g for g in range(kh * kw * channels) if given["codes"][g >> 3] >> (g & 7) & 1]
     x = _windows(x.astype(np.int64), z_x, given)
     if "sums" in given:
@@ -270,12 +330,18 @@ def _int8_op(model, graph, operator, x):
             signs = _sign(u, np.arange(kh))[:, None] * _sign(v, np.arange(kw))
             f = _feature((signs * t).sum((-2, -1)), shift, zero_point)
         features.append((f - zero_point) * 2**exponent)
-    alpha = graph.tensors[operator.inputs[1]]
-    scales = np.broadcast_to(np.asarray(alpha.quantization.scale, np.float64), alpha.shape[0])
-    held = integers(model, alpha)
-    bias = np.zeros(len(held), np.int64)
-    if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-        bias = integers(model, graph.tensors[operator.inputs[2]])
+    if layer is not None:
+        staged = {w: 0 if full[w] else by_channel[w][0] for w in wanted}
+        shifts = [by_code[g][0] - by_code[g][2] + staged[g % channels] for g in kept]
+        held = _int8_coefficients(layer, kept, (kh, kw, channels), [full[g % channels] for g in kept], group, shifts)
+        scales, bias = layer.steps, np.zeros(len(held), np.int64) if layer.bias is None else layer.bias
+    else:
+        alpha = graph.tensors[operator.inputs[1]]
+        scales = np.broadcast_to(np.asarray(alpha.quantization.scale, np.float64), alpha.shape[0])
+        held = integers(model, alpha)
+        bias = np.zeros(len(held), np.int64)
+        if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
+            bias = integers(model, graph.tensors[operator.inputs[2]])
     largest = np.array([255 * 2 ** by_code[g][2] for g in kept])
     assert np.all(np.abs(bias) + np.abs(held) @ largest < 2**31)
     acc = np.stack(features, -1) @ held.T + bias

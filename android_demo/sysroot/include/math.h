@@ -10,6 +10,7 @@ double floor(double);
 double frexp(double, int*);
 double ldexp(double, int);
 double round(double);
+long lrint(double);
 float ceilf(float);
 float fabsf(float);
 float floorf(float);
