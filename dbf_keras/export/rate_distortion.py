@@ -19,7 +19,7 @@ __all__ = ["Levels", "choose", "coded_bytes", "plain", "trained"]
 _CHEAP, _FIRST, _DEAR = 1e-11, 3e-8, 1e-1
 
 # How many prices are tried at most; how far the bytes or the loss may stay under what is allowed, as a share.
-_TRIALS = 12
+_TRIALS = 16
 _NEAR_BYTES, _NEAR_LOSS = 0.005, 0.05
 
 # Logarithm of the largest factor by which what was found counts as too much or too little: nothing may be lost at all.
@@ -152,6 +152,7 @@ class _Prices:
         self._high: tuple[float, float] | None = None
         self._next: float | None = math.log(_FIRST)
         self._left = _TRIALS
+        self._stride = 0.15
 
     def __iter__(self) -> _Prices:
         return self
@@ -174,7 +175,8 @@ class _Prices:
         if done:
             self._next = None
         elif self._low is None or self._high is None:
-            step = max(abs(excess) / self._power, 0.3)
+            self._stride *= 2  # Where bytes hardly follow the price, as those of trained levels.
+            step = max(abs(excess) / self._power, self._stride)
             wanted = here[0] - math.copysign(step, excess)
             wanted = min(max(wanted, math.log(_CHEAP)), math.log(_DEAR))
             self._next = None if wanted == here[0] else wanted
