@@ -381,6 +381,8 @@ def decode(data: bytes, shape: tuple[int, int, int], filters: int) -> CodedLayer
         raise DamagedError("A step is not finite.")
     steps = np.broadcast_to(np.ldexp(halves.astype(np.float64), exponent), (filters,)).copy()
     peaks = reader.array("u1", filters) if flags & _PEAKS else None
+    if peaks is not None and peaks.max() > _PEAK:
+        raise DamagedError("A peak is over 127.")
     int8 = bool(flags & _INT8)
     bias = _read_bias(reader, flags >> _BIAS_SHIFT & 3, int8, filters)
     if not int8 and flags & (_SUMS | _PEAKS):

@@ -7,10 +7,11 @@ import functools
 import math
 import warnings
 from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from dbf_keras import codes as dbf_codes
 from dbf_keras.backend import all_layers, keras, ops, own_variables
 from dbf_keras.export import (
     calibration,
@@ -153,10 +154,10 @@ def convert(  # As `to_tflite`.
         _set_levels(records)
     write = functools.partial(_write, model, form, records, samples if quantize in INT8 else None, io_type, check)
 
-    data, explicit, used = write()
+    file = write()
     if max_loss is not None or max_kb is not None:
         coded = [record for record in records if record.coded_bytes is not None]
-        rest = len(data) - sum(record.coded_bytes or 0 for record in coded)
+        rest = len(file.data) - sum(record.coded_bytes or 0 for record in coded)
         chosen = rate_distortion.choose(
             model,
             [record.layer for record in coded],
@@ -167,13 +168,30 @@ def convert(  # As `to_tflite`.
         )
         for record, levels in zip(coded, chosen, strict=True):
             record.set_levels(levels)
-        data, explicit, used = write()
+        file = write()
     _raise_if_strict(strict, records, mode)
+    data = file.data
     if any(given is not None for given in (labels, normalization, training)):
         data = description.describe(data, model, form, records, labels, normalization, training or {})
 
-    result = ExportResult(data, form, _reports(records, quantize), _ordinary(layers, records, used, quantize))
-    return _checked(result, model, explicit, samples, inputs) if check else result
+    result = ExportResult(data, form, _reports(records, quantize), _ordinary(layers, records, file, quantize))
+    return _checked(result, model, file.explicit, samples, inputs) if check else result
+
+
+class _Written(NamedTuple):
+    """A file and what there is to say of it.
+
+    Attributes:
+        data: the file.
+        explicit: the explicit float32 file; empty if nobody wants it.
+        used: the ids of the layers in use.
+        coded: bytes of ordinary layers that are coded, by id.
+    """
+
+    data: bytes
+    explicit: bytes
+    used: Container[int]
+    coded: Mapping[int, int]
 
 
 def _write(
@@ -183,7 +201,7 @@ def _write(
     samples: list[list[np.ndarray]] | None,
     io_type: str,
     check: bool,
-) -> tuple[bytes, bytes, Container[int]]:
+) -> _Written:
     """Writes a file, and notes in the records what became of the layers.
 
     Args:
@@ -193,9 +211,6 @@ def _write(
         samples: typical inputs, for an int8 file.
         io_type: as for `to_tflite`.
         check: whether the explicit float32 file is wanted in any case.
-
-    Returns:
-        The file, the explicit float32 file (empty if nobody wants it), and the ids of the layers in use.
     """
     data, used = converter.convert(model, map(_call, records), samples, io_type)
     settle(records, used)
@@ -204,14 +219,15 @@ def _write(
         needed = check or form.mode == ONTHEFLY
         explicit = converter.to_flatbuffer(model, map(_explicit_call, records)) if needed else b""
     file = flatfile.load(data)
+    coded = {}
     if form.mode == ONTHEFLY:
-        _write_on_the_fly(file, records, model, data, explicit, samples, form)
+        coded = _write_on_the_fly(file, records, model, data, explicit, samples, form)
     small = form.quantize if form.quantize in ("float16", "weights", "int4") else None
     if small is not None:
         quantization.quantize_weights(file, small)
     if form.mode != EXPLICIT or small is not None or not flatfile.is_tidy(file):
         data = flatfile.dump(file, terse=form.mode == ONTHEFLY)
-    return data, explicit, used
+    return _Written(data, explicit, used, coded)
 
 
 def _set_levels(records: list[LayerRecord]) -> None:
@@ -282,7 +298,7 @@ def _write_on_the_fly(
     explicit: bytes,
     samples: list[list[np.ndarray]] | None,
     form: Form,
-) -> None:
+) -> dict[int, int]:
     """Rewrites a file's ops to ours; the records of layers without such an op become explicit.
 
     Args:
@@ -293,10 +309,14 @@ def _write_on_the_fly(
         explicit: the same in float32.
         samples: typical inputs, for an int8 file.
         form: the file's.
+
+    Returns:
+        By id, bytes of ordinary layers that are coded.
     """
     wanted = [record for record in records if record.form == ONTHEFLY]
+    plain = [layer for layer in all_layers(model) if _has_plain_filters(layer)]
     filters: list[Filters | rewrite.Ordinary] = [record.filters for record in wanted]
-    filters += [_plain(layer) for layer in all_layers(model) if _has_plain_filters(layer)]
+    filters += [_coded_plain(layer) if form.coding else _plain(layer) for layer in plain]
     if samples is None:
         found = rewrite.to_ops(file, filters, half_bias=form.quantize is not None)
     else:
@@ -308,6 +328,8 @@ def _write_on_the_fly(
         record.coded_bytes = outcome.coded_bytes
         if outcome.reason:
             record.make_explicit(outcome.reason, failed=True)
+    outcomes = {id(layer): found.get(position, missing) for position, layer in enumerate(plain, len(wanted))}
+    return {key: outcome.coded_bytes for key, outcome in outcomes.items() if outcome.coded_bytes is not None}
 
 
 def _has_plain_filters(layer: keras.layers.Layer) -> bool:
@@ -320,6 +342,19 @@ def _plain(layer: keras.layers.Layer) -> rewrite.Ordinary:
     kernel = np.asarray(ops.convert_to_numpy(layer.kernel), np.float32)
     kernel = kernel if kernel.ndim == 4 else kernel[None, None]
     return rewrite.Ordinary(layer.name, np.moveaxis(kernel, -1, 0))
+
+
+def _coded_plain(layer: keras.layers.Layer) -> Filters:
+    """An ordinary layer as one that keeps every code, to be coded as others are: our op computes it, and as fast."""
+    filters = _plain(layer).explicit
+    kernel, size = filters.shape[1:], math.prod(filters.shape[1:])
+    codes = np.arange(size)
+    strides, dilations = (tuple(getattr(layer, name, (1, 1))) for name in ("strides", "dilation_rate"))
+    alpha = dbf_codes.fit(filters.astype(np.float64), codes, kernel)
+    exact = Filters(layer.name, kernel, strides, dilations, alpha, codes)
+    levels = rate_distortion.plain(exact)
+    # α stays as it is, by which the layer is found in the converted file.
+    return dataclasses.replace(exact, levels=levels.levels, steps=levels.steps)
 
 
 def _raise_if_strict(strict: bool, records: list[LayerRecord], mode: str) -> None:
@@ -370,17 +405,19 @@ def _stored_bytes(record: LayerRecord, quantize: str | None) -> int:
 
 
 def _ordinary(
-    layers: list[keras.layers.Layer], records: list[LayerRecord], used: Container[int], quantize: str | None
+    layers: list[keras.layers.Layer], records: list[LayerRecord], file: _Written, quantize: str | None
 ) -> tuple[LayerReport, ...]:
     """Reports on the layers with weights of two axes or more that are no DBF layers."""
     reports = []
     for layer in layers:
         own = [variable for variable in own_variables(layer) if len(variable.shape) > 1]
         if own and not any(record.layer is layer for record in records):
-            if id(layer) not in used:
+            if id(layer) not in file.used:
                 reports.append(LayerReport(layer.name, ABSENT, 0, 0, reason="no output of the model depends on it"))
                 continue
             sizes = [(int(np.prod(variable.shape)), int(variable.shape[-1])) for variable in own]
-            stored = sum(quantization.stored_bytes(*size, quantize, direct=False) for size in sizes)
+            stored = file.coded.get(id(layer)) or sum(
+                quantization.stored_bytes(*size, quantize, direct=False) for size in sizes
+            )
             reports.append(LayerReport(layer.name, ORDINARY, 4 * sum(size for size, _ in sizes), stored))
     return tuple(reports)

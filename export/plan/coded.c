@@ -127,6 +127,7 @@ static const char* ReadShape(Reader* reader, size_t size, DbfLayer* layer, Parts
                              DbfCoded* coded) {
   const uint8_t flags = TakeByte(reader);
   parts->exponent = (int8_t)TakeByte(reader);
+  if (reader->failed) return NULL;
   parts->flags = (Flags){
       .codes = flags & 3,
       .one_step = flags >> 2 & 1,
@@ -140,7 +141,8 @@ static const char* ReadShape(Reader* reader, size_t size, DbfLayer* layer, Parts
   parts->channels = layer->channels;
   parts->spatial = DbfMul(layer->kernel_h, layer->kernel_w);
   parts->grid = DbfMul(parts->spatial, parts->channels);
-  if (parts->grid > DbfMul(size, kMaxGridPerByte))
+  // A product that overflows is refused also where sizes have but 32 bits.
+  if (parts->grid > DbfMin(DbfMul(size, kMaxGridPerByte), INT32_MAX))
     return "more codes than a layer of so few bytes may have";
   const char* error = ReadCodes(reader, parts, layer, coded);
   if (error != NULL || reader->failed) return error;

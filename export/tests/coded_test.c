@@ -500,6 +500,83 @@ static void TestExample(void) {
   DbfCodedFree(&read.coded);
 }
 
+// One thing wrong with the example, or with a layer like it.
+static void TestRefusals(void) {
+#define ALL_ZERO 1, 0, 0, 0, 1, 0  // a table without magnitudes; a state and no more
+  static const struct {
+    bool is_int8;
+    uint8_t data[20];
+    size_t size;
+    const char* error;
+  } cases[] = {
+      {false, {4, 0, 0, 0x3c, ALL_ZERO}, 10, NULL},
+      {false, {7, 0, 0, 0x3c, ALL_ZERO}, 10, "unknown kind of codes"},
+      {false, {4, 101, 0, 0x3c, ALL_ZERO}, 10, "the exponent of the steps is out of range"},
+      {false, {4, 155, 0, 0x3c, ALL_ZERO}, 10, "the exponent of the steps is out of range"},
+      {false, {5, 0, 3, 15, 0, 0x3c, ALL_ZERO}, 12, "a code lies past the code grid"},
+      {false, {5, 0, 1, 31, 0, 0x3c, ALL_ZERO}, 12, "a code lies past the code grid"},
+      {false, {5, 0, 1, 0, 0, 0x3c, ALL_ZERO}, 12, "no code is kept"},
+      {false, {5, 0, 1, 4, 0, 0x3c, ALL_ZERO}, 12, NULL},
+      {false, {6, 0, 31, 0, 0x3c, ALL_ZERO}, 11, "a code lies past the code grid"},
+      {false, {6, 0, 0, 0, 0x3c, ALL_ZERO}, 11, "no code is kept"},
+      {false, {6, 0, 9, 0, 0x3c, ALL_ZERO}, 11, NULL},
+      {false, {36, 0, 0, 0x3c, 0, ALL_ZERO}, 11, "the coded layer is one for int8"},
+      {false, {68, 0, 0, 0x3c, 0, 0, ALL_ZERO}, 12, "sums and peaks are for int8 only"},
+      {false, {132, 0, 0, 0x3c, 1, 1, ALL_ZERO}, 12, "sums and peaks are for int8 only"},
+      {false, {20, 0, 0, 0x3c, 1, 0, 0, 1, 0, 0, ALL_ZERO}, 16, "a bias of the wrong kind"},
+      {false, {4, 0, 0, 0x7c, ALL_ZERO}, 10, "a step is not finite"},
+      {false, {4, 0, 1, 0xfc, ALL_ZERO}, 10, "a step is not finite"},
+      {false, {4, 0, 0, 0x3c, 0, 0, 0, 0, 1, 0}, 10, "the number of tables is out of range"},
+      {false, {4, 0, 0, 0x3c, 17, 0, 0, 0, 1, 0}, 10, "the number of tables is out of range"},
+      {false, {4, 0, 0, 0x3c, 2, 1, 0, 0, 0, 0, 1, 0}, 12, NULL},
+      {false, {4, 0, 0, 0x3c, 2, 2, 0, 0, 0, 0, 1, 0}, 12, "no such table"},
+      {false, {4, 0, 0, 0x3c, 2, 16, 0, 0, 0, 0, 1, 0}, 12, "no such table"},
+      {false, {4, 0, 0, 0x3c, 1, 1, 192, 0, 0, 1, 0}, 11, "a frequency is out of range"},
+      {false, {4, 0, 0, 0x3c, 1, 128, 192, 0, 0, 1, 0}, 11, "a frequency is out of range"},
+      {false,
+       {4, 0, 0, 0x3c, 1, 1, 177, 0, 0, 1, 0},
+       11,
+       "the frequencies are more than a table has"},
+      {false, {4, 0, 0, 0x3c, 1, 0, 1, 0, 0, 0, 0, 0}, 12, "the levels are damaged"},
+      {false, {4, 0, 0, 0x3c, 1, 0, 1, 0, 1, 0}, 10, "the levels do not end with the tensor"},
+      {false, {4, 0, 0, 0x3c, ALL_ZERO, 0}, 11, "the levels do not end with the tensor"},
+      {false, {4, 0, 0, 0x3c, ALL_ZERO}, 9, "the coded layer is cut short"},
+      {false, {4, 0, 0, 0x3c, 1}, 5, "the coded layer is cut short"},
+      {false, {0}, 0, "the coded layer is cut short"},
+      {true, {4, 0, 0, 0x3c, ALL_ZERO}, 10, "the coded layer is not one for int8"},
+      {true, {36, 0, 0, 0x3c, 0, ALL_ZERO}, 11, NULL},
+      {true, {228, 0, 0, 0x3c, 0, 127, 9, 9, 1, 9, ALL_ZERO}, 16, NULL},
+      {true, {164, 0, 0, 0x3c, 0, 128, 0, ALL_ZERO}, 13, "a peak is out of range"},
+      {true, {44, 0, 0, 0x3c, 0, 0, 0, 0, 0, ALL_ZERO}, 15, "a bias of the wrong kind"},
+      {true, {36, 0, 0, 0x3c, 128, 128, 0, ALL_ZERO}, 13, NULL},
+      {true, {36, 0, 0, 0x3c, 128, 128, 128, 0, ALL_ZERO}, 14, "the coded layer is cut short"},
+      {true, {36, 0, 0, 0x3c, 20, ALL_ZERO}, 11, "the coded layer is cut short"},
+  };
+#undef ALL_ZERO
+  for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
+    const DbfQuantized quantized = {0};
+    const DbfLayer layer = {
+        1, 1, 1, 1, 1, 1, 4, 2, true, kDbfNone, .quantized = cases[i].is_int8 ? &quantized : NULL};
+    Read read;
+    const char *error = ReadLayer(&layer, cases[i].data, cases[i].size, &read),
+               *wanted = cases[i].error;
+    CHECK(error == wanted || (error != NULL && wanted != NULL && strcmp(error, wanted) == 0),
+          "case %zu: %s", i, error != NULL ? error : "read");
+    DbfCodedFree(&read.coded);
+  }
+  // A level of −128, which only an escape could hold.
+  TestCoded coded;
+  MakeLayer(&coded, false, 3, 2, 3, 1);
+  free(coded.data);
+  ((int8_t*)coded.test.alpha)[20] = -128;
+  Encode(&coded);
+  Read read;
+  const char* error = ReadLayer(&coded.test.layer, coded.data, coded.size, &read);
+  CHECK(error != NULL && strcmp(error, "the levels are damaged") == 0, "a level of -128");
+  DbfCodedFree(&read.coded);
+  FreeCoded(&coded);
+}
+
 // All-zero levels, which take no bytes: the limits that bound what few bytes can ask for.
 static void TestLimits(void) {
   const struct {
@@ -534,6 +611,7 @@ static void TestLimits(void) {
 
 int main(int argc, char** argv) {
   TestExample();
+  TestRefusals();
   TestLimits();
   TestManySpatialCodes();
   TestRandomLayers(argc > 1 ? atoi(argv[1]) : 200);

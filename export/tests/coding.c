@@ -86,7 +86,7 @@ static size_t SymbolOf(int level) { return (size_t)(level + 128); }
 static Table MakeTable(const long* counts, int magnitude, Bytes* bytes) {
   Table table = {{0}, {0}};
   long all = 1, above = 0;
-  for (int level = -127; level <= 127; ++level) {
+  for (int level = -128; level <= 127; ++level) {
     all += counts[SymbolOf(level)];
     if (abs(level) > magnitude) above += counts[SymbolOf(level)];
   }

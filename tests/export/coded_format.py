@@ -58,6 +58,7 @@ def read(data, kh, kw, channels, filters):
     halves = struct.unpack(f"<{1 if flags & 4 else filters}e", data.take(2 * (1 if flags & 4 else filters)))
     steps = [half * 2.0**exponent for half in halves] * (filters if flags & 4 else 1)
     peaks = list(data.take(filters)) if flags & 128 else None
+    assert peaks is None or max(peaks) <= 127
     bias, int8 = None, bool(flags & 32)
     match flags >> 3 & 3:
         case 1:
