@@ -58,13 +58,13 @@ class Form(NamedTuple):
         """The form in words."""
         return self.mode + _TITLES[self.quantize] + ", coded" * self.coding
 
-    def check(self, calibrated: bool, io_type: str = "float32", budget: bool = False) -> None:
+    def check(self, calibrated: bool, io_type: str = "float32", limits: int = 0) -> None:
         """Checks that the parts are known and go together.
 
         Args:
             calibrated: whether there are representative data.
             io_type: type of the file's inputs and outputs, one of `IO_TYPES`.
-            budget: whether there is a limit of bytes or of loss that coding is to keep.
+            limits: how many limits, of bytes or of loss, coding is to keep.
 
         Raises:
             ValueError: they do not; says what would work.
@@ -87,21 +87,23 @@ class Form(NamedTuple):
                 "coding is of coefficients that are whole multiples of a step, so for mode='onthefly' and any quantize "
                 f"but those of int4; got mode={self.mode!r}, quantize={self.quantize!r}."
             )
-        if budget and not self.coding:
+        if limits and not self.coding:
             raise ValueError("`max_loss` and `max_kb` are limits that coding keeps; give coding=True, too.")
+        if limits > 1:
+            raise ValueError("Give `max_loss` or `max_kb`, and not both.")
         if self.quantize in INT8 and not calibrated:
             raise ValueError(
                 f"quantize={self.quantize!r} needs `representative_data`: some hundred typical inputs, as an iterable "
                 "of batches. quantize='weights' needs none."
             )
-        if budget and not calibrated:
+        if limits and not calibrated:
             raise ValueError(
                 "`max_loss` and `max_kb` need `representative_data`, some hundred typical inputs or more, to see what "
                 "coding loses on them."
             )
         if self.quantize not in INT8 and io_type != "float32":
             raise ValueError(f"`io_type` is for quantize='int8' only; got quantize={self.quantize!r}.")
-        if self.quantize not in INT8 and calibrated and not budget:
+        if self.quantize not in INT8 and calibrated and not limits:
             raise ValueError(
                 "`representative_data` is for quantize='int8', and for coding within a limit only; got "
                 f"quantize={self.quantize!r}."

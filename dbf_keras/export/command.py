@@ -162,6 +162,8 @@ def _check_combination(form: Form) -> None:
         )
     if not form.coding and (_FLAGS.max_loss is not None or _FLAGS.max_kb is not None):
         raise ValueError("--max_loss and --max_kb are limits that --coding keeps; give it, too.")
+    if _FLAGS.max_loss is not None and _FLAGS.max_kb is not None:
+        raise ValueError("Give --max_loss or --max_kb, and not both.")
     if form.quantize not in INT8 and _FLAGS.io != "float32":
         raise ValueError(f"--io is for --quantize=int8 only; got --quantize={_FLAGS.quantize}.")
     if not _needs_images(form):

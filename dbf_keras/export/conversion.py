@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from dbf_keras.export import (
     verify,
 )
 from dbf_keras.export.filters import Filters
+from dbf_keras.export.level_search import Levels
 from dbf_keras.export.records import LayerRecord, choose, settle
 from dbf_keras.export.report import ExportResult, LayerReport
 from dbf_keras.forms import ABSENT, EXPLICIT, FOLDED, INT8, ONTHEFLY, ORDINARY, Form
@@ -143,7 +144,8 @@ def convert(  # As `to_tflite`.
         RuntimeError: the file needs our C library for the check, and it is not built.
     """
     form = Form(mode, quantize, coding)
-    form.check(representative_data is not None, io_type, max_loss is not None or max_kb is not None)
+    limits = [limit for limit in (max_loss, max_kb) if limit is not None]
+    form.check(representative_data is not None, io_type, len(limits))
     converter.require_inputs(model)
     layers = all_layers(model)
     records = choose(layers, mode)
@@ -152,30 +154,76 @@ def convert(  # As `to_tflite`.
         samples, truth = calibration.to_labelled_samples(model, representative_data)
     if coding:
         _set_levels(records)
-    write = functools.partial(_write, model, form, records, samples if quantize in INT8 else None, io_type, check)
+    described = any(given is not None for given in (labels, normalization, training))
+
+    def write() -> _Written:
+        file = _write(model, form, records, samples if quantize in INT8 else None, io_type, check)
+        if not described:
+            return file
+        data = description.describe(file.data, model, form, records, labels, normalization, training or {})
+        return file._replace(data=data)
 
     file = write()
-    if max_loss is not None or max_kb is not None:
-        coded = [record for record in records if record.coded_bytes is not None]
-        rest = len(file.data) - sum(record.coded_bytes or 0 for record in coded)
-        chosen = rate_distortion.choose(
-            model,
-            [record.layer for record in coded],
-            samples,
-            max_loss=max_loss,
-            max_kb=None if max_kb is None else max_kb - rest / 1000,
-            labels=truth,
-        )
-        for record, levels in zip(coded, chosen, strict=True):
-            record.set_levels(levels)
-        file = write()
+    if samples is not None and limits:
+        file = _within_limit(model, records, samples, truth, file, write, max_loss, max_kb)
     _raise_if_strict(strict, records, mode)
-    data = file.data
-    if any(given is not None for given in (labels, normalization, training)):
-        data = description.describe(data, model, form, records, labels, normalization, training or {})
 
-    result = ExportResult(data, form, _reports(records, quantize), _ordinary(layers, records, file, quantize))
+    result = ExportResult(file.data, form, _reports(records, quantize), _ordinary(layers, records, file, quantize))
     return _checked(result, model, file.explicit, samples, inputs) if check else result
+
+
+def _within_limit(
+    model: keras.Model,
+    records: list[LayerRecord],
+    samples: list[list[np.ndarray]],
+    labels: np.ndarray | None,
+    file: _Written,
+    write: Callable[[], _Written],
+    max_loss: float | None,
+    max_kb: float | None,
+) -> _Written:
+    """Chooses levels that keep a limit, and writes the file again.
+
+    Args:
+        model: the model.
+        records: its DBF layers, with the levels of ``file``.
+        samples: typical inputs.
+        labels: their classes, if they are known.
+        file: as written so far, which tells what is not coefficients.
+        write: writes the file anew.
+        max_loss: as for `to_tflite`.
+        max_kb: as for `to_tflite`.
+
+    Raises:
+        ValueError: no levels keep the limit; says what takes the bytes.
+    """
+    coded = [record for record in records if record.coded_bytes is not None]
+    layers = [record.layer for record in coded]
+    choose_levels = functools.partial(rate_distortion.choose, model, layers, samples)
+    if max_kb is None:
+        _set_all(coded, choose_levels(max_loss=max_loss, labels=labels))
+        return write()
+    most = 1000 * max_kb
+    for _ in range(3):  # Alignment moves a few bytes.
+        rest = len(file.data) - sum(rate_distortion.coded_bytes(record.filters, record.levels) for record in coded)
+        if rest >= most:
+            raise ValueError(
+                f"A file of {max_kb:g} kB is too small for this model: what is not coefficients takes "
+                f"{rest / 1000:.1f} kB."
+            )
+        _set_all(coded, choose_levels(max_kb=(most - rest) / 1000))
+        file = write()
+        if len(file.data) <= most:
+            return file
+        most -= len(file.data) - most
+    raise ValueError(
+        f"No file of {max_kb:g} kB was found for this model; the smallest that was has {len(file.data)} bytes."
+    )
+
+
+def _set_all(records: list[LayerRecord], levels: list[Levels]) -> None:
+    for record, chosen in zip(records, levels, strict=True):
+        record.set_levels(chosen)
 
 
 class _Written(NamedTuple):

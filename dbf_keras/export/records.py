@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable
 
 from dbf_keras.backend import keras
 from dbf_keras.export.filters import Filters
-from dbf_keras.export.rate_distortion import Levels
+from dbf_keras.export.level_search import Levels
 from dbf_keras.folding import Folding
 from dbf_keras.forms import ABSENT, EXPLICIT, FOLDED, ONTHEFLY
 from dbf_keras.layers import DBFConv2D, DBFDense
@@ -43,6 +43,12 @@ class LayerRecord:
         if self.form != FOLDED or folding is None or not (folding.pooled or folding.projected):
             return None
         return dataclasses.replace(folding, pool_size=(1, 1)) if self.open_margins else folding
+
+    @property
+    def levels(self) -> Levels:
+        """What the coefficients are whole multiples of; the layer is coded."""
+        assert self.filters.levels is not None and self.filters.steps is not None
+        return Levels(self.filters.levels, self.filters.steps)
 
     def set_levels(self, levels: Levels) -> None:
         """Makes the coefficients whole multiples of steps, to be coded."""

@@ -158,6 +158,7 @@ def test_strict_fails_and_writes_nothing(model, tmp_path):
             "--coding is for --mode=onthefly and any --quantize but int4; got --mode=exp",
         ),
         (["--coding", "--quantize=int8_int4"], "--coding is for --mode=onthefly and any --quantize but int4; got"),
+        (["--coding", "--max_loss=1", "--max_kb=9"], "Give --max_loss or --max_kb, and not both."),
         (["--coding", "--max_loss=-1"], "flag --max_loss=-1"),
         (["--quantize=int8", "--dataset=mnist", "--data_dir=."], "mnist.npz does not exist"),
         (["--output=nowhere/a.tflite"], "There is no folder 'nowhere' to write 'a.tflite' into."),

@@ -81,7 +81,7 @@ def test_strict_lets_pass_what_is_just_no_gain():
 
 
 def test_a_layer_that_is_not_found_is_reported(model, monkeypatch):
-    monkeypatch.setattr(rewrite, "to_ops", lambda file, layers: {0: ""})
+    monkeypatch.setattr(rewrite, "to_ops", lambda file, layers, half_bias=False: {0: rewrite.Outcome()})
     reports = dbf_keras.export.convert(model, "onthefly", check=False).layers
     assert [report.form for report in reports] == ["onthefly", "explicit", "explicit", "explicit"]
     assert reports[1].reason.startswith("no op of the converted file") and reports[1].failed
