@@ -41,7 +41,7 @@ from dbf_keras.benchmark import prepare, time_interleaved
 from dbf_keras.benchmark.accuracy import accuracy
 from dbf_keras.benchmark.report import describe_machine
 from dbf_keras.export import verify
-from dbf_keras.forms import EXPLICIT, FORMS, Form
+from dbf_keras.forms import EXPLICIT, FORMS, INT8, Form
 from dbf_keras.layers import DBFConv2D
 from dbf_keras.runtime import Interpreter
 from dbf_keras.train import command as train_command
@@ -214,7 +214,7 @@ def _export(
     """Files of a model and their accuracies, by role."""
     exported, accuracies = {}, {}
     for form in forms:
-        calibration = [dataset.calibration_images()] if form.quantize == "int8" else None
+        calibration = [dataset.calibration_images()] if form.quantize in INT8 else None
         content = export.to_tflite(model, *form, representative_data=calibration)
         if content in exported.values():  # Nothing to fold: the explicit file again.
             continue
