@@ -17,12 +17,13 @@ from dbf_keras.forms import EXPLICIT, FORMS, ONTHEFLY, Form
 
 # Kinds of files, and the roles that hold one: of a DBF model its coefficients, of a plain one its filters.
 _KINDS = {
-    title: tuple(Form(mode, quantize).role for mode in (ONTHEFLY, EXPLICIT) if Form(mode, quantize) in FORMS)
-    for title, quantize in (
-        ("float32", None),
-        ("int8 weights", "weights"),
-        ("int8", "int8"),
-        ("int4 coefficients", "int4"),
+    title: tuple(form.role for mode in (ONTHEFLY, EXPLICIT) if (form := Form(mode, quantize, coding)) in FORMS)
+    for title, quantize, coding in (
+        ("float32", None, False),
+        ("int8 weights", "weights", False),
+        ("int8", "int8", False),
+        ("int4 coefficients", "int4", False),
+        ("coded", "weights", True),
     )
 }
 # Accuracies that the paper reports, as far as we know them, by data set, network and ρ.

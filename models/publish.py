@@ -93,7 +93,7 @@ interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images[:1])
 interpreter.invoke()
 probabilities = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
 """
-_EXPORT = """python -m dbf_keras.export --model={name} --mode={mode} --quantize=weights
+_EXPORT = """python -m dbf_keras.export --model={name} --mode={mode} --quantize=weights{coding}
 """
 
 
@@ -356,7 +356,8 @@ def _use_text(entry: dict[str, Any]) -> str:
         blocks.append(("python", _INVOKE.format(name=name, role=role)))
     if "weights" in files and entry["bytes"].keys() - files.keys():
         mode = "onthefly" if "ratio" in entry else "explicit"
-        blocks.append(("", _EXPORT.format(name=name, mode=mode)))
+        coding = " --coding" if any(role.endswith("_coded") for role in roles) else ""
+        blocks.append(("", _EXPORT.format(name=name, mode=mode, coding=coding)))
     return "".join(f"\n```{kind}\n{text}```\n" for kind, text in blocks)
 
 

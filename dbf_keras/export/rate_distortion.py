@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dbf_keras.backend import compiled, keras, ops
+from dbf_keras.backend import keras, ops
 from dbf_keras.export import coded, quantization, sensitivity
 from dbf_keras.export.filters import Filters
 from dbf_keras.export.level_search import Levels, Search, coded_bytes, plain
@@ -43,7 +43,7 @@ def trained(layer: Any) -> Levels | None:
     if layer.alpha_step is None:
         levels, multiples = quantization.to_int8(alpha.astype(np.float32), 0)
         return Levels(levels, coded.short(multiples.astype(np.float64)))
-    steps = np.asarray(ops.convert_to_numpy(compiled(layer._all_levels)[2]), np.float64)
+    steps = np.asarray(ops.convert_to_numpy(layer._all_levels()[2]), np.float64)
     return Levels(np.rint(alpha / steps[:, None]).astype(np.int8), coded.short(steps))
 
 
