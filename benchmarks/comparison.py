@@ -264,8 +264,12 @@ def models(index: Index) -> str:
     for name, found in index["models"].items():
         if "weights" not in found["files"]:
             continue
-        kind = "int4" if "int4" in name else "int8"
-        small = figures(index, File(name, f"onthefly_{kind}_weights"))
+        kind, role = "int8", "onthefly_int8_weights"
+        if "int4" in name:
+            kind, role = "int4", "onthefly_int4_weights"
+        elif f"{role}_coded" in found["files"]:
+            kind, role = "coded", f"{role}_coded"
+        small = figures(index, File(name, role))
         own, explicit = (figures(index, File(name, mode)) for mode in ("onthefly", "explicit"))
         lines.append(
             [

@@ -44,7 +44,9 @@ float32 and int8. Paper: what Tseng et al., IJCAI 2018, report at this ρ, where
 for these epochs, from the weights of a model without; those called taught learnt from `resnet18_wide_cifar10`,
 too, the one in int4 from `resnet18_k4_taught_large_cifar10` (distillation). Rows are of one training each. All by
 `models/publish.py`, which also wrote the cards with more figures, and the machine, from the weights in these folders,
-or from weights that the card says are too large to be kept here; this page by `models/overview.py`.
+or from weights that the card says are too large to be kept here; this page by `models/overview.py`. Coded: files with
+entropy-coded coefficients and int8 weights; models called levels were trained for it, from those called taught or from
+the model without, the coefficients of others are those of int8.
 
 {tables}
 ![accuracy against bytes](frontier.png)

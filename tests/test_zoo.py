@@ -16,7 +16,7 @@ import pytest
 import dbf_keras
 from dbf_keras import data, networks, zoo
 from dbf_keras.backend import keras
-from dbf_keras.export import to_tflite
+from dbf_keras.export import flatfile, to_tflite
 from dbf_keras.layers import custom_objects
 from dbf_keras.runtime import Interpreter
 from dbf_keras.train.settings import parse_options
@@ -484,6 +484,8 @@ def test_mnist_accuracy_is_the_paper_s_and_int8_weights_change_nothing():
         ("resnet18_k4_taught_cifar10", "onthefly_int8_weights", 100_000, 0.25, 0.8802),
         ("resnet18_k4_int4_cifar10", "onthefly_int4_weights", 66_000, 0.25, 0.8802),
         ("resnet18_k4_taught_int4_cifar10", "onthefly_int4_weights", 100_000, 0.5, 0.9),
+        ("resnet18_k4_levels_small_cifar10", "onthefly_int8_weights_coded", 32_000, 0.5, 0.888),
+        ("resnet18_k4_levels_cifar10", "onthefly_int8_weights_coded", 48_000, 0.5, 0.9),
     ],
 )
 def test_cifar10_accuracy_passes_the_paper_s(name, role, most_bytes, most_ratio, least):
@@ -494,6 +496,25 @@ def test_cifar10_accuracy_passes_the_paper_s(name, role, most_bytes, most_ratio,
     accuracy = (outputs.argmax(axis=1) == cifar10.y_test).mean()
     assert accuracy >= least
     assert accuracy == pytest.approx(entry["accuracy"][role], abs=1.5e-4)  # Another processor may turn an image.
+
+
+@pytest.mark.parametrize("role", ["onthefly_int8_weights_coded", "onthefly_int8_coded"])
+def test_digits_in_nine_kb(role):
+    digits = data.load("digits")
+    assert zoo.path("digits_levels", role).stat().st_size <= 9000
+    images = digits.x_test.astype(np.float32)
+    outputs = run_in_batches(Interpreter(str(zoo.path("digits_levels", role))), images, len(images))
+    assert (outputs.argmax(axis=1) == digits.y_test).mean() >= 0.975
+
+
+@pytest.mark.parametrize("quantize", ["weights", "int8"])
+def test_what_is_no_coefficient_takes_five_kb(quantize):
+    """Of the file: all but the data of its buffers."""
+    model = dbf_keras.load_zoo("resnet18_k4_cifar10")
+    samples = np.random.default_rng(0).integers(256, size=(8, 32, 32, 3)).astype(np.float32)
+    file = to_tflite(model, "onthefly", quantize, True, representative_data=samples if quantize == "int8" else None)
+    buffers = flatfile.load(file).buffers
+    assert len(file) - sum(len(buffer.data) for buffer in buffers if buffer.data is not None) <= 5000
 
 
 def test_every_model_says_how_it_was_trained():
