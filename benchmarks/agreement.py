@@ -17,7 +17,8 @@ from dbf_keras.runtime import RUNTIMES, Interpreter
 
 _IMAGES = 16
 _SAME_NUMBERS = 1e-4  # float32 sums in another order
-_SAME_MODEL = {"float": 1e-3, "int8_weights": 0.1}  # against Keras: rounding of sums; of coefficients to int8
+# Cases: quantisation, coding, and how far from Keras: rounding of sums, or of coefficients to int8.
+_SAME_MODEL = {"float": (None, False, 1e-3), "int8_weights": ("weights", False, 0.1), "coded": ("weights", True, 0.1)}
 
 
 def check(folder: pathlib.Path, runtime: str | None) -> list[str]:
@@ -67,7 +68,7 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 def write(folder: pathlib.Path) -> None:
-    """Exports the default zoo model on the fly, in float32 and with int8 coefficients, with images of random pixels.
+    """Exports the default zoo model on the fly, float32, int8 or coded coefficients, with images of random pixels.
 
     Float outputs must be those of Keras. Those with int8 coefficients must come close to them, and every runtime must
     repeat those of the runtime that is the default here.
@@ -84,8 +85,8 @@ def write(folder: pathlib.Path) -> None:
     model = zoo.load_zoo()
     inputs = np.random.default_rng(0).integers(0, 256, (_IMAGES, *model.input_shape[1:])).astype(np.float32)
     expected = np.asarray(model(inputs))
-    for (name, allowed), quantize in zip(_SAME_MODEL.items(), (None, "weights"), strict=True):
-        file = export.to_tflite(model, mode="onthefly", quantize=quantize)
+    for name, (quantize, coding, allowed) in _SAME_MODEL.items():
+        file = export.to_tflite(model, "onthefly", quantize, coding)
         outputs = run(Interpreter(model_content=file), inputs)
         error = relative_error(outputs, expected)
         if not error <= allowed:
