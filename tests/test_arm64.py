@@ -13,7 +13,15 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 CPUS = ["cortex-a53", "cortex-a76"]  # without and with dot products of int8
-TOLERANCES = {None: 1e-5, "weights": 1e-5, "int4": 1e-5, "int8": 0}  # as a share of the largest output
+# By quantisation and coding, as a share of the largest output.
+TOLERANCES = {
+    (None, False): 1e-5,
+    ("weights", False): 1e-5,
+    ("int4", False): 1e-5,
+    ("int8", False): 0,
+    ("weights", True): 1e-5,
+    ("int8", True): 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +70,10 @@ def cases(make_once):
     def write(folder):
         model = zoo.load_zoo()
         inputs = np.random.default_rng(0).integers(0, 256, (32, *model.input_shape[1:])).astype("f")
-        for quantize, tolerance in TOLERANCES.items():
+        for (quantize, coding), tolerance in TOLERANCES.items():
             data = {"representative_data": [inputs]} if quantize == "int8" else {}
-            path = folder / f"{quantize or 'float'}.tflite"
-            path.write_bytes(export.to_tflite(model, mode="onthefly", quantize=quantize, **data))
+            path = folder / f"{quantize or 'float'}{'_coded' * coding}.tflite"
+            path.write_bytes(export.to_tflite(model, "onthefly", quantize, coding, **data))
             it = runtime.Interpreter(path)
             it.allocate_tensors()
             source, result = (details[0]["index"] for details in (it.get_input_details(), it.get_output_details()))
