@@ -198,6 +198,11 @@ def _within_limit(
         ValueError: no levels keep the limit; says what takes the bytes.
     """
     coded = [record for record in records if record.coded_bytes is not None]
+    if not coded:
+        raise ValueError(
+            "`max_loss` and `max_kb` choose coefficients of on-the-fly ops, and the file has none: the model has no "
+            "DBF layers, or none that can be written so."
+        )
     layers = [record.layer for record in coded]
     choose_levels = functools.partial(rate_distortion.choose, model, layers, samples)
     if max_kb is None:

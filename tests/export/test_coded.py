@@ -345,3 +345,33 @@ def test_layers_of_zeros_have_bytes_enough_for_the_reader():
     )
     with pytest.raises(ValueError, match="all but a few are zero"):
         coded.encode(dataclasses.replace(few, steps=np.ones(4)))
+
+
+def classifier():
+    inputs = keras.Input((6, 6, 8), name="image")
+    x = DBFConv2D(16, 4, padding="same", ratio=1)(inputs)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, DBFDense(4, activation="softmax")(x))
+
+
+@pytest.mark.parametrize("quantize", ["weights", "int8"])
+def test_a_file_has_no_more_bytes_than_it_may(quantize):
+    model = classifier()
+    random = np.random.default_rng(0)
+    samples = random.standard_normal((64, 6, 6, 8)).astype(np.float32)
+    limited = {"representative_data": [(samples, random.integers(4, size=64))], "labels": list("abcd")}
+    free = limited if quantize == "int8" else {"labels": list("abcd")}
+    whole = len(to_tflite(model, "onthefly", quantize, True, **free))
+    kb = 0.85 * whole / 1000
+    assert 0.9 * kb < len(to_tflite(model, "onthefly", quantize, True, max_kb=kb, **limited)) / 1000 <= kb
+    with pytest.raises(ValueError, match="A file of 1 kB is too small for this model: what is not coefficients takes"):
+        to_tflite(model, "onthefly", quantize, True, max_kb=1, **limited)
+
+
+def test_limits_need_layers_to_choose_for():
+    inputs = keras.Input((6, 6, 8))
+    model = keras.Model(inputs, layers.Conv2D(4, 3)(inputs))
+    samples = np.zeros((4, 6, 6, 8), np.float32)
+    with pytest.raises(ValueError, match="the model has no DBF layers"):
+        to_tflite(model, "onthefly", None, True, max_loss=1, representative_data=samples)

@@ -1,0 +1,65 @@
+"""Coding without training: files of the zoo's models with --coding --max_loss, beside those with int8 weights.
+
+    python benchmarks/post_training.py --data_dir=$DBF_DATA_DIR                     # all models with weights: an hour
+    python benchmarks/post_training.py --data_dir=$DBF_DATA_DIR --models=digits,resnet18_k4_cifar10
+
+Levels are chosen on training images; accuracy is of all test images. Both files are exported anew.
+"""
+
+import time
+
+from absl import flags
+
+from dbf_keras import Interpreter, command, data, zoo
+from dbf_keras.benchmark import prepare
+from dbf_keras.benchmark.accuracy import accuracy
+from dbf_keras.benchmark.report import print_table
+from dbf_keras.export import to_tflite
+
+_FLAGS = flags.FLAGS
+flags.DEFINE_list(
+    "models", None, "Models of the zoo; by default all whose weights it holds and that no levels were trained for."
+)
+flags.DEFINE_string("data_dir", None, "Where mnist.npz and cifar10.npz are.")
+flags.DEFINE_float("max_loss", 0.1, "Points of accuracy that may be lost on training images.")
+flags.DEFINE_integer("images", 2000, "Training images that levels are chosen on.")
+
+
+def row(name: str, dataset: data.Dataset) -> list[str]:
+    """A model's row of the table."""
+    model = zoo.load_zoo(name)
+    started = time.monotonic()
+    chosen = {"representative_data": [dataset.calibration_examples(_FLAGS.images)], "max_loss": _FLAGS.max_loss}
+    coded = to_tflite(model, "onthefly", "weights", True, **chosen)
+    seconds = time.monotonic() - started
+    files = to_tflite(model, "onthefly", "weights"), coded
+    right = []
+    for file in files:
+        interpreter = Interpreter(model_content=file)
+        prepare(interpreter)
+        right.append(accuracy(interpreter, dataset.x_test, dataset.y_test))
+    sizes = [len(file) for file in files]
+    return [
+        name,
+        *(f"{size:,}, {share:.2%}" for size, share in zip(sizes, right, strict=True)),
+        f"{sizes[1] / sizes[0]:.3f}",
+        f"{100 * (right[1] - right[0]):+.2f}",
+        f"{seconds:.0f}",
+    ]
+
+
+def main(_: list[str]) -> None:
+    """Prints a row after the other, then the table."""
+    entries = zoo.index()["models"]
+    names = _FLAGS.models or [
+        name for name, entry in entries.items() if "weights" in entry["files"] and "levels" not in name
+    ]
+    rows = [["model", "int8 weights", "coded", "share", "points", "seconds"]]
+    for name in names:
+        rows.append(row(name, data.load(zoo.entry(name)["dataset"], _FLAGS.data_dir)))
+        print("  ".join(rows[-1]), flush=True)
+    print_table(f"max_loss = {_FLAGS.max_loss:g}", rows)
+
+
+if __name__ == "__main__":
+    command.run(main)
