@@ -152,7 +152,7 @@ def draw(index: Mapping[str, Any], path: str) -> None:
             axes.plot(size / 1000, 100 * right, f"k{marker}", ms=9, label=label)
         axes.set(title=dataset, xlabel="file, kB", ylabel="test accuracy, %", xscale="log")
         axes.set_ylim(*(100 * limit for limit in limits))
-        axes.margins(x=0.22)
+        axes.margins(x=0.35)
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
