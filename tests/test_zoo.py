@@ -331,7 +331,10 @@ def test_the_best_under_a_budget():
             for role, size in other["bytes"].items():
                 if other["dataset"] == dataset and size <= 1000 * max_kb and "weights" in other["files"]:
                     assert (other["accuracy"][role], -size) <= (found.accuracy, -found.bytes)
-    assert zoo.best(max_kb=100, dataset="cifar10")[:2] == ("resnet18_k4_taught_int4_cifar10", "onthefly_int4_weights")
+    assert zoo.best(max_kb=100, dataset="cifar10")[:2] == (
+        "resnet18_k4_levels_large_cifar10",
+        "onthefly_int8_weights_coded",
+    )
 
 
 @pytest.mark.parametrize(
@@ -340,7 +343,7 @@ def test_the_best_under_a_budget():
         (
             1,
             "digits",
-            r"No model of digits has 1 kB or less; the smallest is digits\w*, onthefly_int4_weights, with 17.3",
+            r"No model of digits has 1 kB or less; the smallest is digits_levels, onthefly_int8_weights_coded, with 6.6",
         ),
         (100, "imagenet", "no model of the dataset 'imagenet'; it has models of cifar10, digits, mnist"),
     ],
