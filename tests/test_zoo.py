@@ -343,7 +343,7 @@ def test_the_best_under_a_budget():
         (
             1,
             "digits",
-            r"No model of digits has 1 kB or less; the smallest is digits_levels, onthefly_int8_weights_coded, with 6.6",
+            r"digits has 1 kB or less; the smallest is digits_levels, onthefly_int8_weights_coded, with 6\.6 kB",
         ),
         (100, "imagenet", "no model of the dataset 'imagenet'; it has models of cifar10, digits, mnist"),
     ],
