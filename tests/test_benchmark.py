@@ -451,9 +451,8 @@ class TestCommandLine:
         done = benchmark("--runs=1", f"--json={tmp_path / 'o.json'}")
         assert done.returncode == 0, done.stderr
         models = {model["name"]: model for model in json.loads((tmp_path / "o.json").read_text())["models"]}
-        assert list(models) == [
-            mode + suffix for suffix in ("", "_int8_weights") for mode in ("explicit", "onthefly", "folded")
-        ]
+        roles = [mode + suffix for suffix in ("", "_int8_weights") for mode in ("explicit", "onthefly", "folded")]
+        assert list(models) == [*roles, "onthefly_int8_weights_coded"]
         assert models["onthefly"]["file_bytes"] < models["explicit"]["file_bytes"]
         assert models["onthefly_int8_weights"]["file_bytes"] < models["onthefly"]["file_bytes"]
         assert all(model["accuracy"] > 0.9 for model in models.values())
