@@ -74,7 +74,7 @@ def test_signatures_are_those_of_the_plain_twin(make):
     plain = described(tf.lite.TFLiteConverter.from_keras_model(make(layers.Dense)).convert())
     model = make(DBFDense)
     given = verify.random_inputs(model, batch=20)
-    for mode, quantize in FORMS:
+    for mode, quantize in itertools.product(MODES, (None, "int8")):  # Others change no name.
         data = given if quantize == "int8" else None
         file = to_tflite(model, mode, quantize, representative_data=data and [data])
         if mode != "onthefly" or Interpreter(model_content=file):

@@ -14,7 +14,8 @@ from flatbuffers import flexbuffers
 
 from dbf_keras import runtime
 from dbf_keras.backend import keras
-from tests.export import coded_format
+
+from . import coded_format
 
 layers = keras.layers
 
