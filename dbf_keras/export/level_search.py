@@ -28,7 +28,7 @@ _LEAST_WEIGHT = 1e-3
 # Columns whose errors are handed on to all later ones at once.
 _BLOCK = 64
 
-_MOST_BITS = 20.0  # Of a level that has not occurred: an escape, and a byte.
+_MOST_BITS = 20.0  # A level that has not occurred takes an escape and a byte.
 
 
 @dataclasses.dataclass(frozen=True)
