@@ -161,6 +161,9 @@ def quantize(
     Raises:
         CannotQuantize: a limit of the format is exceeded.
     """
+    if layer.levels is not None and layer.steps is not None:
+        # An ordinary layer that is coded has its exact α, by which it is found, beside levels that are near it.
+        layer = layer.with_levels(layer.levels, layer.steps)
     options = {}
     if 1 < np.prod(layer.pool_size) <= _MOST_POOLED:
         layer, bias, source, windows, options["sums"] = _pool(layer, bias, source, windows)
@@ -191,8 +194,8 @@ def quantize(
     least = np.maximum(np.abs(bias), ratio) / 2**30
     peaks = None
     if layer.levels is not None:
-        alpha = features.coefficients(layer, layer.levels.astype(np.float64))
-        held, scales, peaks = _of_levels(alpha * 2.0 ** (total - exponent[rounding]), coefficients, least)
+        integers = features.coefficients(layer, layer.levels.astype(np.float64))
+        held, scales, peaks = _of_levels(integers * 2.0 ** (total - exponent[rounding]), coefficients, least)
     elif int4:
         scales = np.maximum(quantization.to_int4(coefficients)[1], least).astype(np.float32)
         held = np.clip(np.rint(coefficients / scales[:, None]), -7, 7)

@@ -276,6 +276,12 @@ def test_int8_coefficients_follow_from_levels(kernel, ratio):
     expected = _int8_coefficients(held, kept.tolist(), shape, full, features.group or 0, (shift - exponent).tolist())
     np.testing.assert_array_equal(integers.coefficients, expected)
     assert not integers.coefficients[3].any() and np.abs(integers.coefficients).max() == 127
+    # Levels count, and not an α that they are only near: that of an ordinary layer.
+    near = dataclasses.replace(layer, alpha=layer.alpha + random.uniform(-0.4, 0.4, levels.shape) * steps[:, None])
+    other = int8_op.quantize(near, bias, int8_op.Quantization(0.05), int8_op.Quantization(0.1), windows)
+    np.testing.assert_array_equal(other.scales, integers.scales)
+    np.testing.assert_array_equal(other.coefficients, integers.coefficients)
+    np.testing.assert_array_equal(other.bias, integers.bias)
 
 
 def test_options_are_a_vector(model):
