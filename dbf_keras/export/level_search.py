@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,7 +27,7 @@ _DAMPING = 0.01
 _LEAST_WEIGHT = 1e-3
 
 # Columns whose errors are handed on to all later ones at once.
-_BLOCK = 64
+_TOGETHER = 64
 
 _MOST_BITS = 20.0  # A level that has not occurred takes an escape and a byte.
 
@@ -71,44 +72,62 @@ def _rounded(alpha: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(alpha / steps[:, None]), -LARGEST, LARGEST).astype(np.int8)
 
 
+class _Block:
+    """Columns whose errors can make up for each other's.
+
+    Attributes:
+        columns: which, in the order in which they are rounded: what matters most first, while all others can help.
+        curvature: H of them, in that order.
+    """
+
+    def __init__(self, first: int, curvature: np.ndarray, damping: float):
+        order = np.argsort(-np.diag(curvature), kind="stable")
+        self.columns = first + order
+        self.curvature = curvature[np.ix_(order, order)] + damping * np.eye(len(order))
+
+    @functools.cached_property
+    def triangle(self) -> np.ndarray:
+        """U of H⁻¹ = Uᵀ·U, upper triangular."""
+        inverse = np.linalg.inv(self.curvature)
+        return np.linalg.cholesky((inverse + inverse.T) / 2).T
+
+
 class Search:
     """Looks for the levels of a layer that cost least: error plus price times bits.
 
-    The error is Σ_k w_k·δ_kᵀ·H·δ_k over the filters' errors δ_k. Rounding an α hands its error on to those of the same
-    filter that are not yet rounded, as far as H says that they can make up for it (Frantar et al., ICLR 2023); sweeps
-    over all levels then change single ones. Bits are those of a table for each spatial code that follows the levels.
+    The error is Σ_k w_k·δ_kᵀ·H·δ_k over the filters' errors δ_k, where H has blocks along its diagonal. Rounding an α
+    hands its error on to those of the same filter and block that are not yet rounded, as far as H says that they can
+    make up for it (Frantar et al., ICLR 2023); sweeps over all levels then change single ones. Bits are those of a
+    table for each spatial code that follows the levels.
 
     Attributes:
         filters: of the layer.
     """
 
-    def __init__(self, filters: Filters, weights: np.ndarray, curvature: np.ndarray, trained: Levels | None = None):
+    def __init__(
+        self, filters: Filters, weights: np.ndarray, curvature: Sequence[np.ndarray], trained: Levels | None = None
+    ):
         """Prepares the search.
 
         Args:
             filters: of the layer.
             weights: w [K], at least 0, one of them over 0.
-            curvature: H [n, n], positive semidefinite.
+            curvature: the blocks of H, positive semidefinite, for successive columns.
             trained: levels that the layer was trained to, if it was; their steps are tried, too.
         """
         self.filters = filters
         self._weights = np.maximum(weights, _LEAST_WEIGHT * weights.mean())
         self._trained = trained
-        diagonal = np.diag(curvature)
-        self._curvature = curvature + _DAMPING * diagonal.mean() * np.eye(len(diagonal))
-        self._order = np.argsort(-diagonal, kind="stable")  # What matters most is rounded first, while all can help.
+        sizes = [len(block) for block in curvature]
+        damping = _DAMPING * sum(np.trace(block) for block in curvature) / sum(sizes)
+        starts = np.cumsum([0, *sizes[:-1]])
+        self._blocks = [_Block(int(start), block, damping) for start, block in zip(starts, curvature, strict=True)]
         self._place = np.unique(filters.grid_codes // filters.shape[2], return_inverse=True)[1]
-
-    @functools.cached_property
-    def _triangle(self) -> np.ndarray:
-        """U of H⁻¹ = Uᵀ·U, upper triangular, in the order of rounding."""
-        inverse = np.linalg.inv(self._curvature[np.ix_(self._order, self._order)])
-        return np.linalg.cholesky((inverse + inverse.T) / 2).T
 
     def at(self, price: float) -> Levels:
         """The levels at a price of a bit, in the unit of the error."""
         # Rounding errors are uniform where levels are many: their energy is a twelfth of the step's.
-        mean = math.exp(-2 * np.log(np.diag(self._triangle)).mean())
+        mean = math.exp(-2 * np.log(np.concatenate([np.diag(block.triangle) for block in self._blocks])).mean())
         fine = np.sqrt(6 * price / (math.log(2) * self._weights * mean))
         trial = [coded.short(share * fine) for share in _STEPS] + [plain(self.filters).steps]
         starts = [_rounded(self.filters.alpha, trial[_STEPS.index(1.0)])]
@@ -129,7 +148,13 @@ class Search:
     def error(self, chosen: Levels) -> float:
         """Σ_k w_k·δ_kᵀ·H·δ_k."""
         delta = chosen.alpha - self.filters.alpha
-        return float(self._weights @ ((delta @ self._curvature) * delta).sum(axis=1))
+        return float(self._weights @ self._products(delta, delta))
+
+    def _products(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Of each row, leftᵀ·H·right."""
+        return sum(
+            ((left[:, block.columns] @ block.curvature) * right[:, block.columns]).sum(axis=1) for block in self._blocks
+        )
 
     def _bits(self, levels: np.ndarray) -> np.ndarray:
         """About the bits of each magnitude [S, 128], for each spatial code that occurs."""
@@ -149,50 +174,67 @@ class Search:
         """Rounds all filters at several steps each [trials, K], column by column, and takes the best step of each."""
         trials, filters = trial.shape
         steps = trial.reshape(-1)
-        triangle, bits = self._triangle, bits[self._place[self._order]]
-        own = np.diag(triangle)
-        handed = triangle / own[:, None]
-        scaled = np.tile(self.filters.alpha[:, self._order], (trials, 1)).T / steps
         factors = np.tile(self._weights, trials) * np.square(steps) / price
-        levels, errors = np.empty(scaled.shape, np.int16), np.empty(scaled.shape)
         costs = np.zeros(len(steps))
-        count = len(scaled)
-        for start in range(0, count, _BLOCK):
-            end = min(start + _BLOCK, count)
-            for column in range(start, end):
-                wanted = scaled[column]
-                levels[column], cost = _cheapest(wanted, factors / own[column] ** 2, bits[column])
-                costs += cost
-                errors[column] = wanted - levels[column]
-                scaled[column + 1 : end] -= handed[column, column + 1 : end, None] * errors[column]
-            scaled[end:] -= handed[start:end, end:].T @ errors[start:end]
+        levels = np.empty((self.filters.alpha.shape[1], len(steps)), np.int16)
+        for block in self._blocks:
+            wanted = np.tile(self.filters.alpha[:, block.columns], (trials, 1)).T / steps
+            levels[block.columns], cost = _handing_on(wanted, block.triangle, factors, bits[self._place[block.columns]])
+            costs += cost
         best = costs.reshape(trials, filters).argmin(axis=0)
         chosen = best * filters + np.arange(filters)
-        result = np.empty((filters, count), np.int16)
-        result[:, self._order] = levels[:, chosen].T
-        return result, steps[chosen]
+        return levels[:, chosen].T, steps[chosen]
 
     def _swept(self, levels: np.ndarray, steps: np.ndarray, price: float, bits: np.ndarray) -> np.ndarray:
         """Levels after each has once been set to what is cheapest while all others stay."""
         levels = levels.T.astype(np.int16)  # A copy.
-        slopes = self._curvature @ (levels - self.filters.alpha.T / steps)
         factors = self._weights * np.square(steps) / price
-        for column in self._order:
-            own = self._curvature[column, column]
-            wanted = levels[column] - slopes[column] / own
-            new, _ = _cheapest(wanted, factors * own, bits[self._place[column]])
-            changed = np.flatnonzero(new != levels[column])
-            slopes[:, changed] += self._curvature[:, column, None] * (new - levels[column])[changed]
-            levels[column] = new
+        for block in self._blocks:
+            slopes = block.curvature @ (levels[block.columns] - self.filters.alpha[:, block.columns].T / steps)
+            for place, column in enumerate(block.columns):
+                own = block.curvature[place, place]
+                wanted = levels[column] - slopes[place] / own
+                new, _ = _cheapest(wanted, factors * own, bits[self._place[column]])
+                changed = np.flatnonzero(new != levels[column])
+                slopes[:, changed] += block.curvature[:, place, None] * (new - levels[column])[changed]
+                levels[column] = new
         return levels.T
 
     def _fitted(self, levels: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """The steps of least error for given levels; as they were for filters of zeros."""
-        products = levels @ self._curvature
-        energy = (products * levels).sum(axis=1)
-        wanted = (products * self.filters.alpha).sum(axis=1)
+        energy, wanted = self._products(levels, levels), self._products(levels, self.filters.alpha)
         fits = (energy > 0) & (wanted > 0)
         return coded.short(np.where(fits, wanted / np.where(fits, energy, 1.0), steps))
+
+
+def _handing_on(
+    wanted: np.ndarray, triangle: np.ndarray, factors: np.ndarray, bits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds the columns of a block one after the other; each error is handed on to those that follow.
+
+    Args:
+        wanted: real numbers in steps, [columns, rows]; changed in place.
+        triangle: of the block, [columns, columns].
+        factors: of squared errors, in bits, [rows].
+        bits: of each magnitude, [columns, 128].
+
+    Returns:
+        (levels [columns, rows], costs in bits [rows])
+    """
+    own = np.diag(triangle)
+    handed = triangle / own[:, None]
+    levels, errors = np.empty(wanted.shape, np.int16), np.empty(wanted.shape)
+    costs = np.zeros(wanted.shape[1])
+    count = len(wanted)
+    for start in range(0, count, _TOGETHER):
+        end = min(start + _TOGETHER, count)
+        for column in range(start, end):
+            levels[column], cost = _cheapest(wanted[column], factors / own[column] ** 2, bits[column])
+            costs += cost
+            errors[column] = wanted[column] - levels[column]
+            wanted[column + 1 : end] -= handed[column, column + 1 : end, None] * errors[column]
+        wanted[end:] -= handed[start:end, end:].T @ errors[start:end]
+    return levels, costs
 
 
 def _smoothed(counts: np.ndarray, prior: np.ndarray) -> np.ndarray:

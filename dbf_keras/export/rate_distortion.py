@@ -86,7 +86,7 @@ def choose(
     starts = [trained(layer) for layer in layers]
     with sensitivity.probing(model, layers, samples, classes=max_loss is not None) as probe:
         searches = [
-            None if curvature is None else Search(own, curvature.weights, curvature.matrix, start)
+            None if curvature is None else Search(own, curvature.weights, curvature.blocks, start)
             for own, start, curvature in zip(filters, starts, probe.curvatures(), strict=True)
         ]
 

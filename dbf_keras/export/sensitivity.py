@@ -16,6 +16,9 @@ _BATCH = 250  # Examples that are computed at once.
 # Gradients that curvatures are averaged over, if there are enough examples, and the most examples of one.
 _GRADIENTS, _MOST_EXAMPLES = 96, 16
 
+# Columns of a block of a curvature at most: time and memory of a layer's search grow with columns times this.
+_MOST_COLUMNS = 2048
+
 _SURE = 1e-12  # Probabilities below this count as this.
 
 
@@ -23,15 +26,15 @@ class Curvature(NamedTuple):
     """What the outputs' distance to those of the unchanged model is, to second order, for errors δ of one layer's α.
 
     It is Σ_k w_k·δ_kᵀ·H·δ_k: the Gauss–Newton matrix as a Kronecker product, of whose first factor only the diagonal
-    is kept (Martens and Grosse, ICML 2015).
+    is kept, and of the second, where there are many codes, blocks along the diagonal (Martens and Grosse, ICML 2015).
 
     Attributes:
         weights: w [K].
-        matrix: H [n, n], for columns in ascending order of grid index.
+        blocks: of H, for successive columns in ascending order of grid index.
     """
 
     weights: np.ndarray
-    matrix: np.ndarray
+    blocks: list[np.ndarray]
 
 
 class Probe:
@@ -122,19 +125,13 @@ class Probe:
         batches = list(_batches(self._samples, examples))
         batches = batches[:: -(-len(batches) // (2 * _GRADIENTS))]
         batches *= -(-_GRADIENTS // len(batches))
-        sums: list[Any] = [None] * len(self._layers)
+        sums = [_Sums(layer) for layer in self._layers]
         for number, batch in enumerate(batches):
             for position, gradient in enumerate(gradients(batch, tf.constant(seed + number))):
                 if gradient is not None:
-                    rows = np.asarray(gradient).T * self._layers[position].coefficient_scale
-                    added = np.square(rows).sum(axis=1, dtype=np.float64), (rows.T @ rows).astype(np.float64)
-                    old = sums[position]
-                    sums[position] = added if old is None else (old[0] + added[0], old[1] + added[1])
+                    sums[position].add(np.asarray(gradient))
         count = sum(len(batch[0]) for batch in batches)
-        return [
-            None if found is None or not found[0].any() else _curvature(found[0], found[1], layer.codes, count)
-            for found, layer in zip(sums, self._layers, strict=True)
-        ]
+        return [found.curvature(count) for found in sums]
 
 
 @contextlib.contextmanager
@@ -162,18 +159,36 @@ def _unrounded(scale: float) -> Any:
     return lambda held, steps: held / scale
 
 
-def _curvature(energies: np.ndarray, matrix: np.ndarray, codes: np.ndarray, count: int) -> Curvature:
-    """The curvature of a layer.
+class _Sums:
+    """Adds up what a layer's `Curvature` is made of.
 
     Args:
-        energies: squared gradients of each filter's α, added up, [K].
-        matrix: products of gradients of the α of a filter, added up, [n, n], in the layer's order of codes.
-        codes: [n].
-        count: of how many examples.
+        layer: the layer.
     """
-    ascending = np.argsort(codes)
-    mean = np.trace(matrix) / len(matrix)
-    return Curvature(energies / (2 * count * len(matrix)), matrix[np.ix_(ascending, ascending)] / mean)
+
+    def __init__(self, layer: Any):
+        self._ascending = np.argsort(layer.codes)
+        self._scale = layer.coefficient_scale
+        count = len(self._ascending)
+        parts = -(-count // _MOST_COLUMNS)
+        self._columns = [slice(part * count // parts, (part + 1) * count // parts) for part in range(parts)]
+        self._energies: Any = np.zeros(1)
+        self._blocks: list[Any] = [0.0] * parts
+
+    def add(self, gradient: np.ndarray) -> None:
+        """Adds the gradient of a layer's coefficients as they are held, [n, K]."""
+        rows = gradient.T[:, self._ascending] * self._scale
+        self._energies = self._energies + np.square(rows).sum(axis=1, dtype=np.float64)
+        for part, columns in enumerate(self._columns):
+            self._blocks[part] += (rows[:, columns].T @ rows[:, columns]).astype(np.float64)
+
+    def curvature(self, examples: int) -> Curvature | None:
+        """The curvature, if there is any, from gradients of so many examples."""
+        if not self._energies.any():
+            return None
+        count = len(self._ascending)
+        mean = sum(np.trace(block) for block in self._blocks) / count
+        return Curvature(self._energies / (2 * examples * count), [block / mean for block in self._blocks])
 
 
 def _batches(samples: list[list[np.ndarray]], most: int) -> Iterator[list[np.ndarray]]:

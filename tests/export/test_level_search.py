@@ -43,7 +43,7 @@ def test_plain_levels_of_zeros():
 
 def test_bytes_fall_and_errors_rise_with_the_price():
     filters, weights, curvature = heavy_tailed()
-    search = Search(filters, weights, curvature)
+    search = Search(filters, weights, [curvature])
     found = [search.at(price) for price in np.geomspace(1e-2, 100, 8)]
     for levels in found:
         is_valid(filters, levels)
@@ -56,7 +56,7 @@ def test_bytes_fall_and_errors_rise_with_the_price():
 def test_levels_are_better_than_rounding(price):
     """At the price, rounding to the nearest level costs more, whatever the step."""
     filters, weights, curvature = heavy_tailed()
-    search = Search(filters, weights, curvature)
+    search = Search(filters, weights, [curvature])
 
     def cost(levels):
         return search.error(levels) + price * 8 * coded_bytes(filters, levels)
@@ -72,7 +72,7 @@ def test_levels_are_better_than_rounding(price):
 def test_bits_go_where_errors_weigh():
     filters, weights, curvature = heavy_tailed()
     weights = np.where(np.arange(len(weights)) < 12, 100.0, 1.0)
-    found = Search(filters, weights, curvature).at(0.3)
+    found = Search(filters, weights, [curvature]).at(0.3)
     errors = np.square(found.alpha - filters.alpha).mean(axis=1)
     assert errors[:12].mean() < 0.1 * errors[12:].mean()
 
@@ -83,7 +83,7 @@ def test_trained_levels_stay_at_a_low_price_and_yield_at_a_high_one():
     steps = coded.short(random.uniform(0.1, 0.2, 16))
     kept = Levels(levels, steps)
     _, weights, curvature = heavy_tailed(16)
-    search = Search(layer(kept.alpha), weights, curvature, kept)
+    search = Search(layer(kept.alpha), weights, [curvature], kept)
     found = search.at(1e-5)
     np.testing.assert_array_equal(found.levels, levels)
     np.testing.assert_allclose(found.steps, steps, rtol=1e-3)
@@ -96,7 +96,7 @@ def test_filters_of_zeros_and_idle_ones_stay_valid():
     filters, weights, curvature = heavy_tailed()
     filters.alpha[3] = 0
     weights[5] = 0
-    found = Search(filters, weights, curvature).at(1e-2)
+    found = Search(filters, weights, [curvature]).at(1e-2)
     is_valid(filters, found)
     assert not found.levels[3].any() and found.levels[5].any()
 
@@ -104,7 +104,7 @@ def test_filters_of_zeros_and_idle_ones_stay_valid():
 def test_a_curvature_may_be_singular():
     filters, weights, curvature = heavy_tailed()
     curvature[:, :10] = curvature[:10] = 0
-    found = Search(filters, weights, curvature).at(1e-2)
+    found = Search(filters, weights, [curvature]).at(1e-2)
     is_valid(filters, found)
     assert np.count_nonzero(found.levels[:, :10]) < np.count_nonzero(found.levels[:, 10:20])
 
@@ -112,6 +112,18 @@ def test_a_curvature_may_be_singular():
 def test_codes_of_few_spatial_codes_and_one_column():
     codes = np.array([5, 20, 21, 40])
     filters = Filters("layer", (2, 2, 16), (1, 1), (1, 1), np.random.default_rng(0).standard_normal((3, 4)), codes)
-    is_valid(filters, Search(filters, np.ones(3), np.eye(4)).at(1e-3))
+    is_valid(filters, Search(filters, np.ones(3), [np.eye(4)]).at(1e-3))
     one = Filters("layer", (1, 1, 16), (1, 1), (1, 1), np.ones((3, 1)), np.array([7]))
-    is_valid(one, Search(one, np.ones(3), np.eye(1)).at(1e-3))
+    is_valid(one, Search(one, np.ones(3), [np.eye(1)]).at(1e-3))
+
+
+def test_blocks_are_searched_as_the_matrix_that_they_make():
+    filters, weights, curvature = heavy_tailed()
+    parts = [curvature[:24, :24], curvature[24:, 24:]]
+    whole = np.zeros_like(curvature)
+    whole[:24, :24], whole[24:, 24:] = parts
+    found = [Search(filters, weights, blocks) for blocks in ([whole], parts)]
+    levels = [search.at(1e-2) for search in found]
+    np.testing.assert_array_equal(levels[0].levels, levels[1].levels)
+    np.testing.assert_array_equal(levels[0].steps, levels[1].steps)
+    assert found[0].error(levels[0]) == pytest.approx(found[1].error(levels[1]), rel=1e-9)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dbf_keras.backend import keras, ops
-from dbf_keras.export import calibration
+from dbf_keras.export import calibration, sensitivity
 from dbf_keras.export.filters import Filters
 from dbf_keras.export.sensitivity import probing
 from dbf_keras.layers import DBFConv2D, DBFDense
@@ -30,7 +30,8 @@ def dbf_layers(model):
 
 
 def predicted(curvature, delta):
-    return curvature.weights @ ((delta @ curvature.matrix) * delta).sum(axis=1)
+    [matrix] = curvature.blocks
+    return curvature.weights @ ((delta @ matrix) * delta).sum(axis=1)
 
 
 def test_the_curvature_of_a_linear_layer_is_that_of_its_features():
@@ -118,7 +119,7 @@ def test_nested_frozen_shared_and_idle_layers():
     with probing(model, [shared, frozen, idle], samples(model, 50), classes=False) as probe:
         found = probe.curvatures()
         assert found[0] is not None and found[1] is not None and found[2] is None
-        assert found[1].matrix.shape == (2, 2)
+        assert [block.shape for block in found[1].blocks] == [(2, 2)]
 
 
 def test_several_inputs_and_outputs_and_open_sizes():
@@ -153,3 +154,18 @@ def test_a_batch_size_may_be_fixed():
     assert len(given) == 10
     with probing(model, model.layers, given, classes=True) as probe:
         assert probe.curvatures()[0] is not None and probe.first[0].shape == (40, 5)
+
+
+def test_many_codes_are_taken_in_blocks(monkeypatch):
+    model = keras.Sequential([keras.Input((16,)), DBFDense(5, ratio=0.7)])
+
+    def blocks():
+        with probing(model, model.layers, samples(model, 50), classes=False) as probe:
+            return probe.curvatures()[0].blocks
+
+    [whole] = blocks()
+    monkeypatch.setattr(sensitivity, "_MOST_COLUMNS", 4)
+    parts = blocks()
+    assert [len(part) for part in parts] == [3, 4, 4] and len(whole) == 11
+    for part, (start, end) in zip(parts, [(0, 3), (3, 7), (7, 11)], strict=True):
+        np.testing.assert_allclose(part, whole[start:end, start:end], rtol=1e-6)
