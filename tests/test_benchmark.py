@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import commands
 import numpy as np
 import pytest
 
@@ -329,7 +330,9 @@ def with_benchmarks():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
-def benchmark(*arguments, cwd=None, env=None):
+def benchmark(*arguments, cwd, env=None):
+    if env is None:
+        return commands.run("dbf_keras.benchmark", *arguments, folder=cwd)
     command = [sys.executable, "-m", "dbf_keras.benchmark", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
@@ -448,7 +451,7 @@ class TestCommandLine:
         assert "A <phone>" in done.stdout and "phone only" in (files / "stored.html").read_text()
 
     def test_default_model(self, tmp_path):
-        done = benchmark("--runs=1", f"--json={tmp_path / 'o.json'}")
+        done = benchmark("--runs=1", f"--json={tmp_path / 'o.json'}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         models = {model["name"]: model for model in json.loads((tmp_path / "o.json").read_text())["models"]}
         roles = [mode + suffix for suffix in ("", "_int8_weights") for mode in ("explicit", "onthefly", "folded")]

@@ -50,9 +50,13 @@ def write(path, pixels, **options):
     return path
 
 
+def save_pictures(folder):
+    return [write(folder / f"{name}.png", picture(third)) for third, name in enumerate(NAMES)]
+
+
 @pytest.fixture
 def pictures(tmp_path):
-    return [write(tmp_path / f"{name}.png", picture(third)) for third, name in enumerate(NAMES)]
+    return save_pictures(tmp_path)
 
 
 def read(line):
@@ -208,8 +212,10 @@ def test_probabilities():
     np.testing.assert_allclose(given([3.0]), [1 / (1 + np.exp(3)), 1 / (1 + np.exp(-3))])
 
 
-@pytest.fixture
-def folder(tmp_path, pictures):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("folder")
+    pictures = save_pictures(tmp_path)
     (tmp_path / "x.tflite").write_bytes(to_tflite(model(), "explicit", labels=NAMES))
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "cut.png").write_bytes(pictures[0].read_bytes()[:60])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import commands
 import filelock
 import numpy as np
 import pytest
@@ -247,9 +248,7 @@ def test_errors_are_told_once(tmp_path):
       - {name: refused, ratio: 2}
       - {name: broken, width: [1]}
     """
-    command = [sys.executable, "-m", "dbf_keras.sweep", written(tmp_path, text), "--output_dir", tmp_path]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = commands.run("dbf_keras.sweep", written(tmp_path, text), "--output_dir", tmp_path, folder=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("0 < ratio <= 1") == 1 and "refused failed: ValueError" in done.stderr
     assert done.stderr.count("broken failed: ") == 1 and "Traceback" in done.stderr

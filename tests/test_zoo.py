@@ -5,11 +5,13 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import types
 
+import commands
 import numpy as np
 import pytest
 
@@ -239,34 +241,33 @@ def test_weights_are_stored_in_half_precision(tmp_path, publish):
         np.testing.assert_array_equal(stored.numpy(), expected.astype(np.float32))
 
 
-_REPLACE = """
-import os, pathlib, shutil, sys
-from dbf_keras import zoo
-folder = pathlib.Path(sys.argv[1])
-zoo.folder = lambda: folder
-sys.path.insert(0, sys.argv[2])
-import publish
-moment = sys.argv[3]
-rename, count = pathlib.Path.rename, [0]
-def killing(path, target):
-    count[0] += 1
-    if moment == f"before rename {count[0]}":
-        os.kill(os.getpid(), 9)
-    return rename(path, target)
-pathlib.Path.rename = killing
-with publish._replacing("digits") as new:
-    shutil.copytree(folder / "digits", new, dirs_exist_ok=True)
-    (new / "onthefly.tflite").write_bytes(b"new")
-    if moment == "writing":
-        os.kill(os.getpid(), 9)
-    if moment == "error":
-        raise ValueError("an error")
-if moment == "before the index":
-    os.kill(os.getpid(), 9)
-entry = {**zoo.entry("digits")}
-entry["files"]["onthefly"] = publish._listed(folder / "digits" / "onthefly.tflite")
-publish._write_index("models", "digits", entry)
-"""
+def replace(folder, moment):
+    """Publishes a model again in a folder of models, and is killed at a moment."""
+    zoo.folder = lambda: folder
+    sys.path.insert(0, str(ROOT / "models"))
+    import publish
+
+    rename, count = pathlib.Path.rename, [0]
+
+    def killing(path, target):
+        count[0] += 1
+        if moment == f"before rename {count[0]}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(path, target)
+
+    pathlib.Path.rename = killing
+    with publish._replacing("digits") as new:
+        shutil.copytree(folder / "digits", new, dirs_exist_ok=True)
+        (new / "onthefly.tflite").write_bytes(b"new")
+        if moment == "writing":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if moment == "error":
+            raise ValueError("an error")
+    if moment == "before the index":
+        os.kill(os.getpid(), signal.SIGKILL)
+    entry = {**zoo.entry("digits")}
+    entry["files"]["onthefly"] = publish._listed(folder / "digits" / "onthefly.tflite")
+    publish._write_index("models", "digits", entry)
 
 
 @pytest.mark.parametrize(
@@ -285,13 +286,7 @@ def test_publishing_that_is_killed_leaves_an_entry_whole_or_refused(moment, stat
     shutil.copytree(zoo.folder() / "digits", folder / "digits")
     shutil.copy2(zoo.folder() / "index.json", folder)
     old = (folder / "digits" / "onthefly.tflite").read_bytes()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-    def replace(moment):
-        arguments = [sys.executable, "-c", _REPLACE, str(folder), str(ROOT / "models"), moment]
-        return subprocess.run(arguments, env=environment, capture_output=True, text=True).returncode
-
-    assert replace(moment) == {"never": 0, "error": 1}.get(moment, -9)
+    assert commands.fork(replace, folder, moment) == {"never": 0, "error": 1}.get(moment, -signal.SIGKILL)
     monkeypatch.setattr(zoo, "folder", lambda: folder)
     if state == "refused":
         with pytest.raises((ValueError, FileNotFoundError), match="digits.*publish the model again"):
@@ -299,7 +294,7 @@ def test_publishing_that_is_killed_leaves_an_entry_whole_or_refused(moment, stat
     else:
         assert zoo.path("digits", "onthefly").read_bytes() == (old if state == "old" else b"new")
         assert len(zoo.path("digits").read_bytes()) == zoo.entry("digits")["files"]["weights"]["bytes"]
-    assert replace("never") == 0  # Publishing again puts it right, and leaves nothing behind.
+    assert commands.fork(replace, folder, "never") == 0  # Publishing again puts it right, and leaves nothing behind.
     assert zoo.path("digits", "onthefly").read_bytes() == b"new"
     assert {path.name for path in folder.iterdir()} == {"digits", "index.json"}
 

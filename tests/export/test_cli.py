@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 
+import commands
 import pytest
 
 from dbf_keras import keras_file
@@ -14,12 +15,10 @@ from dbf_keras.layers import DBFConv2D
 from .tools import load, ops
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-COMMAND = [sys.executable, "-m", "dbf_keras.export"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": ROOT, "COLUMNS": "160"}
 
 
 def export(*arguments, folder):
-    return subprocess.run([*COMMAND, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    return commands.run("dbf_keras.export", *arguments, folder=folder, COLUMNS="160")
 
 
 @pytest.fixture(scope="module")
@@ -181,9 +180,9 @@ def test_bad_input_is_told_what_would_work(arguments, message, tmp_path):
 def test_a_killed_export_leaves_the_older_file(model, tmp_path):
     (tmp_path / "mine.tflite").write_text("older")
     process = subprocess.Popen(
-        [*COMMAND, "--model", model, "--output=mine.tflite"],
+        [sys.executable, "-m", "dbf_keras.export", "--model", model, "--output=mine.tflite"],
         cwd=tmp_path,
-        env=ENVIRONMENT,
+        env={**os.environ, "PYTHONPATH": ROOT},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
