@@ -1,11 +1,13 @@
 """The smallest files of CIFAR-10 networks: our coded ones beside int8 and int4 files of narrow plain networks.
 
-    python benchmarks/small_files.py --data_dir=$DBF_DATA_DIR --json=small_files.json
+    python benchmarks/plain_rivals.py --data_dir=$DBF_DATA_DIR --output=rivals
+    python benchmarks/small_files.py --data_dir=$DBF_DATA_DIR --rivals=rivals --json=small_files.json
 
-Plain networks are exported by the standard converter, in int8, and by ai-edge-quantizer, with int4 weights; they were
-trained in float32, not for int4. "zipped" is what a zip archive of the file has, as stores count an app. Files are
-loaded, and then run, in turns in one process; medians of one image and one thread. Peak memory is that of a process of
-its own. Accuracy is of all test images.
+Plain networks are exported by the standard converter, in int8, and by ai-edge-quantizer, with int4 weights: as they
+were trained in float32, and what benchmarks/plain_rivals.py made of them, trained for int4, or pruned and clustered for
+int8. "zipped" is what a zip archive of the file has, as stores count an app. Files are loaded, and then run, in turns
+in one process; medians of one image and one thread. Peak memory is that of a process of its own. Accuracy is of all
+test images.
 """
 
 import io
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from dbf_keras import Interpreter, command, data, zoo
+from dbf_keras import Interpreter, command, data, keras_file, zoo
 from dbf_keras.benchmark import prepare, time_interleaved
 from dbf_keras.benchmark.accuracy import accuracy
 from dbf_keras.benchmark.memory import peak_memory
@@ -31,7 +33,8 @@ flags.DEFINE_list(
     [f"resnet18_k4_levels{size}_cifar10" for size in ("_small", "", "_large")],
     "Models of the zoo, trained to levels.",
 )
-flags.DEFINE_list("plain", ["resnet18_cifar10_narrow", "resnet18_k4_cifar10_narrow"], "Controls of the zoo.")
+flags.DEFINE_list("plain", ["resnet18_cifar10_narrow", "resnet18_k4_taught_cifar10_narrow"], "Controls of the zoo.")
+flags.DEFINE_string("rivals", None, "Folder of .keras files that benchmarks/plain_rivals.py wrote, if they are wanted.")
 flags.DEFINE_string("data_dir", None, "Where cifar10.npz is.")
 flags.DEFINE_integer("images", 1000, "Training images that calibrate static int4; int8 takes 200.")
 flags.DEFINE_float("seconds", 3.0, "Seconds for each file, to load it and to run it.")
@@ -39,6 +42,7 @@ flags.DEFINE_string("json", None, "Also write the figures there.")
 
 _HEADINGS = ("file", "bytes", "zipped", "peak MB", "load ms", "run ms", "accuracy")
 _RECIPES = {"static_wi4_ai8": "int4 weights, int8", "dynamic_wi4_afp32": "int4 weights, dynamic"}
+_KINDS = {"int4": "trained for int4", "pruned": "pruned, clustered"}  # As plain_rivals.py names them.
 
 
 def by_quantizer(file: bytes, recipe: str, images: np.ndarray) -> bytes:
@@ -68,12 +72,17 @@ def files(dataset: data.Dataset) -> dict[str, bytes]:
         model = zoo.load_zoo(name)
         found[f"{name}, int8 weights, coded"] = to_tflite(model, "onthefly", "weights", True)
         found[f"{name}, int8, coded"] = to_tflite(model, "onthefly", "int8", True, representative_data=[images])
-    for name in _FLAGS.plain:
-        model = zoo.load_zoo(name)
-        found[f"{name}, int8"] = to_tflite(model, "explicit", "int8", representative_data=[images])
-        plain = to_tflite(model, "explicit")
-        for recipe, words in _RECIPES.items():
-            found[f"{name}, {words}"] = by_quantizer(plain, recipe, dataset.calibration_images(_FLAGS.images))
+    plain = [(name, "", zoo.load_zoo(name)) for name in _FLAGS.plain]
+    for path in sorted(pathlib.Path(_FLAGS.rivals).glob("*.keras")) if _FLAGS.rivals else ():
+        name, _, kind = path.stem.rpartition("_")
+        plain.append((f"{name}, {_KINDS[kind]}", kind, keras_file.load(path)))
+    for name, kind, model in plain:
+        if kind != "int4":
+            found[f"{name}, int8"] = to_tflite(model, "explicit", "int8", representative_data=[images])
+        if kind != "pruned":
+            explicit = to_tflite(model, "explicit")
+            for recipe, words in _RECIPES.items():
+                found[f"{name}, {words}"] = by_quantizer(explicit, recipe, dataset.calibration_images(_FLAGS.images))
     return found
 
 

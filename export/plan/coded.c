@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "plan/rule.h"
 #include "support/checked.h"
 
 // Limits of FORMAT.md.
@@ -395,6 +396,70 @@ const char* DbfCodedRead(const uint8_t* data, size_t size, DbfLayer* layer, DbfQ
   if (error == NULL && !reader.failed) error = ConvertNumbers(&parts, layer, quantized, coded);
   if (error == NULL && !reader.failed) error = ReadLevels(&reader, &parts, layer, coded);
   return error == NULL && reader.failed ? "the coded layer is cut short" : error;
+}
+
+// Sets the columns of which any level is not zero, and the channel codes of those. Returns how many
+// columns there are.
+static size_t FindUsed(const DbfLayer* layer, const int8_t* levels, uint8_t* columns,
+                       uint8_t* channels) {
+  for (size_t k = 0; k < (size_t)layer->filters; ++k) {
+    for (size_t j = 0; j < layer->num_codes; ++j) columns[j] |= levels[k * layer->num_codes + j];
+  }
+  size_t used = 0, j = 0;
+  for (size_t g = 0; j < layer->num_codes; ++g) {
+    if (!DbfLayerKeeps(layer, g)) continue;
+    if (columns[j] != 0) channels[g % layer->channels] = 1;
+    used += columns[j++] != 0;
+  }
+  return used;
+}
+
+// Takes away codes: those of columns that are not used, or with `whole` only those of channel codes
+// that are not.
+static void TakeAway(DbfLayer* layer, DbfCoded* coded, const uint8_t* columns,
+                     const uint8_t* channels, bool whole) {
+  const size_t before = layer->num_codes, channel_codes = layer->channels;
+  size_t kept = 0, j = 0;
+  for (size_t g = 0; j < before; ++g) {
+    if (!DbfLayerKeeps(layer, g)) continue;
+    if (whole ? channels[g % channel_codes] : columns[j] != 0) {
+      // Columns change places with their filters still `before` apart; none overtakes another.
+      for (size_t k = 0; k < (size_t)layer->filters; ++k) {
+        coded->levels[k * before + kept] = coded->levels[k * before + j];
+      }
+      ++kept;
+    } else {
+      coded->codes[g >> 3] &= (uint8_t)~(1 << (g & 7));
+    }
+    ++j;
+  }
+  for (size_t k = 1; k < (size_t)layer->filters; ++k) {
+    memmove(coded->levels + k * kept, coded->levels + k * before, kept);
+  }
+  layer->num_codes = kept;
+}
+
+const char* DbfCodedDropIdle(DbfLayer* layer, DbfCoded* coded) {
+  uint8_t* columns = DbfAllocate(layer->num_codes, 1);
+  uint8_t* channels = DbfAllocate(layer->channels, 1);
+  const char* error = columns == NULL || channels == NULL ? "out of memory" : NULL;
+  const size_t used = error == NULL ? FindUsed(layer, coded->levels, columns, channels) : 0;
+  if (used > 0 && used < layer->num_codes) {
+    if (coded->codes == NULL) {
+      coded->codes = DbfAllocate(layer->codes_bytes, 1);
+      if (coded->codes != NULL) memcpy(coded->codes, layer->codes, layer->codes_bytes);
+    }
+    if (coded->codes == NULL) {
+      error = "out of memory";
+    } else {
+      layer->codes = coded->codes;
+      const bool whole = 100 * used > kDbfAnySetPercent * layer->num_codes;
+      TakeAway(layer, coded, columns, channels, whole);
+    }
+  }
+  free(columns);
+  free(channels);
+  return error;
 }
 
 void DbfCodedFree(DbfCoded* coded) {

@@ -27,6 +27,11 @@ const char* DbfCodedPart(const uint8_t* data, size_t size, size_t part, const ui
 const char* DbfCodedRead(const uint8_t* data, size_t size, DbfLayer* layer, DbfQuantized* quantized,
                          DbfCoded* coded);
 
+// Takes out of a float layer that DbfCodedRead has read the codes whose levels are all zero: those
+// of whole channel codes, and others if they are so many that what is left is faster as any set
+// than the layer as a product of sets (rule.h). Returns an error message, or NULL.
+const char* DbfCodedDropIdle(DbfLayer* layer, DbfCoded* coded);
+
 void DbfCodedFree(DbfCoded* coded);
 
 #endif  // DBF_EXPORT_PLAN_CODED_H_

@@ -55,6 +55,10 @@
 // Winograd's form pays from so many projected channels on.
 enum { kDbfWinogradChannels = 12 };
 
+// A float layer of which so many percent of the codes have coefficients other than zero is faster
+// with these alone, although they are then any set (benchmarks/idle_codes.py). Int8 layers are not.
+enum { kDbfAnySetPercent = 65 };
+
 // How a layer is computed, which also says what its numbers are.
 typedef enum DbfForm {
   kDbfFormFloat,

@@ -307,12 +307,67 @@ static void CheckLayer(const TestCoded* coded) {
   DbfCodedFree(&read.coded);
 }
 
+// Takes the idle codes out of a layer that was read: the rest of it stays, and its outputs are the
+// same but for rounding. Returns how many codes are left.
+static size_t CheckIdle(Read* read) {
+  DbfLayer* layer = &read->layer;
+  const DbfLayer before = *layer;
+  const size_t filters = layer->filters, columns = layer->num_codes;
+  int8_t* levels = malloc(filters * columns);
+  uint8_t* codes = malloc(layer->codes_bytes);
+  memcpy(levels, layer->alpha_int8, filters * columns);
+  memcpy(codes, layer->codes, layer->codes_bytes);
+  const char* error = DbfCodedDropIdle(layer, &read->coded);
+  CHECK(error == NULL, "%s", error);
+  DbfLayer whole = before;
+  whole.codes = codes;
+  whole.alpha_int8 = levels;
+  size_t old = 0, new = 0;
+  for (size_t g = 0; g < 8 * layer->codes_bytes; ++g) {
+    const bool kept = DbfLayerKeeps(layer, g);
+    if (!DbfLayerKeeps(&whole, g)) {
+      CHECK(!kept, "a code that was none");
+      continue;
+    }
+    for (size_t k = 0; k < filters; ++k) {
+      const int level = levels[k * columns + old];
+      CHECK(level == (kept ? layer->alpha_int8[k * layer->num_codes + new] : 0), "code %zu", g);
+    }
+    new += kept;
+    ++old;
+  }
+  CHECK(new == layer->num_codes && old == columns, "%zu of %zu codes", new, old);
+  const Images images = {.batch = 1, .height = 9, .width = 9};
+  float* image = RandomFloats(81 * (size_t)layer->channels);
+  size_t bytes, old_bytes;
+  float* output = (float*)Invoke(layer, DbfKernelsBest(), images, image, &bytes);
+  float* wanted = (float*)Invoke(&whole, DbfKernelsBest(), images, image, &old_bytes);
+  CHECK(bytes == old_bytes, "the size");
+  float largest = 1;
+  for (size_t i = 0; i < bytes / sizeof(float); ++i) largest = fmaxf(largest, fabsf(wanted[i]));
+  for (size_t i = 0; i < bytes / sizeof(float); ++i) {
+    CHECK(fabsf(output[i] - wanted[i]) <= 1e-5f * largest, "%g, not %g", output[i], wanted[i]);
+  }
+  free(output);
+  free(wanted);
+  free(image);
+  free(levels);
+  free(codes);
+  return new;
+}
+
 static void TestRandomLayers(int count) {
   for (int i = 0; i < 2 * count; ++i) {
     RandomSeed(i);
     TestCoded coded;
     RandomCoded(&coded, i % 2);
     CheckLayer(&coded);
+    if (i % 2 == 0 && coded.test.layer.same_padding) {
+      Read read;
+      CHECK(ReadLayer(&coded.test.layer, coded.data, coded.size, &read) == NULL, "a float layer");
+      CheckIdle(&read);
+      DbfCodedFree(&read.coded);
+    }
     FreeCoded(&coded);
   }
 }
@@ -336,6 +391,36 @@ static void MakeLayer(TestCoded* coded, bool is_int8, int side, int channels, in
   coded->coding.magnitude = 12;
   coded->coding.tables = 1;
   Encode(coded);
+}
+
+// A layer of 3 x 3 taps and 8 channels with idle codes.
+static void TestIdleCodes(void) {
+  // Codes are idle that are multiples of `every`, and those of channel codes from `channels` on.
+  static const struct {
+    int every, channels;
+    size_t left;
+  } cases[] = {{0, 8, 72}, {0, 5, 45}, {0, 6, 54}, {2, 8, 36}, {2, 6, 27},
+               {5, 8, 72}, {3, 8, 72}, {5, 7, 63}, {1, 8, 72}};
+  for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
+    TestCoded coded;
+    MakeLayer(&coded, false, 3, 8, 5, 1);
+    for (int j = 0; j < 5 * 72; ++j) {
+      const int code = j % 72;
+      int8_t* level = (int8_t*)coded.test.alpha + j;
+      if (*level == 0) *level = 1;
+      const bool is_multiple = cases[i].every > 0 && code % cases[i].every == 0;
+      if (is_multiple || code % 8 >= cases[i].channels) *level = 0;
+    }
+    free(coded.data);
+    Encode(&coded);
+    Read read;
+    const char* error = ReadLayer(&coded.test.layer, coded.data, coded.size, &read);
+    CHECK(error == NULL, "%s", error);
+    const size_t left = CheckIdle(&read);
+    CHECK(left == cases[i].left, "case %zu: %zu codes", i, left);
+    DbfCodedFree(&read.coded);
+    FreeCoded(&coded);
+  }
 }
 
 // More spatial codes than several tables can have.
@@ -403,6 +488,7 @@ static bool Try(const DbfLayer* like, const uint8_t* data, size_t size, double* 
   const double start = Seconds();
   const char* error = ReadLayer(like, exact, size, &read);
   DbfConv* convolution = NULL;
+  if (error == NULL && like->quantized == NULL) error = DbfCodedDropIdle(&read.layer, &read.coded);
   if (error == NULL) convolution = DbfConvCreate(&read.layer, DbfKernelsBest(), &error);
   const double seconds = Seconds() - start;
   if (seconds > *longest) *longest = seconds;
@@ -614,6 +700,7 @@ int main(int argc, char** argv) {
   TestRefusals();
   TestLimits();
   TestManySpatialCodes();
+  TestIdleCodes();
   TestRandomLayers(argc > 1 ? atoi(argv[1]) : 200);
   TestDamage(argc > 2 ? atoi(argv[2]) : 20000);
   MeasureSpeed();

@@ -367,8 +367,9 @@ static const char* ReadCoded(DbfOp* op, const TfLiteTensor* layers, DbfCoded* co
   size_t bytes;
   const char* error = DbfCodedPart(layers->data, layers->bytes, (size_t)op->part, &data, &bytes);
   if (error != NULL) return error;
-  return DbfCodedRead(data, bytes, &op->layer, op->layer.quantized != NULL ? &op->quantized : NULL,
-                      coded);
+  const bool is_int8 = op->layer.quantized != NULL;
+  error = DbfCodedRead(data, bytes, &op->layer, is_int8 ? &op->quantized : NULL, coded);
+  return error != NULL || is_int8 ? error : DbfCodedDropIdle(&op->layer, coded);
 }
 
 // Packs the coefficients of the tensors; bias may be NULL.
