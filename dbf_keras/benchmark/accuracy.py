@@ -8,23 +8,21 @@ from dbf_keras.images import Images
 from dbf_keras.runtime import Interpreter
 
 
-def accuracy(
+def answers(
     interpreter: Interpreter,
     images: np.ndarray | Images,
-    labels: np.ndarray,
     tick: Callable[[float], None] = lambda done: None,
-) -> float:
+) -> np.ndarray:
     """Invokes a classifier on images, one at a time.
 
     Args:
         interpreter: An allocated interpreter with one image [1, H, W, C] in (raw pixels; quantised as its input says if
             that is an integer type) and class scores [1, classes] out.
         images: uint8 [N, H, W, C]; an array, or `Images`, which reads what is indexed.
-        labels: int [N].
         tick: Called now and then with the share done, from 0 to 1.
 
     Returns:
-        The share of images whose highest score is their label's.
+        The class of the highest score of each image, int [N].
 
     Raises:
         ValueError: If the images do not fit the model's input.
@@ -35,14 +33,34 @@ def accuracy(
         raise ValueError(
             f"The model takes images of shape {wanted[1:]}, but those of the data set are {images.shape[1:]}."
         )
-    correct = 0
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+    found = np.empty(len(images), np.int64)
+    for number, image in enumerate(images):
         interpreter.set_tensor(source["index"], quantize(image[None], source))
         interpreter.invoke()
-        correct += int(np.argmax(interpreter.get_tensor(scores)) == label)
+        found[number] = np.argmax(interpreter.get_tensor(scores))
         if number % 64 == 0:
             tick(number / len(images))
-    return correct / len(images)
+    return found
+
+
+def accuracy(
+    interpreter: Interpreter,
+    images: np.ndarray | Images,
+    labels: np.ndarray,
+    tick: Callable[[float], None] = lambda done: None,
+) -> float:
+    """The share of images whose highest score is their label's.
+
+    Args:
+        interpreter: As for `answers`, as are images and tick.
+        images: uint8 [N, H, W, C].
+        labels: int [N].
+        tick: Called now and then with the share done, from 0 to 1.
+
+    Raises:
+        ValueError: If the images do not fit the model's input, or there is not one label for each.
+    """
+    return float(np.equal(answers(interpreter, images, tick), labels).mean())
 
 
 def quantize(values: np.ndarray, detail: dict) -> np.ndarray:
