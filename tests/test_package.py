@@ -30,6 +30,13 @@ def test_dir_lists_the_public_names():
         dbf_keras.nothing  # noqa: B018
 
 
+def test_parts_of_the_layers_may_be_the_first_that_is_imported():
+    """Keras is to know the layers as soon as it is imported, which need all of their parts."""
+    names = sorted(path.stem for path in (ROOT / "dbf_keras" / "mixins").glob("[a-z]*.py"))
+    done = run("-c", f"from dbf_keras.mixins import {', '.join(names)}")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])
 def test_help_lists_the_commands(arguments, capsys):
     assert dbf.main(arguments) == 0

@@ -2,3 +2,5 @@
 
 `coefficients` ← `kernel` ← `folded`, and `contracts`, what Keras and tensorflow-model-optimization ask of a layer.
 """
+
+from dbf_keras import backend  # noqa: F401 - whoever imports it has Keras import the layers, and so these modules.
