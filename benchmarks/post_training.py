@@ -2,6 +2,7 @@
 
     python benchmarks/post_training.py --data_dir=$DBF_DATA_DIR                     # all models with weights: an hour
     python benchmarks/post_training.py --data_dir=$DBF_DATA_DIR --models=digits,resnet18_k4_cifar10
+    python benchmarks/post_training.py --data_dir=$DBF_DATA_DIR --share=0.6       # with --max_kb instead
 
 Levels are chosen on training images; accuracy is of all test images. Both files are exported anew. Beside the points
 that coding adds or costs stands the standard deviation of such a number where each answer that differs between the two
@@ -25,30 +26,35 @@ flags.DEFINE_list(
 )
 flags.DEFINE_string("data_dir", None, "Where mnist.npz and cifar10.npz are.")
 flags.DEFINE_float("max_loss", 0.1, "Points of accuracy that may be lost on training images.")
+flags.DEFINE_float("share", None, "Instead, the share of the int8 file's bytes that the coded one may have.")
 flags.DEFINE_integer("images", 2000, "Training images that levels are chosen on.")
 
 
-def row(name: str, dataset: data.Dataset) -> list[str]:
-    """A model's row of the table."""
+def row(name: str, dataset: data.Dataset) -> tuple[list[str], float]:
+    """A model's row of the table, and the points that coding adds."""
     model = zoo.load_zoo(name)
+    int8 = to_tflite(model, "onthefly", "weights")
+    limit = {"max_loss": _FLAGS.max_loss} if _FLAGS.share is None else {"max_kb": _FLAGS.share * len(int8) / 1000}
     started = time.monotonic()
-    chosen = {"representative_data": [dataset.calibration_examples(_FLAGS.images)], "max_loss": _FLAGS.max_loss}
-    coded = to_tflite(model, "onthefly", "weights", True, **chosen)
+    examples = dataset.calibration_examples(_FLAGS.images)
+    coded = to_tflite(model, "onthefly", "weights", True, representative_data=[examples], **limit)
     seconds = time.monotonic() - started
-    files = to_tflite(model, "onthefly", "weights"), coded
+    files = int8, coded
     found = []
     for file in files:
         interpreter = Interpreter(model_content=file)
         prepare(interpreter)
         found.append(answers(interpreter, dataset.x_test))
     sizes, right = [len(file) for file in files], [(each == dataset.y_test).mean() for each in found]
-    return [
+    points = 100 * (right[1] - right[0])
+    cells = [
         name,
         *(f"{size:,}, {share:.2%}" for size, share in zip(sizes, right, strict=True)),
         f"{sizes[1] / sizes[0]:.3f}",
-        f"{100 * (right[1] - right[0]):+.2f} ± {100 * np.sqrt((found[0] != found[1]).sum()) / len(found[0]):.2f}",
+        f"{points:+.2f} ± {100 * np.sqrt((found[0] != found[1]).sum()) / len(found[0]):.2f}",
         f"{seconds:.0f}",
     ]
+    return cells, points
 
 
 def main(_: list[str]) -> None:
@@ -57,11 +63,15 @@ def main(_: list[str]) -> None:
     names = _FLAGS.models or [
         name for name, entry in entries.items() if "weights" in entry["files"] and "levels" not in name
     ]
-    rows = [["model", "int8 weights", "coded", "share", "points", "seconds"]]
+    rows, points = [["model", "int8 weights", "coded", "share", "points", "seconds"]], []
     for name in names:
-        rows.append(row(name, data.load(zoo.entry(name)["dataset"], _FLAGS.data_dir)))
-        print("  ".join(rows[-1]), flush=True)
-    print_table(f"max_loss = {_FLAGS.max_loss:g}", rows)
+        cells, added = row(name, data.load(zoo.entry(name)["dataset"], _FLAGS.data_dir))
+        print("  ".join(cells), flush=True)
+        rows.append(cells)
+        points.append(added)
+    rows.append(["mean", "", "", "", f"{np.mean(points):+.2f}", ""])
+    title = f"max_loss = {_FLAGS.max_loss:g}" if _FLAGS.share is None else f"{_FLAGS.share:g} of int8's bytes"
+    print_table(title, rows)
 
 
 if __name__ == "__main__":
