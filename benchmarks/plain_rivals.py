@@ -41,7 +41,7 @@ flags.DEFINE_integer("clusters", 16, "Values of each layer's kernel, zero includ
 flags.DEFINE_list("option", None, "Of the network; only for the process with Keras 2, which this program starts.")
 
 _BATCH = 128
-_LARGEST = 7  # Of int4, whose range is symmetric.
+_LARGEST = 7  # The largest multiple that int4 holds; the range is symmetric.
 
 
 def to_int4(kernel: Any) -> Any:
@@ -62,7 +62,7 @@ class Int4Conv2D(keras.layers.Conv2D):
 
 
 def int4(name: str, dataset: data.Dataset, output: pathlib.Path) -> keras.Model:
-    """A control trained for int4 weights."""
+    """A control whose convolutions are trained for int4 weights; its dense classifier is not."""
 
     def build() -> keras.Model:
         return keras.models.clone_model(
