@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from dbf_keras.backend import keras
 
@@ -36,21 +36,55 @@ def multiply_adds(model: keras.Model) -> int:
         ValueError: a layer that multiplies matrices in a way that is not known here (recurrent ones, attention,
             wrappers, models of another kind), or images whose size is open.
     """
-    total = 0
+    return sum(_count(*call) for call in calls(model))
+
+
+class Call(NamedTuple):
+    """A layer, or function of keras.ops, as a network calls it.
+
+    Attributes:
+        operation: the layer.
+        arguments: symbolic inputs.
+        result: symbolic outputs.
+    """
+
+    operation: Any
+    arguments: Sequence[Any]
+    result: Any
+
+
+def calls(model: keras.Model, size: Sequence[int] | None = None) -> list[Call]:
+    """Every call of a layer that is no model in a network, in nested models too.
+
+    Args:
+        model: functional or Sequential, built.
+        size: (height, width) of its images where they are open.
+
+    Raises:
+        ValueError: the model is of another kind.
+    """
+    found: list[Call] = []
 
     def observed(operation: Any) -> Callable:
         def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal total
             if isinstance(operation, keras.Model):
                 return _through(operation, arguments[0], observed)
             result = operation.compute_output_spec(*arguments, **options)
-            total += _count(operation, arguments, result)
+            found.append(Call(operation, arguments, result))
             return result
 
         return call
 
-    _through(model, model.inputs, observed)
-    return total
+    inputs = model.inputs
+    if size is not None:
+        inputs = [keras.KerasTensor(_with_size(tensor.shape, size), tensor.dtype) for tensor in inputs]
+    _through(model, inputs, observed)
+    return found
+
+
+def _with_size(shape: Sequence[int | None], size: Sequence[int]) -> tuple[int | None, ...]:
+    lengths = [None, *size, *[None] * len(shape)]
+    return tuple(length if known is None else known for known, length in zip(shape, lengths, strict=False))
 
 
 def _through(model: keras.Model, inputs: Any, observed: Callable[[Any], Callable]) -> Any:
