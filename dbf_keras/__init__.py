@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "DBFDense": "layers",
         "Interpreter": "runtime",
         "__version__": "version",
+        "compress": "compress.compression",
         "custom_objects": "layers",
         "load_zoo": "zoo",
         "to_tflite": "export",

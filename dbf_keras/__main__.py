@@ -1,6 +1,7 @@
 """The command ``dbf``, also ``python -m dbf_keras``: trains, exports, measures and uses models with binary filters.
 
     dbf train --dataset=digits --ratio=0.25 --output=model.keras
+    dbf compress model.keras --dataset=digits --max_kb=20 --output=small.tflite
     dbf export --model=model.keras --mode=onthefly --quantize=weights
     dbf benchmark model_onthefly_int8_weights.tflite
     dbf predict model_onthefly_int8_weights.tflite picture.png
@@ -18,6 +19,7 @@ from dbf_keras.version import __version__
 # Each has its module `dbf_keras.COMMAND.command`, with a function `run`.
 _COMMANDS = {
     "train": "trains a network; goes on where it was killed",
+    "compress": "makes a trained Keras network smaller and faster, within a budget",
     "export": "writes a model as a .tflite file and checks it against Keras",
     "benchmark": "compares .tflite files by bytes, memory, latency and accuracy",
     "predict": "says what is in pictures, by a .tflite or .keras file",

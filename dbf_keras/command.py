@@ -134,6 +134,27 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return height, width
 
 
+def parse_normalization(
+    mean: Sequence[str] | None, std: Sequence[str] | None
+) -> tuple[list[float], list[float]] | None:
+    """What the flags --mean and --std say; None if neither is given.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    if mean is None and std is None:
+        return None
+    try:
+        return [float(text) for text in mean or ["0"]], [float(text) for text in std or ["1"]]
+    except ValueError as error:
+        raise ValueError(f"--mean and --std take numbers, by channel or one: {error}.") from None
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of the text file of the flag --labels."""
+    return pathlib.Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
+
+
 def size_text(size: Sequence[int | None]) -> str:
     """A (height, width) for people."""
     return "×".join("?" if pixels is None else str(pixels) for pixels in size)

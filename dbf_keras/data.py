@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -32,25 +33,30 @@ class Dataset:
     """Raw images and labels.
 
     Attributes:
-        x_train: uint8 [N, H, W, C], values 0–255; an array, or `Images`, which reads what is indexed.
+        x_train: uint8 [N, H, W, C], values 0–255; an array, `Images`, which reads what is indexed, or a stream of
+            batches (`dbf_keras.compress.examples.Stream`).
         y_train: integer labels [N].
         x_test: as x_train.
         y_test: as y_train.
         classes: number of classes.
         class_names: their names by label; by default the numbers from 0.
         is_part: whether images were left out, so that there may be classes without any.
+        preprocessed: whether the images are float32, as a model takes them, instead of raw pixels.
+        held_out: whether what is tested on is a part of the training set that was set aside.
 
     Raises:
         ValueError: as `check` says; black images and classes without images count only there.
     """
 
-    x_train: np.ndarray | Images
+    x_train: Any
     y_train: np.ndarray
     x_test: np.ndarray | Images
     y_test: np.ndarray
     classes: int
     class_names: tuple[str, ...] = ()
     is_part: bool = False
+    preprocessed: bool = False
+    held_out: bool = False
 
     def __post_init__(self) -> None:
         self.class_names = tuple(self.class_names) or tuple(map(str, range(self.classes)))
@@ -61,7 +67,7 @@ class Dataset:
     def _check_arrays(self) -> None:
         for part in ("train", "test"):
             images, labels = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            data_checks.check_images(f"x_{part}", images)
+            data_checks.check_images(f"x_{part}", images, self.preprocessed)
             data_checks.check_labels(f"y_{part}", labels, len(images))
             if labels.max() >= self.classes:
                 raise ValueError(
@@ -83,7 +89,7 @@ class Dataset:
                 a part of a set, a class without training images; says what would work.
         """
         self._check_arrays()
-        for part in ("train", "test"):
+        for part in () if self.preprocessed else ("train", "test"):
             data_checks.check_brightness(f"x_{part}", getattr(self, f"x_{part}"))
         seen = np.unique(self.y_train)
         labels = np.arange(self.classes) if self.is_part and len(seen) > 1 else self.y_train
@@ -114,8 +120,33 @@ class Dataset:
         if not isinstance(count, int) or not 1 <= count <= len(self.y_train):
             raise ValueError(f"--train_images takes 1 to {len(self.y_train)}, as many as there are; got {count}.")
         chosen = np.random.RandomState(0).permutation(len(self.y_train))[:count]
-        images = self.x_train.part(chosen) if isinstance(self.x_train, Images) else self.x_train[chosen]
-        return dataclasses.replace(self, x_train=images, y_train=self.y_train[chosen], is_part=True)
+        return dataclasses.replace(
+            self, x_train=_taken(self.x_train, chosen), y_train=self.y_train[chosen], is_part=True
+        )
+
+    def hold_out(self, count: int) -> Dataset:
+        """The training images alone, of which some, always the same, are set aside to test on.
+
+        Raises:
+            ValueError: there are not more than that.
+        """
+        if not 1 <= count < len(self.y_train):
+            raise ValueError(f"Of {len(self.y_train)} training images {count} cannot be set aside.")
+        shuffled = np.random.RandomState(1).permutation(len(self.y_train))
+        aside, rest = np.sort(shuffled[:count]), np.sort(shuffled[count:])
+        return dataclasses.replace(
+            self,
+            x_train=_taken(self.x_train, rest),
+            y_train=self.y_train[rest],
+            x_test=_taken(self.x_train, aside),
+            y_test=self.y_train[aside],
+            is_part=True,
+            held_out=True,
+        )
+
+
+def _taken(images: np.ndarray | Images, chosen: np.ndarray) -> np.ndarray | Images:
+    return images.part(chosen) if isinstance(images, Images) else images[chosen]
 
 
 def load(name: str, data_dir: str | None = None, image_size: int | tuple[int, int] = 224) -> Dataset:

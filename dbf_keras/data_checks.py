@@ -10,25 +10,29 @@ import numpy as np
 _LISTED = 5
 
 
-def check_images(name: str, images: Any) -> None:
+def check_images(name: str, images: Any, preprocessed: bool = False) -> None:
     """Checks an array of images, uint8 [N, H, W, C].
 
     Args:
         name: what the array is called, for errors.
-        images: the array; or `dbf_keras.images.Images`, which is what it says.
+        images: the array; or `dbf_keras.images.Images` or the like, which are what they say.
+        preprocessed: whether they are float32 numbers, as a model takes them.
 
     Raises:
         ValueError: it is something else; says what, and how to make it what it has to be.
     """
     given = f"got {getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}".rstrip()
-    wanted = f"{name} must be uint8 [N, H, W, C], pixels 0–255; {given}"
+    kind = "float32 [N, H, W, C]" if preprocessed else "uint8 [N, H, W, C], pixels 0–255"
+    wanted = f"{name} must be {kind}; {given}"
     if not isinstance(images, np.ndarray):
-        if getattr(images, "shape", None) is None or not hasattr(images, "crops"):
+        if getattr(images, "shape", None) is None or not hasattr(images, "part"):
             raise ValueError(f"{wanted}. Give a NumPy array.")
         return
     if not images.size:
         raise ValueError(f"{wanted}: it holds no images.")
-    if images.dtype != np.uint8:
+    if preprocessed and (images.dtype != np.float32 or not np.isfinite(images).all()):
+        raise ValueError(f"{wanted}. Give finite numbers: images.astype('float32').")
+    if not preprocessed and images.dtype != np.uint8:
         raise ValueError(f"{wanted}{_instead_of(images)}.")
     if images.ndim != 4:
         raise ValueError(f"{wanted}. Reshape it; grey images have one channel, [N, H, W, 1].")

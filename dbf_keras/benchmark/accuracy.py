@@ -17,7 +17,7 @@ def answers(
 
     Args:
         interpreter: An allocated interpreter with one image [1, H, W, C] in (raw pixels; quantised as its input says if
-            that is an integer type) and class scores [1, classes] out.
+            that is an integer type) and class scores [1, classes] out, see `classes_of`.
         images: uint8 [N, H, W, C]; an array, or `Images`, which reads what is indexed.
         tick: Called now and then with the share done, from 0 to 1.
 
@@ -27,7 +27,8 @@ def answers(
     Raises:
         ValueError: If the images do not fit the model's input.
     """
-    source, scores = interpreter.get_input_details()[0], interpreter.get_output_details()[0]["index"]
+    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    scale, zero_point = target["quantization"]
     wanted = tuple(int(size) for size in source["shape"])
     if wanted != (1, *images.shape[1:]):
         raise ValueError(
@@ -37,10 +38,29 @@ def answers(
     for number, image in enumerate(images):
         interpreter.set_tensor(source["index"], quantize(image[None], source))
         interpreter.invoke()
-        found[number] = np.argmax(interpreter.get_tensor(scores))
+        scores = interpreter.get_tensor(target["index"])
+        if scores.shape[-1] == 1 and scale:  # What one score means depends on its value.
+            scores = np.float32(scale) * (scores.astype(np.float32) - zero_point)
+        found[number] = classes_of(scores)[0]
         if number % 64 == 0:
             tick(number / len(images))
     return found
+
+
+def classes_of(scores: np.ndarray) -> np.ndarray:
+    """The classes that scores name.
+
+    Args:
+        scores: [N, classes], of which the highest counts; or [N, 1] of the second of two classes, a probability or, if
+            they are not all from 0 to 1, a logit.
+
+    Returns:
+        int [N].
+    """
+    if scores.shape[-1] > 1:
+        return scores.argmax(axis=-1)
+    middle = 0.5 if scores.min() >= 0 and scores.max() <= 1 else 0.0
+    return (scores[:, 0] > middle).astype(np.int64)
 
 
 def accuracy(

@@ -46,7 +46,9 @@ class Candidate:
     @property
     def kernel(self) -> np.ndarray:
         """The filters [kh, kw, C, K]."""
-        held = self.layer.pointwise_kernel if isinstance(self.layer, keras.layers.SeparableConv2D) else self.layer.kernel
+        held = (
+            self.layer.pointwise_kernel if isinstance(self.layer, keras.layers.SeparableConv2D) else self.layer.kernel
+        )
         return np.reshape(ops.convert_to_numpy(held), (*self.shape, -1))
 
 
@@ -76,7 +78,9 @@ def survey(model: keras.Model) -> Survey:
         reason = _reason_to_stay(layer)
         if reason is None:
             candidates.append(_candidate(name, layer))
-        elif any(len(variable.shape) > 1 for variable in own_variables(layer)) or isinstance(layer, keras.layers.Wrapper):
+        elif any(len(variable.shape) > 1 for variable in own_variables(layer)) or isinstance(
+            layer, keras.layers.Wrapper
+        ):
             others[name] = reason
     if not candidates:
         raise ValueError(
@@ -122,10 +126,10 @@ def fit(model: keras.Model, options: Mapping[str, Mapping[str, Any]]) -> tuple[k
             pairs.append((layer, copy))
         return copy
 
-    rebuilt = _cloned(model, clone)
+    fitted = rebuilt(model, clone)
     for layer, copy in pairs:
         _take_weights(layer, copy)
-    return rebuilt, made
+    return fitted, made
 
 
 def _check(model: Any) -> None:
@@ -142,8 +146,8 @@ def _check(model: Any) -> None:
             )
         if not part.built or not getattr(part, "inputs", None):
             raise ValueError(
-                f"The model {part.name!r} is not built, so it has no weights yet. Start it with keras.layers.Input(shape), "
-                "and train it."
+                f"The model {part.name!r} is not built, so it has no weights yet. Start it with "
+                "keras.layers.Input(shape), and train it."
             )
     for layer in all_layers(model):
         if getattr(layer, "quantization_mode", None) is not None:
@@ -199,11 +203,13 @@ def _candidate(name: str, layer: Any) -> Candidate:
         name, shape = name + POINTWISE, tuple(layer.pointwise_kernel.shape[:3])
     else:
         shape = (1, 1, 1, *layer.kernel.shape)[-4:-1]
-    codes = np.sort(layer.codes) if isinstance(layer, DBFConv2D | DBFDense) else np.arange(int(np.prod(shape)))
+    kept = layer.codes if isinstance(layer, DBFConv2D | DBFDense) else None
+    codes = np.arange(int(np.prod(shape))) if kept is None else np.sort(kept)
     return Candidate(name, layer, shape, codes)
 
 
-def _cloned(model: keras.Model, clone: Callable[[Any], Any]) -> keras.Model:
+def rebuilt(model: keras.Model, clone: Callable[[Any], Any]) -> keras.Model:
+    """A model of the same graph, of what ``clone`` makes of each layer, those of nested models included."""
     return keras.models.clone_model(model, clone_function=clone, recursive=True)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dbf_keras import codes as dbf_codes
 from dbf_keras.export.filters import Filters
 from dbf_keras.export.level_search import Levels, Search
 from dbf_keras.export.sensitivity import Curvature
@@ -88,6 +89,30 @@ class LayerLosses:
                 if key not in seen:
                     seen.add(key)
                     yield CodeSet(selection, codes, float(dropped[kept]))
+
+    def sets_at(self, ratio: float, selection: str | None) -> list[CodeSet]:
+        """The sets of a given share of the codes: of one kind or order, or of each kind.
+
+        Raises:
+            ValueError: a ratio out of its range, or an unknown selection.
+        """
+        every = self._filters.grid_codes
+        if selection is not None and selection not in SELECTIONS:
+            taps = len(every)
+            ranked = dbf_codes.order(self._filters.shape, selection)
+            ranked = ranked[np.isin(ranked, every)][: dbf_codes.count(taps, ratio)]
+            places = np.searchsorted(every, ranked)
+            return [CodeSet(selection, ranked, float(self._dropped(places)[-1]))]
+        sets = []
+        for kind, ranked, unit in self._rankings():
+            share = ratio * len(every) / len(ranked)
+            if (selection == kind or (selection is None and kind != POOLED)) and share <= 1:
+                kept = unit * dbf_codes.count(len(ranked) // unit, share)
+                loss = float(self._dropped(ranked)[kept])
+                sets.append(CodeSet(kind, every[ranked[:kept]], loss))
+        if not sets:
+            return self.sets_at(ratio, ENERGY)
+        return sets
 
     def _rankings(self) -> Iterator[tuple[str, np.ndarray, int]]:
         """Kinds of sets with columns in ranked order, and how many of these are kept or dropped together."""
@@ -183,9 +208,10 @@ class LayerLosses:
         fine = math.exp(np.log(diagonal).mean())
         bands = np.unique(codes // self._filters.shape[2], return_inverse=True)[1]
         weights = np.where(self._weights > 0, self._weights, 1.0)
+        finest = np.abs(alpha).max(axis=1) / _MOST
         for price in prices:
-            steps = np.sqrt(6 * price / (math.log(2) * weights * fine))[:, None]
-            magnitudes = np.floor(np.abs(alpha) / steps + _ROUND_UP)
+            steps = np.maximum(np.sqrt(6 * price / (math.log(2) * weights * fine)), finest)[:, None]
+            magnitudes = np.floor(np.abs(alpha) / np.where(steps > 0, steps, 1.0) + _ROUND_UP)
             errors = np.square(np.abs(alpha) - magnitudes * steps) @ diagonal
             yield self._bytes(magnitudes, bands), float(self._weights @ errors)
 

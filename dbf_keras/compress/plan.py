@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import os
@@ -155,11 +156,16 @@ class Plan:
         for layer in self.layers:
             name = rich.markup.escape(layer.name)
             kind = layer.selection or f"plain: {layer.reason}"
-            table.add_row(name, filters_text(layer), f"{layer.ratio:.3f}", kind, *_cells(layer.cost, layer.plain, layer.loss))
+            table.add_row(
+                name, filters_text(layer), f"{layer.ratio:.3f}", kind, *_cells(layer.cost, layer.plain, layer.loss)
+            )
         table.add_row("all else", "", "", "", *_cells(self.rest, self.plain_rest, 0.0))
         table.add_section()
         table.add_row("network", "", "", "", *_cells(self.cost, self.plain, self.loss))
         console.print(table)
+        reasons = collections.Counter(layer.reason for layer in self.layers if layer.reason)
+        for reason, count in reasons.items():
+            console.print(f"{count} of {len(self.layers)} layers stay plain: {reason}.", markup=False)
         for name, reason in self.others.items():
             console.print(f"{name} stays as it is: {reason}.", markup=False)
 

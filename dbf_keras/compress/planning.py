@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,10 +23,18 @@ from dbf_keras.layers import DBFConv2D, DBFDense
 from dbf_keras.networks import cost
 
 # Prices of a bit, in the unit of the loss, at which a layer's levels may be coded.
-_PRICES = tuple(float(price) for price in np.geomspace(1e-9, 1e-3, 19))
+_PRICES = tuple(float(price) for price in np.geomspace(1e-9, 1e-2, 22))
+
+# What logits are divided by when sensitivities are found: on images that a network was trained on it is all but
+# certain of the class, and what it says of the others tells what its layers do.
+_TEMPERATURE = 2.0
 
 # Points of accuracy that a distance of 1 costs, as `rate_distortion.choose` reckons.
 _POINTS = 50.0
+
+# Code sets count as equally fast if they take no more than this share longer; and layers are taken for slower by this
+# share, or by more, each time that a whole file was.
+_NEARLY, _CAUTION = 1.1, 1.05
 
 # The first step of layers that are coded, before it is set; it sets how fast steps are learnt.
 _FIRST_STEP = 0.5
@@ -81,6 +90,18 @@ class _Choice:
     loss: float
 
 
+class Built(NamedTuple):
+    """A network as planned.
+
+    Attributes:
+        model: the network.
+        layers: its DBF layers by the names in the plan.
+    """
+
+    model: keras.Model
+    layers: Mapping[str, Any]
+
+
 class Planner:
     """Knows what the layers of a network may become, and what each costs and loses.
 
@@ -92,6 +113,10 @@ class Planner:
         size: (height, width) of the images where the model leaves them open.
         stopwatch: times layers; None for no times.
         classes: whether the outputs are scores of classes.
+
+    Attributes:
+        original: the explicit file of the original in the same number type.
+        plain_bytes: its size.
     """
 
     def __init__(
@@ -113,10 +138,11 @@ class Planner:
         self._positions, self._geometries = self._calls(size)
         curvatures: Sequence[sensitivity.Curvature | None] = [_by_energy(filters) for filters in self._filters]
         if samples is not None:
-            with sensitivity.probing(self._model, self._layers, samples, classes) as probe:
+            with sensitivity.probing(self._model, self._layers, samples, classes, _TEMPERATURE) as probe:
                 curvatures = probe.curvatures()
         self.losses = [losses.LayerLosses(*pair) for pair in zip(self._filters, curvatures, strict=True)]
-        self._choices = self._all_choices()
+        self._caution = 1.0
+        self._choices = self._all_choices([list(own.code_sets()) for own in self.losses], _PRICES)
         self._rest, self._plain_rest = self._rests()
 
     def _calls(self, size: Sequence[int] | None) -> tuple[list[int], list[list[Geometry]]]:
@@ -132,11 +158,11 @@ class Planner:
                 positions[place] += math.prod(geometry.outputs)
         return positions, geometries
 
-    def _all_choices(self) -> list[list[_Choice]]:
-        sets = [list(own.code_sets()) for own in self.losses]
+    def _all_choices(self, sets: list[list[losses.CodeSet]], prices: Sequence[float]) -> list[list[_Choice]]:
+        """What layers may become that keep one of some sets each: the first is to stay plain."""
         kept: list[list[Codes]] = [[None, *(np.sort(found.codes) for found in row)] for row in sets]
         seconds = self._seconds(kept)
-        return [self._choices_of(place, sets[place], seconds[place]) for place in range(len(sets))]
+        return [self._choices_of(place, sets[place], seconds[place], prices) for place in range(len(sets))]
 
     def _seconds(self, kept: list[list[Codes]]) -> list[list[float]]:
         """The time of each layer with each set of codes, all calls together."""
@@ -153,16 +179,18 @@ class Planner:
             for place, row in enumerate(self._geometries)
         ]
 
-    def _choices_of(self, place: int, sets: list[losses.CodeSet], seconds: list[float]) -> list[_Choice]:
+    def _choices_of(
+        self, place: int, sets: list[losses.CodeSet], seconds: list[float], prices: Sequence[float]
+    ) -> list[_Choice]:
         filters, count = self._filters[place], len(self._filters[place].alpha)
         macs = self._positions[place] * count
         plain = quantization.stored_bytes(filters.taps * count, count, self._form.quantize, direct=False)
         choices = [_Choice(None, None, Cost(plain, seconds[0], macs * filters.taps), 0.0)]
         for found, duration in zip(sets, seconds[1:], strict=True):
             multiply_adds = macs * len(found.codes)
-            if self._form.coding:
+            if self._form.coding and prices:
                 ascending = np.sort(found.codes)
-                for price, (size, loss) in zip(_PRICES, self.losses[place].coded(ascending, _PRICES), strict=True):
+                for price, (size, loss) in zip(prices, self.losses[place].coded(ascending, prices), strict=True):
                     choice = _Choice(found, price, Cost(size, duration, multiply_adds), found.loss + loss)
                     choices.append(choice)
             else:
@@ -178,7 +206,7 @@ class Planner:
         to_file = functools.partial(conversion.convert, check=False, representative_data=_batches(samples))
         original = to_file(self._original, *plain_form).data
         written = to_file(self._model, *self._form)
-        self.plain_bytes = len(original)
+        self.original, self.plain_bytes = original, len(original)
         reports = dict(zip((id(layer) for layer in dbf_layers(self._model)), written.layers, strict=True))
         stored = 0.0
         for place, layer in enumerate(self._layers):
@@ -226,7 +254,7 @@ class Planner:
             math.inf if limits.max_loss is None else limits.max_loss / _POINTS,
         ]
         lost = [np.array([choice.loss for choice in row]) for row in self._choices]
-        costs = [np.array([dataclasses.astuple(choice.cost) for choice in row]) for row in self._choices]
+        costs = [self._costs(row) for row in self._choices]
         with_loss = [np.column_stack([np.nan_to_num(rows), loss]) for rows, loss in zip(costs, lost, strict=True)]
         objective = lost if limits.max_loss is None else [rows[:, 0] for rows in costs]
         try:
@@ -234,6 +262,57 @@ class Planner:
         except OutOfReachError as error:
             raise ValueError(self._floor(error, limits)) from None
         return self._plan(chosen)
+
+    def uniform(self, ratio: float | Mapping[str, float], selection: str | None, faster: bool) -> Plan:
+        """The plan of one ρ for all layers, or of one for each pattern of names, the first that matches.
+
+        Args:
+            ratio: ρ.
+            selection: the kind of code set, or the name of an order; None for the fastest.
+            faster: leave layers plain that would take longer.
+
+        Raises:
+            ValueError: a ratio out of its range, or none for a layer.
+        """
+        schedule = ratio if isinstance(ratio, Mapping) else {"*": ratio}
+        sets: list[list[losses.CodeSet]] = []
+        for candidate, own in zip(self._candidates, self.losses, strict=True):
+            pattern = next((key for key in schedule if fnmatch.fnmatchcase(candidate.name, key)), None)
+            if pattern is None:
+                raise ValueError(
+                    f"The ratios of {', '.join(schedule)} have none for layer '{candidate.name}'; add a '*'."
+                )
+            sets.append(own.sets_at(schedule[pattern], selection))
+        every = self._all_choices(sets, prices=())
+        self._choices = [row[:1] if place in self._reasons else row for place, row in enumerate(every)]
+        chosen = []
+        for row in self._choices:
+            best = _fastest(row)
+            slower = row[best].cost.seconds * self._caution > row[0].cost.seconds
+            chosen.append(0 if faster and slower else best)
+        return self._plan(chosen)
+
+    def _costs(self, row: Sequence[_Choice]) -> np.ndarray:
+        """The costs of choices, [choices, 3]."""
+        costs = np.array([dataclasses.astuple(choice.cost) for choice in row])
+        costs[1:, 1] *= self._caution
+        return costs
+
+    @staticmethod
+    def file_bytes(plan: Plan, built: Built) -> float:
+        """What the file of a network as planned takes, its coded levels as they are."""
+        size = plan.cost.bytes
+        for planned in plan.layers:
+            if planned.price is not None:
+                layer = built.layers[planned.name]
+                levels = rate_distortion.trained(layer)
+                assert levels is not None, "a layer with a price has an `alpha_step`"
+                size += rate_distortion.coded_bytes(Filters.of(layer), levels) - planned.cost.bytes
+        return size
+
+    def be_slower(self, share: float) -> None:
+        """Takes on-the-fly layers for slower than they were timed, as a whole file of them was by this share."""
+        self._caution *= max(share, _CAUTION)
 
     def _plain_seconds(self) -> float:
         return sum(row[0].cost.seconds for row in self._choices)
@@ -275,7 +354,7 @@ class Planner:
             )
         return Plan(tuple(rows), self._others, self._form, self._rest, self._plain_rest)
 
-    def build(self, plan: Plan, **options: Any) -> keras.Model:
+    def build(self, plan: Plan, **options: Any) -> Built:
         """The network as planned, its filters fitted so that kept codes make up for dropped ones.
 
         Args:
@@ -298,7 +377,7 @@ class Planner:
             alpha = np.empty(layer.coefficients.shape)
             alpha[ascending] = fitted.T
             layer.coefficients.assign((alpha * layer.coefficient_scale).astype(np.float32))
-        return model
+        return Built(model, made)
 
 
 def _options(layer: LayerPlan) -> dict[str, Any]:
@@ -308,6 +387,15 @@ def _options(layer: LayerPlan) -> dict[str, Any]:
     if layer.ratio == 1:
         return {"ratio": 1.0, **coded}
     return {"ratio": layer.ratio, "selection": list(layer.codes), **coded}
+
+
+def _fastest(row: Sequence[_Choice]) -> int:
+    """The code set that takes the least time; of those that are nearly as fast, the one that loses least."""
+    if len(row) == 1:
+        return 0
+    least = min(choice.cost.seconds for choice in row[1:])
+    near = [number for number in range(1, len(row)) if not row[number].cost.seconds > _NEARLY * least]
+    return min(near, key=lambda number: row[number].loss)
 
 
 def _codes_options(layer: LayerPlan) -> dict[str, Any]:

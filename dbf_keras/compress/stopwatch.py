@@ -148,6 +148,7 @@ def _standard(geometry: Geometry, filters: np.ndarray, int8: bool) -> Any:
     model.version, model.subgraphs, model.buffers, model.operatorCodes = 3, [graph], [empty], []
     model.metadata, model.signatureDefs, model.description = [], [], b"layer"
     graph.tensors, graph.operators, graph.name = [], [operator], b"main"
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
     if geometry.dense:
         rows, channels = geometry.inputs[0], geometry.shape[2]
         filters = filters.reshape(-1, channels)
@@ -188,7 +189,7 @@ def _activations(model: Any, graph: Any, name: str, shape: tuple[int, ...], int8
     tensor.type = schema.TensorType.INT8 if int8 else schema.TensorType.FLOAT32
     if int8:
         tensor.quantization = schema.QuantizationParametersT()
-        tensor.quantization.scale = np.float32([_SCALE])
-        tensor.quantization.zeroPoint = np.int64([_ZERO])
+        tensor.quantization.scale = np.array([_SCALE], np.float32)
+        tensor.quantization.zeroPoint = np.array([_ZERO], np.int64)
     graph.tensors.append(tensor)
     return len(graph.tensors) - 1

@@ -51,7 +51,7 @@ def to_labelled_samples(model: keras.Model, data: Any) -> tuple[list[list[np.nda
     samples, labels = [], []
     for number, batch in enumerate(_batches(data, inputs)):
         arrays, given = inputs.arrays(batch, number)
-        labels.append(_classes(given, len(arrays[0])))
+        labels.append(to_classes(given, len(arrays[0])))
         if all(shape[0] is None for shape in inputs.shapes):
             samples += [[array[i : i + 1] for array in arrays] for i in range(len(arrays[0]))]
         else:
@@ -62,7 +62,7 @@ def to_labelled_samples(model: keras.Model, data: Any) -> tuple[list[list[np.nda
     return samples, np.concatenate(known) if len(known) == len(labels) else None
 
 
-def _classes(labels: Any, count: int) -> np.ndarray | None:
+def to_classes(labels: Any, count: int) -> np.ndarray | None:
     """Labels of a batch as numbers of classes [count], also from one-hot ones; None if they are no such."""
     if labels is None:
         return None

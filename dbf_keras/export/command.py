@@ -124,7 +124,7 @@ def main(_: list[str]) -> None:
             max_loss=_FLAGS.max_loss,
             max_kb=_FLAGS.max_kb,
             labels=_labels() if _FLAGS.metadata else None,
-            normalization=_normalization() if _FLAGS.metadata else None,
+            normalization=command.parse_normalization(_FLAGS.mean, _FLAGS.std) if _FLAGS.metadata else None,
             training=(_training() or {}) if _FLAGS.metadata else None,
             strict=_FLAGS.strict,
             inputs=random,
@@ -214,7 +214,7 @@ def _labels() -> Sequence[str] | None:
     from dbf_keras import keras_file, zoo
 
     if _FLAGS.labels is not None:
-        return pathlib.Path(_FLAGS.labels).read_text(encoding="utf-8").rstrip("\n").split("\n")
+        return command.read_lines(_FLAGS.labels)
     if _FLAGS.model is not None and _is_path(_FLAGS.model):
         return keras_file.labels(_FLAGS.model)
     return data.CLASS_NAMES.get(zoo.entry(_FLAGS.model)["dataset"])
@@ -227,16 +227,6 @@ def _training() -> dict[str, Any] | None:
     if _FLAGS.model is not None and _is_path(_FLAGS.model):
         return keras_file.training(_FLAGS.model)
     return zoo.training(_FLAGS.model)
-
-
-def _normalization() -> tuple[list[float], list[float]] | None:
-    """What --mean and --std say."""
-    if _FLAGS.mean is None and _FLAGS.std is None:
-        return None
-    try:
-        return [float(text) for text in _FLAGS.mean or ["0"]], [float(text) for text in _FLAGS.std or ["1"]]
-    except ValueError as error:
-        raise ValueError(f"--mean and --std take numbers, by channel or one: {error}.") from None
 
 
 def _training_images(model: Any, size: tuple[int, int] | None) -> list[Any]:

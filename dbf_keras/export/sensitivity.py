@@ -45,7 +45,14 @@ class Probe:
     are the numbers themselves, in units of their standard deviation.
     """
 
-    def __init__(self, model: keras.Model, layers: Sequence[Any], samples: list[list[np.ndarray]], classes: bool):
+    def __init__(
+        self,
+        model: keras.Model,
+        layers: Sequence[Any],
+        samples: list[list[np.ndarray]],
+        classes: bool,
+        temperature: float = 1.0,
+    ):
         """Computes the outputs of the model as it is. Use `probing`, which also puts everything back.
 
         Args:
@@ -53,10 +60,12 @@ class Probe:
             layers: its DBF layers, which compute with coefficients as they are held.
             samples: as `calibration.to_samples` returns them.
             classes: whether outputs that are no probabilities are logits of classes.
+            temperature: what logits of classes are divided by, and distances multiplied by the square of. Over 1,
+                classes that are all but certain, as on training images, count, too.
         """
         import tensorflow as tf
 
-        self._model, self._layers = model, layers
+        self._model, self._layers, self._temperature = model, layers, temperature
         self._samples = samples
         self._forward = tf.function(lambda inputs: converter.run(model, inputs), reduce_retracing=True)
         self._kinds: list[tuple[str, float]] = []
@@ -74,7 +83,8 @@ class Probe:
     def features(self, outputs: list[np.ndarray] | None = None) -> list[np.ndarray]:
         """The features of all outputs for all examples, by default as the model is now; each [rows, features]."""
         outputs = self._outputs() if outputs is None else outputs
-        return [np.asarray(_features(output, *kind)) for output, kind in zip(outputs, self._kinds, strict=True)]
+        pairs = zip(outputs, self._kinds, strict=True)
+        return [np.asarray(_features(output, *kind, self._temperature)) for output, kind in pairs]
 
     def distance(self, features: list[np.ndarray]) -> float:
         """The mean distance, per example, to the outputs of the model as it was."""
@@ -116,7 +126,7 @@ class Probe:
                     tape.watch(variable)
                 total = 0.0
                 for number, output in enumerate(converter.run(self._model, inputs)):
-                    part = _features(output, *self._kinds[number])
+                    part = _features(output, *self._kinds[number], self._temperature)
                     draw = tf.random.stateless_uniform(tf.shape(part), (seeds, number))
                     total += tf.reduce_sum(tf.where(draw < 0.5, part, -part))
             return tape.gradient(total, variables)
@@ -136,7 +146,11 @@ class Probe:
 
 @contextlib.contextmanager
 def probing(
-    model: keras.Model, layers: Sequence[Any], samples: list[list[np.ndarray]], classes: bool
+    model: keras.Model,
+    layers: Sequence[Any],
+    samples: list[list[np.ndarray]],
+    classes: bool,
+    temperature: float = 1.0,
 ) -> Iterator[Probe]:
     """A `Probe` of a model, which is as it was when the context ends."""
     held = [np.asarray(layer.coefficients) for layer in layers]
@@ -147,7 +161,7 @@ def probing(
                 rounded = np.asarray(layer.rounded_coefficients)
                 layer._rounded = _unrounded(layer.coefficient_scale)
                 layer.coefficients.assign(rounded * layer.coefficient_scale)
-            yield Probe(model, layers, samples, classes)
+            yield Probe(model, layers, samples, classes, temperature)
         finally:
             for layer, coefficients in zip(layers, held, strict=True):
                 layer.__dict__.pop("_rounded", None)
@@ -219,7 +233,7 @@ def _kind(output: np.ndarray, classes: bool) -> tuple[str, float]:
     return "numbers", float(output.std()) or 1.0
 
 
-def _features(output: Any, kind: str, unit: float) -> Any:
+def _features(output: Any, kind: str, unit: float, temperature: float) -> Any:
     """The features of an output [..., numbers]: [rows, features], float32."""
     import tensorflow as tf
 
@@ -229,7 +243,9 @@ def _features(output: Any, kind: str, unit: float) -> Any:
     if kind == "probability":
         values = tf.concat([1 - values, values], axis=-1)
     elif kind == "logit":
-        values = tf.nn.softmax(tf.concat([tf.zeros_like(values), values], axis=-1))
+        values = tf.nn.softmax(tf.concat([tf.zeros_like(values), values], axis=-1) / temperature)
     elif kind == "logits":
-        values = tf.nn.softmax(values)
-    return 2 * tf.sqrt(tf.maximum(values, _SURE))
+        values = tf.nn.softmax(values / temperature)
+    if temperature != 1 and kind.startswith("probabilit"):
+        values = tf.nn.softmax(tf.math.log(tf.maximum(values, _SURE)) / temperature)
+    return 2 * temperature * tf.sqrt(tf.maximum(values, _SURE))

@@ -10,6 +10,7 @@ from typing import Any
 from dbf_keras.backend import keras
 from dbf_keras.codes import DEFAULT_SELECTION, Selection
 from dbf_keras.layers import DBFConv2D
+from dbf_keras.networks.schedule import PlannedRatios
 
 # Mean and standard deviation of raw pixels by number of channels: MNIST's for grey images, ImageNet's for RGB
 # (0.485, 0.456, 0.406 and 0.229, 0.224, 0.225 of 255).
@@ -64,7 +65,7 @@ class NetworkBuilder:
         self._selections: Mapping[str, Selection] = (
             self.selection if isinstance(self.selection, Mapping) else {"*": self.selection}
         )
-        self._unused = set(self._ratios)
+        self._unused = set() if isinstance(self._ratios, PlannedRatios) else set(self._ratios)
 
     @property
     def large(self) -> bool:

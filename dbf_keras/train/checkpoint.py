@@ -15,6 +15,8 @@ from dbf_keras.train import distributed
 
 History = list[dict[str, float]]
 
+_NEAR = 0.01  # By what share more coded bytes than the target are near enough to it.
+
 
 class Checkpoint:
     """The files beside a model that is trained: ``<stem>.checkpoint.npz`` and ``<stem>.history.json``.
@@ -74,6 +76,47 @@ class Checkpoint:
     def remove(self) -> None:
         """Removes the checkpoint of a training that is done."""
         self.path.unlink(missing_ok=True)
+
+
+class Best:
+    """The weights of the best epoch so far.
+
+    Attributes:
+        variables: hold them.
+    """
+
+    def __init__(self, weights: list, coded_kb: float | None):
+        """Begins without a best epoch.
+
+        Args:
+            weights: of the model that is trained.
+            coded_kb: 1,000 coded bytes that an epoch may take at most to count, if it is not the last resort.
+        """
+        self._weights, self._coded_kb = weights, coded_kb
+        self.variables = [keras.Variable(weight, trainable=False, name="best") for weight in weights]
+
+    def row(self, history: History) -> dict[str, float]:
+        """The best epoch's."""
+        return max(self._fitting(history) or history[-1:], key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+
+    def _fitting(self, history: History) -> History:
+        most = None if self._coded_kb is None else self._coded_kb * (1 + _NEAR)
+        return [row for row in history if most is None or row["coded_kb"] <= most]
+
+    def note(self, history: History) -> None:
+        """Takes the weights as they are after an epoch, if it is the best."""
+        if self.row(history) is history[-1]:
+            for variable, weight in zip(self.variables, self._weights, strict=True):
+                variable.assign(weight)
+
+    def age(self, history: History) -> int:
+        """How many epochs have passed since the best one; 0 as long as none counts."""
+        return len(history) - int(self.row(history)["epoch"]) if self._fitting(history) else 0
+
+    def restore(self) -> None:
+        """Gives the model the weights of the best epoch."""
+        for variable, weight in zip(self.variables, self._weights, strict=True):
+            weight.assign(variable)
 
 
 def history_path(output: pathlib.Path) -> pathlib.Path:

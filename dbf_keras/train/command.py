@@ -30,7 +30,12 @@ def define_flags(output_required: bool = True) -> None:
         f"Network: {', '.join(sorted(networks.NETWORKS))}; MODULE:FUNCTION, a function of your own that takes "
         "input_shape and classes and returns a Keras model; or a .keras file, which is trained on from its weights.",
     )
-    flags.DEFINE_string("ratio", "0.25", "Share of the codes kept: a number, or 'pattern=number,...' by layer name.")
+    flags.DEFINE_string(
+        "ratio",
+        "0.25",
+        "Share of the codes kept: a number, 'pattern=number,...' by layer name, or @FILE.plan.json that dbf compress "
+        "wrote, with its codes unless --selection is given.",
+    )
     flags.DEFINE_string(
         "selection",
         codes.DEFAULT_SELECTION,

@@ -26,11 +26,28 @@ def resident(images: np.ndarray, labels: np.ndarray) -> Source:
     """All images on the device at once: an epoch is one part.
 
     Args:
-        images: uint8 [N, H, W, C].
+        images: uint8 or float32 [N, H, W, C].
         labels: [N].
     """
-    tensors = distributed.whole(images, "uint8"), distributed.whole(labels, "int32")
+    tensors = distributed.whole(images, images.dtype.name), distributed.whole(labels, "int32")
     return lambda order, seeds: iter([(*tensors, order)])
+
+
+def sequential(stream: Any) -> Source:
+    """Images in the order in which a stream hands them out, each step's when it is due.
+
+    Args:
+        stream: has ``batches(size)``, which yields (images, labels) of so many examples each, the last dropped if it
+            is not full unless all are fewer.
+    """
+
+    def parts(order: np.ndarray, seeds: np.ndarray | None) -> Iterator[tuple]:
+        batches = stream.batches(order.shape[1])
+        for _, (images, labels) in zip(order, batches, strict=False):
+            index = np.arange(order.shape[1], dtype=np.int32)[None] % len(labels)
+            yield distributed.whole(images, images.dtype.name), distributed.whole(labels, "int32"), index
+
+    return parts
 
 
 def streamed(images: Any, labels: np.ndarray, steps: int = 4, crop: float | None = None) -> Source:
@@ -104,6 +121,7 @@ class Engine:
         augmentation: Augmentation | None = None,
         lesson: Lesson | None = None,
         scale_loss: bool = False,
+        normalization: tuple[Any, Any] | None = None,
     ):
         """Prepares the loops; they are compiled when they are first used.
 
@@ -115,8 +133,11 @@ class Engine:
             augmentation: random changes of the training images.
             lesson: a model to learn from.
             scale_loss: whether to scale the loss, so that gradients of half precision do not vanish.
+            normalization: what is subtracted from pixels, and what they are then divided by, before the model and the
+                teacher get to see them: numbers by channel.
         """
         self.model = model
+        self._normalization = normalization
         if scale_loss:
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(model.trainable_variables)
@@ -193,7 +214,16 @@ class Engine:
     def batch(self, images: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
         """Images as float32 and one-hot labels, augmented."""
         images, targets = ops.cast(images, "float32"), ops.one_hot(labels, self._classes, dtype="float32")
-        return (images, targets) if self._augmentation is None else self._augmentation(images, targets, seed)
+        if self._augmentation is not None:
+            images, targets = self._augmentation(images, targets, seed)
+        return self.normalized(images), targets
+
+    def normalized(self, images: Any) -> Any:
+        """Images, float32, as the model takes them."""
+        if self._normalization is None:
+            return images
+        mean, std = (ops.convert_to_tensor(np.asarray(values, np.float32)) for values in self._normalization)
+        return (images - mean) / std
 
     def loss(self, targets: Any, logits: Any, teacher_logits: Any, penalties: Iterable[Any]) -> Any:
         """The loss of a batch, a float32 scalar."""
@@ -219,7 +249,7 @@ class Engine:
 
     def score(self, state: Sequence[Any], images: Any, labels: Any, weights: Any) -> Any:
         """Sums of cross-entropy and of right answers over a batch, [2]."""
-        logits, _ = self.model.stateless_call(*state, ops.cast(images, "float32"), training=False)
+        logits, _ = self.model.stateless_call(*state, self.normalized(ops.cast(images, "float32")), training=False)
         logits = ops.cast(logits, "float32")
         targets = ops.one_hot(labels, self._classes, dtype="float32")
         losses = ops.categorical_crossentropy(targets, logits, from_logits=True)

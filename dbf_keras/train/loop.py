@@ -24,7 +24,7 @@ from dbf_keras.train.curve import plot_history
 from dbf_keras.train.numbers import check_number
 from dbf_keras.train.recipes import Recipe
 from dbf_keras.train.start import start_from
-from dbf_keras.train.teacher import Teacher, to_logits
+from dbf_keras.train.teacher import Teacher, last_layer, to_logits
 from dbf_keras.version import __version__
 
 
@@ -40,6 +40,8 @@ def train(
     precision: str = "float32",
     start: str | None = None,
     coding: Coding = Coding(),  # noqa: B008 - it cannot be changed.
+    normalization: tuple[Any, Any] | None = None,
+    patience: int | None = None,
     overwrite: bool = False,
     verbose: bool = True,
     settings: Mapping[str, Any] | None = None,
@@ -63,6 +65,9 @@ def train(
             file written is float32.
         start: the path of a trained model whose weights to start from, see `dbf_keras.train.start.start_from`.
         coding: the price of coded coefficients; by default that of the layers.
+        normalization: mean and standard deviation of pixels, by channel, if the model does not normalise them itself.
+        patience: keep the epoch that is best on the images to test with, and stop this many epochs after it; of a
+            target of coded bytes only epochs count that keep it. None keeps the last epoch.
         overwrite: replace a model at the output that was trained with other settings.
         verbose: whether to print a line an epoch and to show a bar.
         settings: what else was asked for, such as network and data set, to be kept in the file.
@@ -89,8 +94,9 @@ def train(
         "seed": seed,
         "precision": precision,
         "start": start,
-        "teacher": teacher and dataclasses.asdict(teacher),
+        "teacher": teacher and teacher.summary(),
         **({} if coding == Coding() else {"coding": dataclasses.asdict(coding)}),
+        **({} if patience is None else {"patience": patience}),
         **_fingerprint(model, dataset),
     }
     coded = coding.layers(model)
@@ -100,11 +106,15 @@ def train(
             print(f"{output} is trained already, with these settings; --overwrite trains it again.")
         return done
 
-    activation = model.layers[-1].activation
+    last = last_layer(model)
+    activation = getattr(last, "activation", None)
     with computing_in(precision, all_layers(model)):
         lesson = engine.Lesson(teacher.load(dataset), teacher.temperature, teacher.weight) if teacher else None
-        trainer = _engine(model, dataset, recipe, steps, lesson, scale_loss=precision == "mixed_float16")
-        saved = checkpoint.Checkpoint(output, run, trainer.variables)
+        trainer = _engine(
+            model, dataset, recipe, steps, lesson, scale_loss=precision == "mixed_float16", normalization=normalization
+        )
+        best = checkpoint.Best(trainer.model.weights, coding.coded_kb) if patience is not None else None
+        saved = checkpoint.Checkpoint(output, run, [*trainer.variables, *(best.variables if best else [])])
         history = saved.restore()
         if start is not None and not history:
             start_from(model, start, verbose)
@@ -119,12 +129,19 @@ def train(
                 _check_finite(row, recipe, steps, saved)
                 row |= coding.row(coded)
                 history.append(row)
+                if best is not None:
+                    best.note(history)
                 if distributed.is_first():
                     saved.save(history)
                 if verbose:
-                    print(_line(row, recipe.epochs, seconds), flush=True)
+                    print(_line(row, recipe.epochs, seconds, dataset.held_out), flush=True)
                 show(len(history) / recipe.epochs)
-    model.layers[-1].activation = activation
+                if best is not None and patience is not None and best.age(history) >= patience:
+                    break
+        if best is not None:
+            best.restore()
+    if activation is not None:
+        last.activation = activation
     provenance = {
         **({} if settings is None else {"settings": settings}),
         "recipe": dataclasses.asdict(recipe),
@@ -132,7 +149,7 @@ def train(
         "precision": precision,
         "train_images": len(dataset.y_train),
         **({} if coding == Coding() else {"coding": dataclasses.asdict(coding)}),
-        "test_accuracy": round(history[-1]["val_accuracy"], 6),
+        "held_out_accuracy" if dataset.held_out else "test_accuracy": round(_reached(history, best), 6),
         "backend": keras.backend.backend(),
         "keras": keras.__version__,
         "dbf_keras": __version__,
@@ -141,10 +158,17 @@ def train(
     return history
 
 
+def _reached(history: checkpoint.History, best: checkpoint.Best | None) -> float:
+    """The accuracy of the weights that are kept."""
+    return (history[-1] if best is None else best.row(history))["val_accuracy"]
+
+
 def _check_fit(model: keras.Model, dataset: data.Dataset) -> None:
     """Raises ValueError if a model takes other images, or makes other classes of them."""
     shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
     wanted = [(None, *dataset.image_shape), (None, dataset.classes)]
+    if dataset.classes == 2 and shapes[-1][-1] == 1:
+        wanted[1] = (None, 1)  # A score of the second class.
     if len(shapes) != 2 or not all(map(_agree, shapes, wanted)):
         given = [", ".join(str(tuple(tensor.shape[1:])) for tensor in part) for part in (model.inputs, model.outputs)]
         raise ValueError(
@@ -195,6 +219,7 @@ def _engine(
     steps: int,
     lesson: engine.Lesson | None,
     scale_loss: bool,
+    normalization: tuple[Any, Any] | None,
 ) -> engine.Engine:
     """The compiled loops of a training; the model loses its softmax."""
     changes = augmentation.Augmentation(**recipe.augmentation) if recipe.augmentation else None
@@ -206,6 +231,7 @@ def _engine(
         changes,
         lesson,
         scale_loss=scale_loss,
+        normalization=normalization,
     )
 
 
@@ -267,10 +293,11 @@ def _epoch(
     return {"epoch": epoch + 1, **row}, seconds
 
 
-def _line(row: dict[str, float], epochs: int, seconds: float) -> str:
+def _line(row: dict[str, float], epochs: int, seconds: float, held_out: bool) -> str:
     coded = f"; coded in {row['coded_kb']:.1f} kB" if "coded_kb" in row else ""
     return (
-        f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}; test: loss "
+        f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}; "
+        f"{'held out' if held_out else 'test'}: loss "
         f"{row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}{coded}; {seconds:.1f} s"
     )
 
@@ -278,4 +305,6 @@ def _line(row: dict[str, float], epochs: int, seconds: float) -> str:
 def _source(images: Any, labels: np.ndarray, crop: float | None = None) -> engine.Source:
     if isinstance(images, np.ndarray):
         return engine.resident(images, labels)
+    if hasattr(images, "batches"):
+        return engine.sequential(images)
     return engine.streamed(images, labels, crop=crop)

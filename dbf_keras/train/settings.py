@@ -10,6 +10,7 @@ from typing import Any
 
 from dbf_keras import codes, data, networks
 from dbf_keras.backend import keras
+from dbf_keras.networks.schedule import PlannedRatios, read_plan
 from dbf_keras.train.checkpoint import History
 from dbf_keras.train.coding import Coding
 from dbf_keras.train.loop import train
@@ -22,13 +23,15 @@ _ALWAYS_KEPT = ("dataset", "network", "ratio", "selection")
 
 
 def parse_ratio(text: str) -> float | dict[str, float]:
-    """A number, or a schedule ``pattern=number,pattern=number``: first match counts."""
+    """A number, or a schedule ``pattern=number,pattern=number``: first match counts; or ``@FILE``, a plan's."""
+    if text.startswith("@"):
+        return read_plan(text[1:])[0]
     try:
         if "=" not in text:
             return float(text)
         return {pattern: float(value) for pattern, value in (part.split("=") for part in text.split(","))}
     except ValueError:
-        raise ValueError(f"--ratio takes a number or 'pattern=number,...'; got {text!r}.") from None
+        raise ValueError(f"--ratio takes a number, 'pattern=number,...' or @FILE of a plan; got {text!r}.") from None
 
 
 def parse_selection(selection: Any) -> Any:
@@ -120,13 +123,16 @@ class Settings:
     def build(self, dataset: data.Dataset) -> keras.Model:
         """The network, for the images of a data set, with its first weights; not those of `start`."""
         ratio = parse_ratio(self.ratio) if isinstance(self.ratio, str) else self.ratio
+        selection = parse_selection(self.selection)
+        if isinstance(ratio, PlannedRatios) and selection == codes.DEFAULT_SELECTION:
+            selection = read_plan(self.ratio[1:])[1]
         return networks.build(
             self.network,
             **{
                 "input_shape": dataset.image_shape,
                 "classes": dataset.classes,
                 "ratio": ratio,
-                "selection": parse_selection(self.selection),
+                "selection": selection,
                 **self.options,
             },
         )
@@ -160,7 +166,7 @@ class Settings:
             if field.name in ("data_dir", "overwrite", "seed") or (is_default and field.name not in _ALWAYS_KEPT):
                 continue
             if isinstance(value, str) and os.sep in value:
-                prefix, colon, _ = value.rpartition(":") if value.startswith("energy:") else ("", "", "")
-                value = prefix + colon + os.path.basename(value)
+                prefix = next((lead for lead in ("energy:", "@") if value.startswith(lead)), "")
+                value = prefix + os.path.basename(value)
             chosen[field.name] = value if len(json.dumps(value, default=str)) < 1000 else "its own"
         return json.loads(json.dumps(chosen, default=str))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from dbf_keras import data, keras_file
-from dbf_keras.backend import keras
+from dbf_keras.backend import keras, ops
 from dbf_keras.train.numbers import check_number
+
+_SURE = 1e-30  # Probabilities below this count as this.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,9 +17,10 @@ class Teacher:
     """A trained model to learn from (Hinton et al., 2015).
 
     Attributes:
-        path: the path of its .keras file; images 0–255 to class probabilities or logits.
+        path: the path of its .keras file; images as the model takes them to class probabilities or logits.
         temperature: what teacher's and student's logits are divided by.
         weight: share of the loss that is the distance to the teacher.
+        model: the model itself, if it has no file; then `path` is what to call it.
 
     Raises:
         ValueError: a number out of its range.
@@ -25,10 +29,15 @@ class Teacher:
     path: str
     temperature: float = 4.0
     weight: float = 0.9
+    model: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_number("--temperature", self.temperature, over=0)
         check_number("--teacher_weight", self.weight, least=0, most=1)
+
+    def summary(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"path": self.path, "temperature": self.temperature, "weight": self.weight}
 
     def load(self, dataset: data.Dataset) -> keras.Model:
         """The model, to logits.
@@ -37,7 +46,10 @@ class Teacher:
             ValueError: it is no .keras file, or does not fit the images or classes.
             FileNotFoundError: there is no such file.
         """
-        model = to_logits(keras_file.load(self.path, "--teacher"))
+        given = keras.models.clone_model(self.model) if self.model else keras_file.load(self.path, "--teacher")
+        if self.model:
+            given.set_weights(self.model.get_weights())
+        model = to_logits(given)
         shapes = tuple(model.input_shape[1:]), model.output_shape[-1]
         if shapes != (dataset.image_shape, dataset.classes):
             raise ValueError(
@@ -48,18 +60,40 @@ class Teacher:
         return model
 
 
+def last_layer(model: keras.Model) -> Any:
+    """The layer that makes a model's output, also inside of a nested model."""
+    last = model.layers[-1]
+    while isinstance(last, keras.Model):
+        last = last.layers[-1]
+    return last
+
+
 def to_logits(model: keras.Model) -> keras.Model:
-    """Takes the softmax off a model's last layer, in place.
+    """A model of the logits of a classifier, with its layers; takes the softmax off the last one, in place.
+
+    Args:
+        model: its last layer has softmax as its activation, or sigmoid for a single score of the second of two
+            classes, or none, or is a Softmax layer.
+
+    Returns:
+        The model; or another of the same layers, where there are two classes with one score, or a Softmax layer.
 
     Raises:
-        ValueError: the last layer is neither linear nor a layer with softmax as its activation.
+        ValueError: the last layer is none of these.
     """
-    last = model.layers[-1]
+    last = last_layer(model)
+    activations = keras.activations
+    if isinstance(last, keras.layers.Softmax):
+        return keras.Model(model.inputs, ops.log(ops.maximum(model.outputs[0], _SURE)), name=model.name)
     activation = getattr(last, "activation", None)
-    if activation not in (keras.activations.softmax, keras.activations.linear):
+    single = model.output_shape[-1] == 1
+    if activation not in (activations.linear, activations.sigmoid if single else activations.softmax):
         raise ValueError(
             f"The last layer of {model.name}, '{last.name}', must be a dense layer or the like with softmax or no "
             "activation."
         )
-    last.activation = keras.activations.linear
+    last.activation = activations.linear
+    if single:
+        logit = model.outputs[0]
+        return keras.Model(model.inputs, ops.concatenate([ops.zeros_like(logit), logit], axis=-1), name=model.name)
     return model

@@ -1,0 +1,237 @@
+"""Compresses a trained Keras network: plan, fit, fine-tune, export, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+from dbf_keras import command, keras_file, runtime
+from dbf_keras.backend import keras
+from dbf_keras.compress import fit, narrow
+from dbf_keras.compress.judge import Judge
+from dbf_keras.compress.plan import Plan
+from dbf_keras.compress.planning import Limits, Planner, dbf_layers
+from dbf_keras.compress.report import File, Report
+from dbf_keras.compress.search import Found, Search
+from dbf_keras.compress.stopwatch import Stopwatch
+from dbf_keras.forms import EXPLICIT, INT8, ONTHEFLY, Form
+from dbf_keras.train.checkpoint import History
+from dbf_keras.train.loop import train
+from dbf_keras.train.recipes import Recipe
+from dbf_keras.train.teacher import Teacher
+
+# What a network is fine-tuned by if nothing else is said.
+FINE_TUNING = Recipe(epochs=10, batch_size=128, learning_rate=0.02)
+
+# A fine-tuning stops when the accuracy on the images set aside has not risen for this share of its epochs.
+_PATIENCE = 1 / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Compression:
+    """A compressed network.
+
+    Attributes:
+        model: the Keras model.
+        plan: what its layers have become.
+        report: what it costs and how good it is, beside the original.
+        data: the .tflite file.
+    """
+
+    model: keras.Model
+    plan: Plan
+    report: Report
+    data: bytes
+
+
+def compress(  # One argument for each thing that people ask for; most are left out.
+    model: keras.Model,
+    data: Any = None,
+    *,
+    max_kb: float | None = None,
+    max_ms: float | None = None,
+    max_macs: float | None = None,
+    max_loss: float | None = None,
+    ratio: float | Mapping[str, float] | None = None,
+    selection: str | None = None,
+    quantize: str | None = "weights",
+    coding: bool | None = None,
+    epochs: int | None = None,
+    recipe: Recipe = FINE_TUNING,
+    slower: bool = False,
+    compare_narrow: bool = False,
+    output: str | PathLike | None = None,
+    labels: Sequence[str] | None = None,
+    normalization: tuple[Any, Any] | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    verbose: bool = True,
+) -> Compression:
+    """Makes a trained Keras network smaller and faster.
+
+    Args:
+        model: functional or Sequential, with trained weights; it stays as it is.
+        data: its training images and labels, see `dbf_keras.compress.examples.to_dataset`; None if there are none: then
+            nothing is trained, and layers are taken to matter as their filters' energies.
+        max_kb: 1,000 bytes that the .tflite file may have.
+        max_ms: milliseconds that an inference may take here on one thread.
+        max_macs: multiply-adds that an inference may take.
+        max_loss: points of accuracy that it may lose before fine-tuning, on training images set aside.
+        ratio: instead of limits, ρ of every layer; or by layer name or pattern.
+        selection: with ``ratio``, which codes are kept: ``"energy"``, ``"product"``, ``"pooled"``
+            (`dbf_keras.compress.losses.SELECTIONS`) or an order of `dbf_keras.codes.order`; by default the fastest of
+            the first two, and of those as fast the one that loses less.
+        quantize: as for `dbf_keras.export.to_tflite`: None, ``"float16"``, ``"weights"`` or ``"int8"``.
+        coding: whether coefficients are entropy-coded; by default where ``max_kb`` or ``max_loss`` is given.
+        epochs: of fine-tuning; by default those of the recipe, or none with ``ratio``.
+        recipe: how to fine-tune.
+        slower: allow an inference that takes longer than the original's in the same number type.
+        compare_narrow: also train a narrower plain network of no more bytes, with the same recipe and teacher.
+        output: the .tflite file to write; the .keras file, plan and report are written beside it. Fine-tuning that was
+            killed goes on from the checkpoint there.
+        labels: names of the classes.
+        normalization: mean and standard deviation of pixels, by channel or one for all, if the model does not
+            normalise images itself.
+        seed: seed of order, augmentation and dropout.
+        overwrite: replace a model at the output that was made with other settings.
+        verbose: whether to print the plan and what is done.
+
+    Returns:
+        The compressed network.
+
+    Raises:
+        ValueError: the model cannot be compressed, the data do not fit it, it knows no better than chance about them,
+            or nothing keeps a limit; says what would work.
+    """
+    limits = Limits(max_kb, max_ms, max_macs, max_loss, faster=not slower)
+    _check_arguments(limits, ratio, selection, epochs, data is not None, compare_narrow)
+    limited_bytes = max_kb is not None or max_loss is not None
+    form = Form(ONTHEFLY, quantize, limited_bytes if coding is None else coding)
+    form.check(data is not None and quantize in INT8)
+    fit.survey(model)
+    if epochs is None:
+        epochs = 0 if data is None or ratio is not None else recipe.epochs
+    judge = Judge(model, data, labels, normalization)
+
+    def say(text: str) -> None:
+        if verbose:
+            print(text, flush=True)
+
+    say("Looking at what each layer does, and at how long it takes …")
+    can_run = runtime.library_path() is not None and bool(runtime.installed_runtimes())
+    stopwatch = Stopwatch(quantize in INT8) if can_run else None
+    planner = Planner(model, judge.samples, form, judge.image_size, stopwatch)
+    search = Search(judge, planner, form, say)
+    found = search.within(limits) if ratio is None else search.uniform(ratio, selection, not slower)
+    if verbose:
+        found.plan.print()
+    before = judge.accuracy(found.model)
+    if judge.dataset is not None:
+        say(f"Fitted, before any training: {100 * before:.2f} % of {len(judge.dataset.y_test)} images set aside.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "compressed.tflite" if output is None else pathlib.Path(output)
+        found.plan.save(path.with_suffix(".plan.json"))
+        tuning = _FineTuning(judge, recipe.change(epochs=max(epochs, 1)), seed, overwrite, verbose)
+        history: History = []
+        if epochs:
+            history = tuning.train(found.model, path.with_suffix(keras_file.SUFFIX))
+        else:
+            command.write_atomically(
+                path.with_suffix(keras_file.SUFFIX), lambda at: keras_file.save(found.model, at, judge.labels or [])
+            )
+        content = judge.file(found.model, form, max_kb) if epochs else found.data
+        command.write_atomically(path, lambda at: at.write_bytes(content))
+        files = {"original": found.original, "compressed": content}
+        if quantize not in INT8 and data is not None:
+            files["original, int8"] = judge.file(model, Form(EXPLICIT, "int8"))
+        if compare_narrow:
+            files["narrow, int8 weights"] = tuning.narrow(found.plan, path)
+        report = _report(judge, search, found, files, before, history, path.name, say)
+        command.write_atomically(path.with_suffix(".html"), lambda at: at.write_text(report.to_html(), "utf-8"))
+    if verbose:
+        report.print()
+    return Compression(found.model, found.plan, report, content)
+
+
+def _check_arguments(
+    limits: Limits, ratio: Any, selection: str | None, epochs: int | None, has_data: bool, compare_narrow: bool
+) -> None:
+    """Raises ValueError for arguments that do not go together."""
+    if limits.given == (ratio is not None):
+        raise ValueError("Give a limit (max_kb, max_ms, max_macs or max_loss), or `ratio` for one ρ everywhere.")
+    if selection is not None and ratio is None:
+        raise ValueError("`selection` goes with `ratio`; a plan within limits chooses the codes itself.")
+    if epochs is not None and epochs < 0:
+        raise ValueError(f"`epochs` must be at least 0; got {epochs}.")
+    if not has_data:
+        for name, wanted in (("epochs", epochs), ("max_loss", limits.max_loss), ("compare_narrow", compare_narrow)):
+            if wanted:
+                raise ValueError(f"`{name}` needs `data`: training images and labels.")
+
+
+class _FineTuning:
+    """Trains networks with the original as their teacher."""
+
+    def __init__(self, judge: Judge, recipe: Recipe, seed: int, overwrite: bool, verbose: bool):
+        self._judge, self._recipe, self._seed = judge, recipe, seed
+        self._overwrite, self._verbose = overwrite, verbose
+
+    def train(self, model: keras.Model, output: pathlib.Path) -> History:
+        """Trains a network, and writes it."""
+        assert self._judge.dataset is not None
+        for layer in dbf_layers(model):
+            if layer.steps is not None:  # As planned: steps that learn drift from the few levels that there are.
+                layer.steps.trainable = False
+        return train(
+            lambda: model,
+            self._judge.dataset,
+            self._recipe,
+            output,
+            seed=self._seed,
+            teacher=Teacher(f"the original, {self._judge.model.name}", model=self._judge.model),
+            normalization=self._judge.normalization,
+            patience=max(3, round(_PATIENCE * self._recipe.epochs)),
+            overwrite=self._overwrite,
+            verbose=self._verbose,
+        )
+
+    def narrow(self, plan: Plan, path: pathlib.Path) -> bytes:
+        """The file of a narrower plain network of no more bytes, trained alike."""
+        weights = plan.cost.bytes - plan.plain_rest.bytes
+        model, _ = narrow.narrowed_to(self._judge.model, weights)
+        self.train(model, path.with_name(f"{path.stem}_narrow{keras_file.SUFFIX}"))
+        return self._judge.file(model, Form(EXPLICIT, "weights"))
+
+
+def _report(
+    judge: Judge,
+    search: Search,
+    found: Found,
+    files: Mapping[str, bytes],
+    before: float,
+    history: History,
+    name: str,
+    say: Callable[[str], None],
+) -> Report:
+    say("Trying the files, and other limits …")
+    seconds = judge.seconds(list(files.values()))
+    rows = tuple(
+        File(title, len(data), duration, judge.file_accuracy(data))
+        for (title, data), duration in zip(files.items(), seconds, strict=True)
+    )
+    dataset = judge.dataset
+    return Report(
+        name=judge.model.name,
+        path=name,
+        plan=found.plan,
+        files=rows,
+        before=None if dataset is None else before,
+        held_out=0 if dataset is None else len(dataset.y_test),
+        tested=judge.tested,
+        history=tuple(history),
+        curve=() if dataset is None else tuple(search.curve()),
+    )

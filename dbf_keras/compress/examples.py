@@ -1,0 +1,215 @@
+"""Labelled images in whatever form people have them: arrays, batches of a ``tf.data.Dataset``, our data sets."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from dbf_keras.backend import keras
+from dbf_keras.data import Dataset
+from dbf_keras.export.calibration import to_classes
+
+# Images that are set aside of the training set: this share, and no more than so many.
+_SHARE, _MOST = 0.1, 2000
+
+_FORMS = (
+    "`data` is (images, labels), a tf.data.Dataset or keras.utils.PyDataset of such batches, or a "
+    "dbf_keras.data.Dataset"
+)
+
+
+def to_dataset(data: Any, model: keras.Model, labels: Sequence[str] | None = None) -> Dataset:
+    """Training images of a model as a data set, some of them set aside to test on.
+
+    Args:
+        data: ``(images, labels)``, arrays; batches of such, as a ``tf.data.Dataset`` or ``keras.utils.PyDataset``; or a
+            `Dataset`, whose test part is left alone. Images are as the model takes them, uint8 or float32; labels are
+            numbers of classes or one-hot.
+        model: of images to scores of classes.
+        labels: names of the classes.
+
+    Raises:
+        ValueError: it is none of these, or does not fit the model; says what would work.
+    """
+    shape, classes = _shapes(model)
+    if isinstance(data, Dataset):
+        dataset = data
+    elif isinstance(data, tuple | list) and len(data) == 2:
+        dataset = _of_arrays(np.asarray(data[0]), data[1], classes)
+    elif hasattr(data, "element_spec") or isinstance(data, keras.utils.PyDataset):
+        dataset = _of_batches(data, classes)
+    else:
+        raise ValueError(f"{_FORMS}; got {type(data).__name__}.")
+    if dataset.classes != classes or not _fits(dataset.image_shape, shape):
+        raise ValueError(
+            f"The model {model.name!r} takes images {_text(shape)} to {classes} classes; the data has images "
+            f"{_text(dataset.image_shape)} of {dataset.classes} classes. Give the data that it was trained on."
+        )
+    if labels is not None:
+        dataset = dataclasses.replace(dataset, class_names=tuple(labels))
+    dataset.check()
+    if dataset.held_out:
+        return dataset
+    count = min(_MOST, max(1, round(_SHARE * len(dataset.y_train))))
+    return dataset.hold_out(count)
+
+
+def _shapes(model: keras.Model) -> tuple[tuple[int | None, ...], int]:
+    """The shape of a classifier's images, and its number of classes."""
+    inputs, outputs = ([tuple(tensor.shape[1:]) for tensor in part] for part in (model.inputs, model.outputs))
+    if len(inputs) != 1 or len(inputs[0]) != 3 or len(outputs) != 1 or len(outputs[0]) != 1:
+        raise ValueError(
+            f"What is fine-tuned takes images (height, width, channels) to scores of classes; {model.name!r} takes "
+            f"{inputs} to {outputs}. Without data it is fitted only, to a given ratio."
+        )
+    return inputs[0], max(int(outputs[0][0]), 2)
+
+
+def _fits(given: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return all(size in (length, None) or length is None for size, length in zip(given, wanted, strict=True))
+
+
+def _text(shape: Sequence[int | None]) -> str:
+    return "×".join("?" if size is None else str(size) for size in shape)
+
+
+def _of_arrays(images: np.ndarray, labels: Any, classes: int) -> Dataset:
+    images, numbers = _images(images), _numbers(labels, len(images))
+    # Its test part is replaced by what is held out.
+    return Dataset(
+        images,
+        numbers,
+        images[:1],
+        numbers[:1],
+        _known(numbers, classes),
+        is_part=True,
+        preprocessed=images.dtype != np.uint8,
+    )
+
+
+def _images(images: np.ndarray) -> np.ndarray:
+    images = images[..., None] if images.ndim == 3 else images
+    return images if images.dtype == np.uint8 else images.astype(np.float32)
+
+
+def _numbers(labels: Any, count: int) -> np.ndarray:
+    found = to_classes(labels, count)
+    if found is None:
+        raise ValueError(
+            f"Labels are numbers of classes, or one-hot, one for each of {count} images; got shape {np.shape(labels)}."
+        )
+    return found
+
+
+def _known(numbers: np.ndarray, classes: int) -> int:
+    """The number of classes, unless there are labels beyond."""
+    return max(classes, int(numbers.max()) + 1)
+
+
+class Stream:  # In place of `dbf_keras.images.Images`, but without an index.
+    """Images that come in batches, and are read anew for every epoch.
+
+    Attributes:
+        shape: (N, height, width, channels).
+        labels: of all images, [N], in the order of the first reading.
+    """
+
+    def __init__(self, data: Any, skipped: int = 0):
+        """Reads all once.
+
+        Args:
+            data: yields (images, labels) batches each time that it is iterated over.
+            skipped: how many images at the beginning are left out.
+        """
+        self._data, self._skipped = data, skipped
+        labels, shape = [], None
+        for images, numbers in self._read():
+            shape = images.shape[1:]
+            labels.append(numbers)
+        if shape is None:
+            raise ValueError(f"The data has no images{' besides those that are set aside' if skipped else ''}.")
+        self.labels = np.concatenate(labels)
+        self.shape = (len(self.labels), *shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def part(self, indices: np.ndarray) -> Any:
+        """Not possible; images are taken as they come."""
+        raise ValueError("A stream of batches has no parts.")
+
+    def first(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first images and labels."""
+        parts, found = [], 0
+        for batch in self._read():
+            parts.append(batch)
+            found += len(batch[1])
+            if found >= count:
+                break
+        images, labels = (np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True))
+        return images, labels
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All images and labels, so many at a time, the last if they are not as many left out."""
+        waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        for batch in self._read():
+            waiting.append(batch)
+            while sum(len(labels) for _, labels in waiting) >= size:
+                images, labels = (np.concatenate(arrays) for arrays in zip(*waiting, strict=True))
+                yield images[:size], labels[:size]
+                waiting = [(images[size:], labels[size:])]
+
+    def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        batches = (
+            (self._data[number] for number in range(len(self._data)))
+            if isinstance(self._data, keras.utils.PyDataset)
+            else iter(self._data)
+        )
+        left = self._skipped
+        for batch in batches:
+            if not isinstance(batch, tuple | list) or len(batch) < 2:
+                raise ValueError(f"{_FORMS}; its elements are no (images, labels).")
+            images = np.asarray(batch[0])
+            images, numbers = _images(images), _numbers(np.asarray(batch[1]), len(images))
+            if left < len(numbers):
+                yield images[left:], numbers[left:]
+            left = max(0, left - len(numbers))
+
+
+def _of_batches(data: Any, classes: int) -> Dataset:
+    """A data set of batches, the first of whose images are set aside."""
+    whole = Stream(data)
+    count = min(_MOST, max(1, round(_SHARE * len(whole))))
+    images, labels = whole.first(count)
+    rest = Stream(data, skipped=count)
+    return Dataset(
+        rest,
+        rest.labels,
+        images,
+        labels,
+        _known(whole.labels, classes),
+        is_part=True,
+        preprocessed=images.dtype != np.uint8,
+        held_out=True,
+    )
+
+
+def calibration_examples(dataset: Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training images, float32, and labels, to look at what layers do."""
+    if isinstance(dataset.x_train, Stream):
+        images, labels = dataset.x_train.first(count)
+        return images.astype(np.float32), labels
+    return dataset.calibration_examples(count)
+
+
+def in_batches(dataset: Dataset, size: int = 250) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The images to test on, float32, and labels."""
+    for start in itertools.count(0, size):
+        labels = dataset.y_test[start : start + size]
+        if not len(labels):
+            return
+        yield np.asarray(dataset.x_test[start : start + size], np.float32), labels

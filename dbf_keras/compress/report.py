@@ -1,0 +1,250 @@
+"""What a compression came to: printed, and as a web page that can be sent on."""
+
+from __future__ import annotations
+
+import dataclasses
+import string
+from collections.abc import Sequence
+from html import escape
+
+import rich.console
+import rich.table
+
+from dbf_keras.compress.plan import LayerPlan, Plan, filters_text, milliseconds
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A .tflite file.
+
+    Attributes:
+        name: what it is.
+        bytes: its size.
+        seconds: of an inference here on one thread.
+        accuracy: on the test set; None without data.
+    """
+
+    name: str
+    bytes: int
+    seconds: float
+    accuracy: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A plan of other limits, before any training.
+
+    Attributes:
+        bytes: of its file, as foreseen.
+        seconds: of an inference, as foreseen.
+        accuracy: on the images set aside.
+    """
+
+    bytes: float
+    seconds: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a compression came to.
+
+    Attributes:
+        name: of the network.
+        path: the name of the .tflite file.
+        plan: what its layers have become.
+        files: the original's, the compressed one, and others to compare with.
+        before: accuracy on the images set aside before any training; None without data.
+        held_out: how many images were set aside.
+        tested: how many images the files were tested on.
+        history: of the fine-tuning, a row an epoch.
+        curve: what other limits would have come to.
+    """
+
+    name: str
+    path: str
+    plan: Plan
+    files: tuple[File, ...]
+    before: float | None = None
+    held_out: int = 0
+    tested: int = 0
+    history: tuple[dict[str, float], ...] = ()
+    curve: tuple[Point, ...] = ()
+
+    def rows(self) -> list[list[str]]:
+        """The table of files, its headings first."""
+        head = ["file", "kB", "of the original", "ms", "×"] + (["accuracy"] if self.tested else [])
+        first, rows = self.files[0], [head]
+        for file in self.files:
+            row = [file.name, f"{file.bytes / 1e3:,.1f}", f"{file.bytes / first.bytes:.3f}", milliseconds(file.seconds)]
+            row.append(f"{first.seconds / file.seconds:.2f}")
+            rows.append(row + ([f"{100 * (file.accuracy or 0.0):.2f} %"] if self.tested else []))
+        return rows
+
+    def print(self, console: rich.console.Console | None = None) -> None:
+        """Prints the table of files."""
+        console = console or rich.console.Console()
+        head, *rows = self.rows()
+        table = rich.table.Table(head[0], title=self.name)
+        for heading in head[1:]:
+            table.add_column(heading, justify="right")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+
+    def to_html(self) -> str:
+        """The page; it needs no other file."""
+        sections = [_section("Files", _table(self.rows()) + f"<p>{escape(self._facts())}</p>")]
+        charts = self._charts()
+        if charts:
+            sections.append(_section("Bytes, time and accuracy", charts))
+        if self.history:
+            sections.append(_section("Fine-tuning", self._history()))
+        sections.append(_section("Layers", _table(_layers(self.plan)) + _others(self.plan)))
+        sections.append(_section("How to run it", f"<pre>{escape(_USE.format(path=self.path))}</pre>"))
+        return string.Template(_PAGE).substitute(name=escape(self.name), sections="".join(sections))
+
+    def _facts(self) -> str:
+        facts = ["Milliseconds of one inference on one thread of this machine, all files in turn, medians."]
+        if self.tested:
+            facts.append(f"Accuracy on {self.tested:,} images.")
+        if self.before is not None:
+            facts.append(
+                f"Before any training the fitted network was right about {100 * self.before:.2f} % of "
+                f"{self.held_out:,} training images set aside."
+            )
+        return " ".join(facts)
+
+    def _history(self) -> str:
+        head = ["epoch", "loss", "accuracy, set aside"]
+        rows = [
+            [f"{row['epoch']:.0f}", f"{row['loss']:.4f}", f"{100 * row['val_accuracy']:.2f} %"] for row in self.history
+        ]
+        return _table([head, *rows])
+
+    def _charts(self) -> str:
+        if not self.tested:
+            return ""
+        files = [(file.name, file.bytes / 1e3, 1e3 * file.seconds, 100 * (file.accuracy or 0.0)) for file in self.files]
+        curve = [(point.bytes / 1e3, 1e3 * point.seconds, 100 * point.accuracy) for point in self.curve]
+        return _chart("kB", [(name, x, y) for name, x, _, y in files], [(x, y) for x, _, y in curve]) + _chart(
+            "ms", [(name, x, y) for name, _, x, y in files], [(x, y) for _, x, y in curve]
+        )
+
+
+def _layers(plan: Plan) -> list[list[str]]:
+    head = ["layer", "filters", "ρ", "codes", "bytes", "was", "ms", "was", "multiply-adds", "was"]
+    rows = [
+        [layer.name, filters_text(layer), f"{layer.ratio:.3f}", kind_text(layer), *_cells(layer)]
+        for layer in plan.layers
+    ]
+    return [head, *rows]
+
+
+def kind_text(layer: LayerPlan) -> str:
+    """The kind of a layer's codes, or why it stays plain."""
+    return layer.selection or f"plain: {layer.reason}"
+
+
+def _cells(layer: LayerPlan) -> list[str]:
+    now, before = layer.cost, layer.plain
+    return [
+        f"{now.bytes:,.0f}",
+        f"{before.bytes:,.0f}",
+        milliseconds(now.seconds),
+        milliseconds(before.seconds),
+        f"{now.multiply_adds:,.0f}",
+        f"{before.multiply_adds:,.0f}",
+    ]
+
+
+def _others(plan: Plan) -> str:
+    return "".join(f"<p>{escape(name)} stays as it is: {escape(reason)}.</p>" for name, reason in plan.others.items())
+
+
+def _section(title: str, content: str) -> str:
+    return f'<section><h2>{escape(title)}</h2><div class="wide">{content}</div></section>'
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 460, 300, 56, 40
+
+
+def _chart(unit: str, files: list[tuple[str, float, float]], curve: list[tuple[float, float]]) -> str:
+    """Accuracy, in %, against a unit: files as named dots, plans before training as a line."""
+    points = [(x, y) for _, x, y in files] + curve
+    right = 1.15 * max(x for x, _ in points) or 1.0
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    low, high = low - 0.1 * (high - low) - 0.5, high + 0.1 * (high - low) + 0.5
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = _LEFT + (_WIDTH - _LEFT - 10) * x / right
+        return across, 10 + (_HEIGHT - _BOTTOM - 10) * (high - y) / (high - low)
+
+    parts = []
+    for number in range(5):
+        x, y = right * number / 4, low + (high - low) * number / 4
+        (across, _), (_, down) = place(x, low), place(0, y)
+        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{down:.1f}" x2="{_WIDTH - 10}" y2="{down:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{down + 4:.1f}" text-anchor="end">{y:.1f}</text>')
+        parts.append(f'<text x="{across:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{x:.3g}</text>')
+    parts.append(f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(unit)}</text>')
+    line = " ".join(f"{across:.1f},{down:.1f}" for across, down in (place(*point) for point in sorted(curve)))
+    parts.append(f'<polyline points="{line}"/>')
+    for number, (name, x, y) in enumerate(files):
+        across, down = place(x, y)
+        anchor = "end" if across > _WIDTH / 2 else "start"
+        shift = -8 if anchor == "end" else 8
+        parts.append(f'<circle class="c{number % 4}" cx="{across:.1f}" cy="{down:.1f}" r="5"/>')
+        parts.append(f'<text x="{across + shift:.1f}" y="{down - 7:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
+    note = "<small>line: plans of other limits, before any training</small>" if curve else ""
+    return f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(parts)}</svg>{note}</figure>'
+
+
+_USE = """pip install dbf-keras ai-edge-litert
+
+import dbf_keras
+interpreter = dbf_keras.Interpreter("{path}")
+interpreter.allocate_tensors()
+
+dbf benchmark {path}
+dbf predict {path} picture.png"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$name, compressed</title>
+<style>
+:root { color-scheme: light dark; --text: #1d2329; --soft: #66707a; --line: #e0e4e9; --back: #fff; --card: #f7f8fa; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e8ebee; --soft: #98a2ad; --line: #333b44; --back: #14181c; --card: #1c2126; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 1040px;
+  margin: 2.5rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.5rem; margin: 0 0 1.2rem; }
+h2 { font-size: 1.02rem; margin: 0 0 .7rem; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem;
+  margin-bottom: 1rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; }
+th:first-child, td:first-child { text-align: left; }
+p, small { color: var(--soft); font-size: .88rem; }
+figure { display: inline-block; margin: 0 1rem 0 0; width: min(470px, 100%); }
+svg { width: 100%; height: auto; font-size: 12px; fill: var(--text); }
+polyline { fill: none; stroke: var(--soft); stroke-dasharray: 4 3; }
+.grid { stroke: var(--line); }
+.c0 { fill: #4c78a8; } .c1 { fill: #f58518; } .c2 { fill: #54a24b; } .c3 { fill: #b279a2; }
+pre { margin: 0; font-size: .88rem; }
+</style>
+<h1>$name, compressed</h1>
+$sections
+</html>
+"""
