@@ -20,12 +20,16 @@ from dbf_keras.compress.search import Found, Search
 from dbf_keras.compress.stopwatch import Stopwatch
 from dbf_keras.forms import EXPLICIT, INT8, ONTHEFLY, Form
 from dbf_keras.train.checkpoint import History
+from dbf_keras.train.coding import Coding
 from dbf_keras.train.loop import train
 from dbf_keras.train.recipes import Recipe
 from dbf_keras.train.teacher import Teacher
 
 # What a network is fine-tuned by if nothing else is said.
 FINE_TUNING = Recipe(epochs=10, batch_size=128, learning_rate=0.02)
+
+# The share of the planned levels' bytes that fine-tuning aims at, so that what it ends with keeps the limit.
+_KEPT_BYTES = 0.985
 
 # A fine-tuning stops when the accuracy on the images set aside has not risen for this share of its epochs.
 _PATIENCE = 1 / 3
@@ -183,9 +187,10 @@ class _FineTuning:
     def train(self, model: keras.Model, output: pathlib.Path) -> History:
         """Trains a network, and writes it."""
         assert self._judge.dataset is not None
-        for layer in dbf_layers(model):
-            if layer.steps is not None:  # As planned: steps that learn drift from the few levels that there are.
-                layer.steps.trainable = False
+        coded = [layer for layer in dbf_layers(model) if layer.steps is not None]
+        for layer in coded:
+            layer.fixed_steps = True  # As planned: with so few levels, steps that learn ruin the network.
+        bits = sum(float(layer.coded_bits) for layer in coded)
         return train(
             lambda: model,
             self._judge.dataset,
@@ -193,6 +198,7 @@ class _FineTuning:
             output,
             seed=self._seed,
             teacher=Teacher(f"the original, {self._judge.model.name}", model=self._judge.model),
+            coding=Coding(coded_kb=_KEPT_BYTES * bits / 8000) if coded else Coding(),
             normalization=self._judge.normalization,
             patience=max(3, round(_PATIENCE * self._recipe.epochs)),
             overwrite=self._overwrite,
