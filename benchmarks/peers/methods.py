@@ -11,8 +11,8 @@ from narrower import narrow
 from quantized import CONVERTED, RECIPES, Int4Conv2D, to_int4
 from rebuild import Parts, is_convolution, is_dense, rebuild, renew
 
-_WIDTHS = np.linspace(0.05, 1, 96)
-_SPARSITIES = np.linspace(0.98, 0.1, 89)
+_WIDTHS = np.linspace(0.05, 1, 96).tolist()
+_SPARSITIES = np.linspace(0.98, 0.1, 89).tolist()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +93,9 @@ def _rounded(kernel: np.ndarray, sparsity: float, clusters: int) -> np.ndarray:
 
 METHODS = {
     "original": Method("as it is", lambda model, _: model, trained=False, kinds=(*CONVERTED, *RECIPES)),
-    "tucker": Method("Tucker-2, VBMF ranks", tucker, np.linspace(0.05, 2, 79)),
-    "separable": Method("depthwise-separable", separable, [*np.linspace(0.1, 1, 46), *range(2, 9)]),
-    "squeeze": Method("squeeze layers", squeeze, np.linspace(0.02, 1, 50)),
+    "tucker": Method("Tucker-2, VBMF ranks", tucker, np.linspace(0.05, 2, 79).tolist()),
+    "separable": Method("depthwise-separable", separable, [*np.linspace(0.1, 1, 46).tolist(), *range(2, 9)]),
+    "squeeze": Method("squeeze layers", squeeze, np.linspace(0.02, 1, 50).tolist()),
     "filters": Method("filter pruning", narrow, _WIDTHS),
     "narrow": Method("narrow, new", lambda *knob: renew(narrow(*knob)), _WIDTHS, taught=False, new=True),
     "distilled": Method("narrow, new, distilled", lambda *knob: renew(narrow(*knob)), _WIDTHS, new=True),

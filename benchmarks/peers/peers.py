@@ -9,8 +9,8 @@ with int8 weights, with int4 weights where it is trained for these, and zipped w
 those who use it count. Each network is then written in every way. What is trained already is not trained again.
 
 Files are timed in turns in one process: medians of one image and one thread. Accuracy is of all test images. At each
-budget, and at the bytes of each of our files, the most accurate file of no more bytes wins. peers.json and peers.png are
-written beside the networks and files.
+budget, and at the bytes of each of our files, the most accurate file of no more bytes wins. peers.json and peers.png
+are written beside the networks and files.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import threadpoolctl
 from absl import flags
 
 import pruning
@@ -217,7 +218,8 @@ def print_results(rows: Sequence[Mapping[str, Any]], machine: str) -> None:
     """Prints a table of all files, and one of who wins at equal bytes."""
     cells = [
         [
-            f"{words(row)}: {_KNOWN_KINDS.get(row['kind'], row['kind'])}",
+            words(row) + (f", {row['budget'] / 1000:g} kB" if row.get("budget") else ""),
+            _KNOWN_KINDS.get(row["kind"], row["kind"]),
             *(f"{row[size]:,}" for size in ("counted", "bytes", "zipped")),
             f"{row['ms']:.2f}",
             f"{row['accuracy']:.2%}",
@@ -225,17 +227,16 @@ def print_results(rows: Sequence[Mapping[str, Any]], machine: str) -> None:
         for row in sorted(rows, key=lambda row: row["counted"])
     ]
     title = f"{_FLAGS.model}, {_FLAGS.epochs} epochs, on {machine}"
-    print_table(title, [["method", "counted", "bytes", "zipped", "ms", "accuracy"], *cells])
+    print_table(title, [["method", "file", "counted", "bytes", "zipped", "ms", "accuracy"], *cells], texts=2)
     ours = {row["counted"] for row in rows if row["method"] == "ours"}
     limits = sorted({1000 * float(budget) for budget in _FLAGS.budgets} | ours)
-    best: dict[str, list[float]] = {}
-    for name in dict.fromkeys(map(words, rows)):
-        reached = [
-            [row["accuracy"] for row in rows if words(row) == name and row["counted"] <= limit] for limit in limits
-        ]
-        best[name] = [max(each, default=0.0) for each in reached]
-    winners = [max(best, key=lambda name: best[name][column]) for column in range(len(limits))]
-    table = [[name, *(f"{share:.2%}" if share else "" for share in shares)] for name, shares in best.items()]
+
+    def best(name: str, limit: float) -> float:
+        return max((row["accuracy"] for row in rows if words(row) == name and row["counted"] <= limit), default=0.0)
+
+    names = list(dict.fromkeys(map(words, rows)))
+    table = [[name, *(f"{best(name, limit):.2%}" if best(name, limit) else "" for limit in limits)] for name in names]
+    winners = [max(names, key=lambda name, limit=limit: best(name, limit)) for limit in limits]
     headings = ["method", *(f"≤ {limit:,.0f}" for limit in limits)]
     print_table("The most accurate file of no more bytes", [headings, *table, ["wins", *winners]])
 
@@ -274,6 +275,7 @@ def main(_: list[str]) -> None:
     """Trains, writes and measures."""
     if unknown := set(_FLAGS.methods) - set(METHODS):
         raise ValueError(f"Got methods {', '.join(sorted(unknown))}; use some of {', '.join(METHODS)}.")
+    threadpoolctl.threadpool_limits(1, "blas")  # Matrices are small: threads of numpy would wait for each other only.
     folder = pathlib.Path(_FLAGS.output)
     folder.mkdir(parents=True, exist_ok=True)
     dataset = data.load(_FLAGS.dataset, _FLAGS.data_dir)

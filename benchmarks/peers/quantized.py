@@ -1,5 +1,6 @@
 """Files of few bits: by the standard converter, by ai-edge-quantizer, and of networks that are trained for int4."""
 
+import contextlib
 import io
 import zipfile
 from typing import Any
@@ -13,9 +14,9 @@ from dbf_keras.export import to_tflite
 # How files can be written, and what tables call it: by the standard converter; by ai-edge-quantizer, by its own names.
 CONVERTED = {"weights": "int8 weights", "int8": "int8"}
 RECIPES = {
-    "static_wi8_ai8": "int8",
+    "static_wi8_ai8": "int8, ai-edge-quantizer",
     "dynamic_wi8_afp32": "int8 weights, dynamic",
-    "weight_only_wi8_afp32": "int8 weights",
+    "weight_only_wi8_afp32": "int8 weights, ai-edge-quantizer",
     "static_wi4_ai8": "int4 weights, int8",
     "dynamic_wi4_afp32": "int4 weights, dynamic",
     "weight_only_wi4_afp32": "int4 weights",
@@ -52,10 +53,14 @@ def by_quantizer(file: bytes, recipe: str, images: np.ndarray) -> bytes:
     else:
         tool.load_quantization_recipe(getattr(recipes, recipe)())
     ranges = None
-    if tool.need_calibration:
-        [name] = Interpreter(model_content=file).get_signature_list()["serving_default"]["inputs"]
-        ranges = tool.calibrate({"serving_default": [{name: image[None]} for image in images]})
-    return bytes(tool.quantize(ranges).quantized_model)
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):  # It prints sizes, and bars.
+        if tool.need_calibration:
+            [name] = Interpreter(model_content=file).get_signature_list()["serving_default"]["inputs"]
+            ranges = tool.calibrate({"serving_default": [{name: image[None]} for image in images]})
+        return bytes(tool.quantize(ranges).quantized_model)
 
 
 def zipped(file: bytes) -> int:
