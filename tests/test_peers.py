@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import pruning
 from dbf_keras import zoo
 from dbf_keras.backend import keras
 from factorised import separable, squeeze, tucker
@@ -135,3 +136,29 @@ def test_layers_of_unknown_channels_are_named():
     model = keras.Model(inputs, layers.Dense(4)(layers.Flatten()(x)))
     with pytest.raises(ValueError, match="'shuffled', a Reshape"):
         narrow(model, 0.5)
+
+
+def test_kernels_are_pruned_and_clustered(digits):
+    """By tensorflow-model-optimization, in a process of its own, from few images."""
+    job = pruning.Job(
+        "digits_plain",
+        "digits",
+        None,
+        2,
+        1,
+        train_images=256,
+        batch_size=32,
+        sparsity=0.8,
+        clusters=8,
+        teacher_weight=0.9,
+    )
+
+    found = pruning.run(job, digits.get_weights())
+
+    for before, after in zip(digits.get_weights(), found, strict=True):
+        assert before.shape == after.shape
+        if before.ndim > 1:
+            assert np.mean(after == 0) == pytest.approx(0.8, abs=0.02)
+            assert len(np.unique(after)) <= 8
+    kept = np.abs(found[0]) > 0
+    assert np.abs(digits.get_weights()[0][kept]).mean() > 2 * np.abs(digits.get_weights()[0][~kept]).mean()

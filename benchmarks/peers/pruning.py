@@ -38,6 +38,7 @@ class Job:
         cluster_epochs: 0 for none.
         sparsity: share of zeros that pruning ends with.
         clusters: values of each layer's kernel, zero included if there are zeros to keep.
+        clip: largest norm of a gradient while clustering, which few clusters need: theirs are sums over many weights.
         shift: pixels by which images are shifted at random.
         mirror: whether half of the images are mirrored.
         teacher_weight: share of the loss that is the distance to the network as it was; 0 for labels alone.
@@ -54,6 +55,7 @@ class Job:
     learning_rate: float = 0.02
     sparsity: float = 0.5
     clusters: int = 16
+    clip: float | None = None
     shift: int = 4
     mirror: bool = True
     teacher_weight: float = 0.0
@@ -69,6 +71,9 @@ def run(job: Job, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
 
     Returns:
         The weights after it.
+
+    Raises:
+        ValueError: they are not finite.
     """
     environment = os.environ | {"TF_USE_LEGACY_KERAS": "1", "KERAS_BACKEND": "tensorflow"}
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +83,10 @@ def run(job: Job, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
             [sys.executable, __file__, json.dumps(dataclasses.asdict(job)), str(exchange)], env=environment, check=True
         )
         with np.load(exchange) as arrays:
-            return list(arrays.values())
+            found = list(arrays.values())
+    if not all(np.isfinite(each).all() for each in found):
+        raise ValueError(f"Weights of {job.model} are not finite after {job}; try a lower learning rate.")
+    return found
 
 
 def _build(job: Job, weights: Sequence[np.ndarray]) -> keras.Model:
@@ -137,14 +145,16 @@ def _prune_and_cluster(job: Job, weights: Sequence[np.ndarray]) -> list[np.ndarr
     def accuracy(targets, logits):
         return tf.cast(tf.argmax(targets[:, : dataset.classes], -1) == tf.argmax(logits, -1), tf.float32)
 
-    def fit(wrapped: Any, rate: float, epochs: int, callbacks: list) -> None:
+    def fit(wrapped: Any, rate: float, epochs: int, callbacks: list, clip: float | None = None) -> None:
         schedule = keras.optimizers.schedules.CosineDecay(rate, steps * epochs)
-        optimizer = keras.optimizers.SGD(schedule, momentum=0.9)
+        optimizer = keras.optimizers.SGD(schedule, momentum=0.9, clipnorm=clip)
         wrapped.compile(optimizer, _loss(job, dataset.classes), metrics=[accuracy])
         wrapped.fit(examples, epochs=epochs, callbacks=callbacks, verbose=2)
 
     if job.prune_epochs:
-        rising = tfmot.sparsity.keras.PolynomialDecay(0.0, job.sparsity, 0, steps * job.prune_epochs * 3 // 4)
+        rise = max(1, steps * job.prune_epochs * 3 // 4)
+        every = min(100, max(1, rise // 10))  # Steps from one look at the weights to the next; the last is at the end.
+        rising = tfmot.sparsity.keras.PolynomialDecay(0.0, job.sparsity, 0, rise // every * every, frequency=every)
         wrapped = _wrapped(model, lambda layer: tfmot.sparsity.keras.prune_low_magnitude(layer, rising))
         fit(wrapped, job.learning_rate, job.prune_epochs, [tfmot.sparsity.keras.UpdatePruningStep()])
         model = tfmot.sparsity.keras.strip_pruning(wrapped)
@@ -159,7 +169,7 @@ def _prune_and_cluster(job: Job, weights: Sequence[np.ndarray]) -> list[np.ndarr
                 preserve_sparsity=job.prune_epochs > 0,
             ),
         )
-        fit(wrapped, job.learning_rate / 20, job.cluster_epochs, [])
+        fit(wrapped, job.learning_rate / 20, job.cluster_epochs, [], job.clip)
         model = tfmot.clustering.keras.strip_clustering(wrapped)
     return model.get_weights()
 
