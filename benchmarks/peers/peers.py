@@ -53,6 +53,7 @@ flags.DEFINE_float("seconds", 1.0, "Seconds to time each file.")
 flags.DEFINE_string("output", "peers", "Folder to write to; what it holds is not made again.")
 
 _KNOWN_KINDS = {**quantized.CONVERTED, **quantized.RECIPES}
+_ZIP_MARGIN = 1.02  # Weights that are trained can be zipped a little less.
 _SIZING_IMAGES = 8  # Calibrate files of which the bytes only are wanted.
 
 
@@ -97,7 +98,8 @@ class Comparison:
             network = case.method.finish(case.method.start(self.model, case.method.knobs[middle]))
             _unlike_zero(network)
             file = quantized.write(network, case.method.kinds[0], self.dataset, _SIZING_IMAGES)
-            if _counted(case.method, file) <= case.budget:
+            margin = _ZIP_MARGIN if case.method.few_values else 1.0
+            if margin * _counted(case.method, file) <= case.budget:
                 fitting = middle
             else:
                 over = middle
@@ -250,7 +252,7 @@ def print_results(rows: Sequence[Mapping[str, Any]], machine: str) -> None:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
-    """Draws accuracy against bytes and milliseconds, the upper 20 points of it; a line joins the best of each method."""
+    """Draws accuracy, the upper 20 points, against bytes and milliseconds; a line joins the best of each method."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -258,10 +260,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
 
     figure, panels = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
     names = list(dict.fromkeys(map(words, rows)))
-    for axis, key, scale, label in (
-        (panels[0], "counted", 1e-3, "kB; of TFMOT zipped"),
-        (panels[1], "ms", 1.0, "ms, one thread"),
-    ):
+    axes = (("counted", 1e-3, "kB; of TFMOT zipped"), ("ms", 1.0, "ms, one thread"))
+    for axis, (key, scale, label) in zip(panels, axes, strict=True):
         for number, name in enumerate(names):
             mine = name == "ours"
             style = {"color": "black" if mine else pyplot.get_cmap("tab20")(number), "zorder": 3 if mine else 2}
