@@ -50,7 +50,7 @@ flags.DEFINE_float("learning_rate", 0.02, "Highest learning rate where weights a
 flags.DEFINE_integer("batch_size", None, "Images a step, if not the recipe's.")
 flags.DEFINE_integer("seed", 0, "Seed of each training.")
 flags.DEFINE_float("seconds", 1.0, "Seconds to time each file.")
-flags.DEFINE_string("output", "peers", "Folder to write to; what it holds is not made again.")
+flags.DEFINE_string("output", "peers", "Folder to write to; networks that it holds are not trained again.")
 
 _KNOWN_KINDS = {**quantized.CONVERTED, **quantized.RECIPES}
 _ZIP_MARGIN = 1.02  # Weights that are trained can be zipped a little less.
@@ -78,17 +78,19 @@ class Comparison:
     """A trained network, its images, and the networks that methods make of it.
 
     Args:
-        dataset: the images.
         folder: where networks and files are written.
     """
 
-    def __init__(self, dataset: data.Dataset, folder: pathlib.Path):
-        self.dataset, self.folder = dataset, folder
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
         named = _FLAGS.model.endswith(keras_file.SUFFIX)
         self.path = pathlib.Path(_FLAGS.model) if named else zoo.path(_FLAGS.model)
         self.model = keras_file.load(self.path, "--model")
         if named and any(METHODS[key].few_values for key in _FLAGS.methods):
             raise ValueError("tensorflow-model-optimization is tried on networks of the zoo only; choose --methods.")
+        self.dataset = data.load(_FLAGS.dataset, _FLAGS.data_dir, tuple(self.model.input_shape[1:3]))
+        if _FLAGS.train_images is not None:
+            self.dataset = self.dataset.part(_FLAGS.train_images)
 
     def knob(self, case: Case) -> float | None:
         """The largest value of a method's knob whose file is not over the budget; None if all are."""
@@ -122,8 +124,8 @@ class Comparison:
         wanted = {flag: getattr(_FLAGS, flag) for flag in ("model", "dataset", "train_images", "seed")}
         wanted |= {"recipe": json.loads(json.dumps(dataclasses.asdict(recipe)))}
         if path.exists():
-            known = keras_file.training(path)["settings"]
-            if any(known[key] != value for key, value in wanted.items()):
+            known = (keras_file.training(path) or {}).get("settings", {})
+            if any(known.get(key) != value for key, value in wanted.items()):
                 raise ValueError(f"{path} was trained with other settings; remove it, or give another --output.")
             return method.finish(keras_file.load(path)), known["knob"]
         knob = self.knob(case)
@@ -174,10 +176,10 @@ class Comparison:
         if made is None:
             print(f"{case.name}: the smallest network is larger", flush=True)
             return []
-        rows = []
+        rows, trained = [], self.folder / f"{case.name}.keras"
         for kind in case.method.kinds:
             path = self.folder / f"{case.name}_{kind}.tflite"
-            if not path.exists():
+            if not (trained.exists() and path.exists() and path.stat().st_mtime >= trained.stat().st_mtime):
                 file = quantized.write(made[0], kind, self.dataset)
                 command.write_atomically(path, lambda temporary, file=file: temporary.write_bytes(file))
             rows.append({"method": case.key, "budget": case.budget, "knob": made[1], "kind": kind, **_row(path)})
@@ -290,17 +292,14 @@ def main(_: list[str]) -> None:
     threadpoolctl.threadpool_limits(1, "blas")  # Matrices are small: threads of numpy would wait for each other only.
     folder = pathlib.Path(_FLAGS.output)
     folder.mkdir(parents=True, exist_ok=True)
-    dataset = data.load(_FLAGS.dataset, _FLAGS.data_dir)
-    if _FLAGS.train_images is not None:
-        dataset = dataset.part(_FLAGS.train_images)
     rows = [{"method": "ours", "kind": pathlib.Path(file).stem, **_row(pathlib.Path(file))} for file in _FLAGS.ours]
-    comparison = Comparison(dataset, folder)
+    comparison = Comparison(folder)
     for key in _FLAGS.methods:
         for budget in [1000 * float(budget) for budget in _FLAGS.budgets] if METHODS[key].knobs else [None]:
             rows += comparison.files(Case(key, budget))
     results = folder / "peers.json"
     known = json.loads(results.read_text())["files"] if results.exists() else []
-    measure(rows, dataset, {row["sha256"]: row["accuracy"] for row in known})
+    measure(rows, comparison.dataset, {row["sha256"]: row["accuracy"] for row in known})
     machine = describe_machine("litert")["cpu"]
     content = json.dumps({"machine": machine, "model": _FLAGS.model, "epochs": _FLAGS.epochs, "files": rows}, indent=1)
     command.write_atomically(results, lambda path: path.write_text(content))
