@@ -7,6 +7,7 @@ import pruning
 from dbf_keras import zoo
 from dbf_keras.backend import keras
 from factorised import separable, squeeze, tucker
+from methods import METHODS
 from narrower import narrow
 from rebuild import rebuild, renew
 
@@ -136,6 +137,32 @@ def test_layers_of_unknown_channels_are_named():
     model = keras.Model(inputs, layers.Dense(4)(layers.Flatten()(x)))
     with pytest.raises(ValueError, match="'shuffled', a Reshape"):
         narrow(model, 0.5)
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_methods_start_from_plain_networks_of_the_same_classes(key, digits):
+    method = METHODS[key]
+    started = [method.start(digits, knob) for knob in (method.knobs[0], method.knobs[-1])] if method.knobs else [digits]
+
+    made = [method.finish(model) for model in started]
+
+    for model in made:
+        assert (model.input_shape, model.output_shape) == (digits.input_shape, digits.output_shape)
+        assert model.layers[-1].name == "classifier" and np.isfinite(outputs(model)).all()
+    sizes = [len(zlib.compress(b"".join(weight.tobytes() for weight in model.get_weights()))) for model in made]
+    assert len(made) == 1 or sizes[0] < 0.7 * sizes[1]
+
+
+def test_int4_is_what_training_rounded_to(digits):
+    method = METHODS["int4"]
+    started = method.start(digits, 1.0)
+
+    made = method.finish(started)
+
+    np.testing.assert_allclose(made(images(digits)), started(images(digits)), atol=1e-5)
+    kernel = made.get_layer("cascade2_module1_conv2").kernel.numpy()
+    assert type(made.get_layer("cascade2_module1_conv2")) is layers.Conv2D
+    assert max(len(np.unique(kernel[..., number])) for number in range(kernel.shape[-1])) <= 15
 
 
 def test_kernels_are_pruned_and_clustered(digits):

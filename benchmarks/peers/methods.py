@@ -12,7 +12,7 @@ from quantized import CONVERTED, RECIPES, Int4Conv2D, to_int4
 from rebuild import Parts, is_convolution, is_dense, rebuild, renew
 
 _WIDTHS = np.linspace(0.05, 1, 96).tolist()
-_SPARSITIES = np.linspace(0.98, 0.1, 89).tolist()
+_SPARSITIES = (1 - np.geomspace(0.01, 0.9, 120)).tolist()
 
 
 @dataclasses.dataclass(frozen=True)
