@@ -1,5 +1,7 @@
 """What `benchmarks/peers` makes of trained networks, before it trains them."""
 
+import zlib
+
 import numpy as np
 import pytest
 
@@ -177,6 +179,9 @@ def test_kernels_are_pruned_and_clustered(digits):
         batch_size=32,
         sparsity=0.8,
         clusters=8,
+        clip=1.0,
+        shift=1,
+        mirror=False,
         teacher_weight=0.9,
     )
 

@@ -29,7 +29,8 @@ class Method:
         finish: makes the plain network of a trained one.
         few_values: if tensorflow-model-optimization trains it, the sparsity and the number of clusters, 0 for none of
             that, by the knob. The bytes of its files are counted zipped, as those who use it do.
-        kinds: how its file can be written, as `quantized.write` says; the first is what its bytes are counted in.
+        kinds: how its file can be written, as `quantized.write` says. Budgets are of the first, of small weights and
+            float or dynamic arithmetic, or of the second, of int8 arithmetic.
     """
 
     words: str

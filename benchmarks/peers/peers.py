@@ -5,8 +5,9 @@
 
 Each method starts from the trained network, is made as large as the budget lets it, and is trained for as many epochs
 by the same recipe, with the network as it was as its teacher; methods.py says what differs. Bytes are those of a file
-with int8 weights, with int4 weights where it is trained for these, and zipped with tensorflow-model-optimization, as
-those who use it count. Each network is then written in every way. What is trained already is not trained again.
+with int8 weights (int8 throughout with --budget_of=int8), with int4 weights where it is trained for these, and zipped
+with tensorflow-model-optimization, as those who use it count. Each network is then written in every way. What is
+trained already is not trained again.
 
 Files are timed in turns in one process: medians of one image and one thread. Accuracy is of all test images. At each
 budget, and at the bytes of each of our files, the most accurate file of no more bytes wins. peers.json and peers.png
@@ -43,6 +44,7 @@ flags.DEFINE_string("data_dir", None, "Where that is.")
 flags.DEFINE_integer("train_images", None, "Train on so many images only.")
 flags.DEFINE_list("methods", list(METHODS), f"Methods, of {', '.join(METHODS)}.")
 flags.DEFINE_list("budgets", ["48", "96"], "Sizes of files in kB, of 1000 bytes.")
+flags.DEFINE_enum("budget_of", "weights", ["weights", "int8"], "Of which files: those of float or of int8 arithmetic.")
 flags.DEFINE_list("ours", [], "TFLite files of ours to compare with.")
 flags.DEFINE_integer("epochs", 3, "Epochs of each training.", lower_bound=1)
 flags.DEFINE_enum("recipe", None, list(RECIPES), "Recipe; by default the data set's.")
@@ -94,12 +96,13 @@ class Comparison:
 
     def knob(self, case: Case) -> float | None:
         """The largest value of a method's knob whose file is not over the budget; None if all are."""
+        kind = case.method.kinds[_FLAGS.budget_of == "int8"]
         fitting, over = -1, len(case.method.knobs)
         while over - fitting > 1:
             middle = (fitting + over) // 2
             network = case.method.finish(case.method.start(self.model, case.method.knobs[middle]))
             _unlike_zero(network)
-            file = quantized.write(network, case.method.kinds[0], self.dataset, _SIZING_IMAGES)
+            file = quantized.write(network, kind, self.dataset, _SIZING_IMAGES)
             margin = _ZIP_MARGIN if case.method.few_values else 1.0
             if margin * _counted(case.method, file) <= case.budget:
                 fitting = middle
@@ -121,7 +124,7 @@ class Comparison:
             batch_size=_FLAGS.batch_size,
             learning_rate=None if method.new else _FLAGS.learning_rate,
         )
-        wanted = {flag: getattr(_FLAGS, flag) for flag in ("model", "dataset", "train_images", "seed")}
+        wanted = {flag: getattr(_FLAGS, flag) for flag in ("model", "dataset", "train_images", "seed", "budget_of")}
         wanted |= {"recipe": json.loads(json.dumps(dataclasses.asdict(recipe)))}
         if path.exists():
             known = (keras_file.training(path) or {}).get("settings", {})
