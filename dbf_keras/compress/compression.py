@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import pathlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -137,15 +139,23 @@ def compress(  # One argument for each thing that people ask for; most are left 
     stopwatch = Stopwatch(quantize in INT8) if can_run else None
     planner = Planner(model, judge.samples, form, judge.image_size, stopwatch)
     search = Search(judge, planner, form, say)
-    found = search.within(limits) if ratio is None else search.uniform(ratio, selection, not slower)
-    if verbose:
-        found.plan.print()
-    before = judge.accuracy(found.model)
-    if judge.dataset is not None:
-        say(f"Fitted, before any training: {100 * before:.2f} % of {len(judge.dataset.y_test)} images set aside.")
+    asked = _asked(model, judge, limits, ratio, selection)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "compressed.tflite" if output is None else pathlib.Path(output)
-        found.plan.save(path.with_suffix(".plan.json"))
+        plan_path = path.with_suffix(".plan.json")
+        plan = None if overwrite else _earlier_plan(plan_path, asked, form)
+        if plan is not None:
+            say(f"Going on with the plan of {plan_path}.")
+            found = search.tried(plan, planner.build(plan))
+        else:
+            found = search.within(limits) if ratio is None else search.uniform(ratio, selection, not slower)
+            found = found._replace(plan=dataclasses.replace(found.plan, asked=asked))
+        if verbose:
+            found.plan.print()
+        before = judge.accuracy(found.model)
+        if judge.dataset is not None:
+            say(f"Fitted, before any training: {100 * before:.2f} % of {len(judge.dataset.y_test)} images set aside.")
+        found.plan.save(plan_path)
         tuning = _FineTuning(
             judge,
             recipe.change(epochs=max(epochs, 1), learning_rate=learning_rate),
@@ -157,7 +167,11 @@ def compress(  # One argument for each thing that people ask for; most are left 
         )
         history: History = []
         if epochs:
-            history = tuning.train(found.model, found.plan, path.with_suffix(keras_file.SUFFIX))
+            if not found.plan.tuning:
+                settings = tuning.find(found.model, found.plan)
+                found = found._replace(plan=dataclasses.replace(found.plan, tuning=settings))
+                found.plan.save(plan_path)
+            history = tuning.train(found.model, found.plan.tuning, path.with_suffix(keras_file.SUFFIX))
         else:
             command.write_atomically(
                 path.with_suffix(keras_file.SUFFIX), lambda at: keras_file.save(found.model, at, judge.labels or [])
@@ -174,6 +188,29 @@ def compress(  # One argument for each thing that people ask for; most are left 
     if verbose:
         report.print()
     return Compression(found.model, found.plan, report, content)
+
+
+def _asked(model: keras.Model, judge: Judge, limits: Limits, ratio: Any, selection: str | None) -> dict[str, Any]:
+    """What a plan is made for, as JSON gives it back. Plans for the same differ by what is timed only."""
+    weights = hashlib.sha256()
+    for weight in model.get_weights():
+        weights.update(np.ascontiguousarray(weight).data)
+    asked = {
+        **dataclasses.asdict(limits),
+        "ratio": dict(ratio) if isinstance(ratio, Mapping) else ratio,
+        "selection": selection,
+        "weights_sha256": weights.hexdigest(),
+        "train_images": 0 if judge.dataset is None else len(judge.dataset.y_train),
+    }
+    return json.loads(json.dumps(asked))
+
+
+def _earlier_plan(path: pathlib.Path, asked: Mapping[str, Any], form: Form) -> Plan | None:
+    """The plan that was made for the same before, if there is one: fine-tuning that was killed goes on from it."""
+    if not path.exists():
+        return None
+    plan = Plan.load(path)
+    return plan if plan.asked == asked and plan.form == form else None
 
 
 def _check_arguments(
@@ -208,40 +245,51 @@ class _FineTuning:
         self._judge, self._recipe, self._find_rate, self._seed = judge, recipe, find_rate, seed
         self._overwrite, self._say, self._verbose = overwrite, say, verbose
 
-    def train(self, model: keras.Model, plan: Plan | None, output: pathlib.Path) -> History:
-        """Trains a network, of a plan or another, and writes it."""
-        assert self._judge.dataset is not None
-        teacher = Teacher(f"the original, {self._judge.model.name}", model=self._judge.model)
-        coded = [layer for layer in dbf_layers(model) if plan is not None and layer.steps is not None]
-        for layer in coded:
-            layer.fixed_steps = True  # As planned: with so few levels, steps that learn ruin the network.
-        coding = Coding()
-        prices = [layer.price for layer in plan.layers if layer.price is not None] if plan is not None else []
+    def find(self, model: keras.Model, plan: Plan | None = None) -> dict[str, float]:
+        """What is found by trying: the learning rate and, of a plan with coded layers, what holds their bytes."""
+        found = {"learning_rate": self._recipe.learning_rate}
+        prices = [] if plan is None else [layer.price for layer in plan.layers if layer.price is not None]
         if prices:
-            kept = _KEPT_BYTES * sum(float(layer.coded_bits) for layer in coded) / 8000
-            # The price of a bit at which the plan was made, for 1,000 bytes.
-            coding = Coding(coded_kb=kept, first_price=8000 * float(np.median(prices)))
-        recipe = self._recipe
+            bits = sum(float(layer.coded_bits) for layer in _coded(model))
+            # The price is that of a bit at which the plan was made, for 1,000 bytes.
+            found |= {"coded_kb": _KEPT_BYTES * bits / 8000, "first_price": 8000 * float(np.median(prices))}
         if self._find_rate:
-            recipe = recipe.change(learning_rate=self._bearable_rate(model, teacher))
-        return train(
+            found["learning_rate"] = self._bearable_rate(model)
+        return found
+
+    def train(self, model: keras.Model, found: Mapping[str, float], output: pathlib.Path) -> History:
+        """Trains a network, and writes it, as far as that was not done before."""
+        assert self._judge.dataset is not None
+        before = output.stat().st_mtime_ns if output.exists() else None
+        for layer in _coded(model):
+            layer.fixed_steps = True  # As planned: with so few levels, steps that learn ruin the network.
+        history = train(
             lambda: model,
             self._judge.dataset,
-            recipe,
+            self._recipe.change(learning_rate=found["learning_rate"]),
             output,
             seed=self._seed,
-            teacher=teacher,
-            coding=coding,
+            teacher=self._teacher,
+            coding=Coding(coded_kb=found.get("coded_kb"), first_price=found.get("first_price")),
             normalization=self._judge.normalization,
             patience=max(3, round(_PATIENCE * self._recipe.epochs)),
             overwrite=self._overwrite,
             verbose=self._verbose,
         )
+        if before == output.stat().st_mtime_ns:  # It was trained already.
+            model.set_weights(keras_file.load(output).get_weights())
+        return history
 
-    def _bearable_rate(self, model: keras.Model, teacher: Teacher) -> float:
+    @property
+    def _teacher(self) -> Teacher:
+        return Teacher(f"the original, {self._judge.model.name}", model=self._judge.model)
+
+    def _bearable_rate(self, model: keras.Model) -> float:
         """The learning rate to fine-tune a network with; it is as it was when this returns."""
-        dataset, recipe = self._judge.dataset, self._recipe
+        dataset, recipe, teacher = self._judge.dataset, self._recipe, self._teacher
         assert dataset is not None
+        for layer in _coded(model):
+            layer.fixed_steps = True
         last = last_layer(model)
         activation = getattr(last, "activation", None)
         lesson = engine.Lesson(teacher.load(dataset), teacher.temperature, teacher.weight)
@@ -257,8 +305,13 @@ class _FineTuning:
         """The file of a narrower plain network of no more bytes, trained alike."""
         weights = plan.cost.bytes - plan.plain_rest.bytes
         model, _ = narrow.narrowed_to(self._judge.model, weights)
-        self.train(model, None, path.with_name(f"{path.stem}_narrow{keras_file.SUFFIX}"))
+        self.train(model, self.find(model), path.with_name(f"{path.stem}_narrow{keras_file.SUFFIX}"))
         return self._judge.file(model, Form(EXPLICIT, "weights"))
+
+
+def _coded(model: keras.Model) -> list[Any]:
+    """The layers whose coefficients are coded."""
+    return [layer for layer in dbf_layers(model) if layer.steps is not None]
 
 
 def _report(

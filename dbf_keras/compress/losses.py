@@ -96,6 +96,7 @@ class LayerLosses:
         Raises:
             ValueError: a ratio out of its range, or an unknown selection.
         """
+        dbf_codes.count(1, ratio)  # Raises for a ratio outside (0, 1].
         every = self._filters.grid_codes
         if selection is not None and selection not in SELECTIONS:
             taps = len(every)

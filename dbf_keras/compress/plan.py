@@ -88,6 +88,8 @@ class Plan:
         form: of the file.
         rest: what the file costs besides these layers.
         plain_rest: what that of the original costs.
+        asked: what it was made for, for JSON.
+        tuning: how it is fine-tuned, as far as that was found by trying, for JSON.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -95,6 +97,8 @@ class Plan:
     form: Form
     rest: Cost
     plain_rest: Cost
+    asked: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tuning: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def cost(self) -> Cost:
@@ -120,6 +124,8 @@ class Plan:
         """Writes the plan as JSON; ``dbf train --ratio=@PATH`` takes ratios and codes from it."""
         content = {
             "version": _VERSION,
+            "asked": dict(self.asked),
+            "tuning": dict(self.tuning),
             "form": self.form._asdict(),
             "rest": dataclasses.asdict(self.rest),
             "plain_rest": dataclasses.asdict(self.plain_rest),
@@ -143,7 +149,7 @@ class Plan:
                 raise ValueError(f"its version is {held['version']}, and this one reads {_VERSION}")
             layers = tuple(_layer(row) for row in held["layers"])
             costs = Cost(**held["rest"]), Cost(**held["plain_rest"])
-            return cls(layers, held["others"], Form(**held["form"]), *costs)
+            return cls(layers, held["others"], Form(**held["form"]), *costs, held["asked"], held["tuning"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{os.fspath(path)} is no plan that dbf compress wrote: {error}.") from None
 

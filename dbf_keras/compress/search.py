@@ -65,7 +65,7 @@ class Search:
         """
         for _ in range(_TRIALS):
             plan, built = self._sized(limits)
-            found = self._tried(plan, built)
+            found = self.tried(plan, built)
             over = self._excess(limits, found)
             self._say(f"A file of {len(found.data) / 1e3:.1f} kB: {_described(over)}.")
             if max(over.values(), default=0.0) <= 1:
@@ -106,7 +106,7 @@ class Search:
         """The plan of one ρ everywhere; layers stay plain where the file were slower than the original, if asked."""
         for _ in range(_TRIALS):
             plan = self._planner.uniform(ratio, selection, faster)
-            found = self._tried(plan, self._planner.build(plan))
+            found = self.tried(plan, self._planner.build(plan))
             over = self._excess(Limits(faster=faster), found)
             if max(over.values(), default=0.0) <= 1:
                 break
@@ -123,7 +123,8 @@ class Search:
             accuracy = self._judge.accuracy(self._planner.build(plan).model)
             yield Point(plan.cost.bytes, plan.cost.seconds, accuracy)
 
-    def _tried(self, plan: Plan, built: Built) -> Found:
+    def tried(self, plan: Plan, built: Built) -> Found:
+        """What a network as planned comes to."""
         model = built.model
         data, original = self._judge.file(model, self._form), self._planner.original
         before, now = self._judge.seconds([original, data])

@@ -7,9 +7,9 @@ import pytest
 
 import dbf_keras
 from dbf_keras import data, keras_file, runtime, zoo
-from dbf_keras.backend import LEGACY, keras
+from dbf_keras.backend import LEGACY, all_layers, keras
 from dbf_keras.compress.plan import Plan
-from dbf_keras.layers import DBFConv2D
+from dbf_keras.layers import DBFConv2D, DBFDense
 from dbf_keras.networks.schedule import read_plan
 
 if LEGACY or runtime.library_path() is None:
@@ -45,7 +45,7 @@ def trained(tmp_path_factory):
         name="theirs",
     )
     model.compile("adam", "sparse_categorical_crossentropy")
-    model.fit(dataset.x_train, dataset.y_train, epochs=12, batch_size=32, verbose=0)
+    model.fit(dataset.x_train, dataset.y_train, epochs=30, batch_size=32, verbose=0)
     path = tmp_path_factory.mktemp("theirs") / "theirs.keras"
     model.save(path)
     return model, path
@@ -98,11 +98,12 @@ def test_the_files_beside_it_are_of_the_same_network(compressed, digits):
     folder, _ = compressed
     plan = Plan.load(folder / "small.plan.json")
     model = keras_file.load(folder / "small.keras")
-    kept = {layer.name: layer.ratio for layer in model.layers if isinstance(layer, DBFConv2D)}
-    assert kept["first"] == pytest.approx(plan.ratios["first"])
+    kept = {layer.name: layer.ratio for layer in all_layers(model) if isinstance(layer, DBFConv2D | DBFDense)}
+    assert "third" in kept
+    assert kept == pytest.approx({layer.name: layer.ratio for layer in plan.layers if layer.codes is not None})
     assert [layer.name for layer in model.layers][-1] == "last"
     scores = model.predict(digits.x_test[:50], verbose=0)
-    np.testing.assert_allclose(run_file(folder / "small.tflite", digits.x_test[:50]), scores, atol=2e-3)
+    np.testing.assert_allclose(run_file(folder / "small.tflite", digits.x_test[:50]), scores, atol=2e-2)
     page = (folder / "small.html").read_text()
     assert all(text in page for text in ("theirs, compressed", "small.tflite", "second_pointwise", "original, int8"))
     assert "http" not in page.replace("http://www.w3.org", "")
@@ -121,14 +122,16 @@ def test_what_was_made_is_not_made_again(trained, compressed):
         str(trained[1]),
         folder=folder,
     )
-    assert done.returncode == 0 and "is trained already" in done.stdout
-    assert abs(len((folder / "small.tflite").read_bytes()) - len(before)) < 200
+    assert done.returncode == 0 and "Going on with the plan of small.plan.json" in done.stdout
+    assert "is trained already" in done.stdout and (folder / "small.tflite").read_bytes() == before
 
 
 def test_one_ratio_everywhere_needs_no_data(trained, tmp_path):
     model, _ = trained
     result = dbf_keras.compress(model, ratio=0.5, slower=True, output=tmp_path / "half.tflite", verbose=False)
-    assert {round(ratio, 1) for ratio in result.plan.ratios.values()} == {0.5}
+    for layer in result.plan.layers:
+        kh, kw, channels = layer.shape
+        assert abs(len(layer.codes) - kh * kw * channels / 2) <= kh * kw / 2
     assert result.data == (tmp_path / "half.tflite").read_bytes()
     assert len(result.data) < 0.75 * result.plan.plain.bytes
     weights = [layer.count_params() for layer in result.model.layers if layer.name in ("first", "third", "fourth")]
