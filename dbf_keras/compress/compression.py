@@ -186,7 +186,7 @@ class _FineTuning:
         for layer in dbf_layers(model):
             if layer.steps is not None:  # As planned: steps that learn drift from the few levels that there are.
                 layer.steps.trainable = False
-        return train(
+        history = train(
             lambda: model,
             self._judge.dataset,
             self._recipe,
@@ -198,6 +198,9 @@ class _FineTuning:
             overwrite=self._overwrite,
             verbose=self._verbose,
         )
+        # A training that was done already has left its weights in the file only.
+        model.set_weights(keras_file.load(output).get_weights())
+        return history
 
     def narrow(self, plan: Plan, path: pathlib.Path) -> bytes:
         """The file of a narrower plain network of no more bytes, trained alike."""

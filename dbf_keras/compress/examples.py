@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dbf_keras import data_checks
 from dbf_keras.backend import keras
 from dbf_keras.data import Dataset
 from dbf_keras.export.calibration import to_classes
@@ -46,7 +47,7 @@ def to_dataset(data: Any, model: keras.Model, labels: Sequence[str] | None = Non
         dataset = _of_batches(data, classes)
     else:
         raise ValueError(f"{_FORMS}; got {type(data).__name__}.")
-    if dataset.classes != classes or not _fits(dataset.image_shape, shape):
+    if dataset.classes != classes or not data_checks.agree(dataset.image_shape, shape):
         raise ValueError(
             f"The model {model.name!r} takes images {_text(shape)} to {classes} classes; the data has images "
             f"{_text(dataset.image_shape)} of {dataset.classes} classes. Give the data that it was trained on."
@@ -69,10 +70,6 @@ def _shapes(model: keras.Model) -> tuple[tuple[int | None, ...], int]:
             f"{inputs} to {outputs}. Without data it is fitted only, to a given ratio."
         )
     return inputs[0], max(int(outputs[0][0]), 2)
-
-
-def _fits(given: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return all(size in (length, None) or length is None for size, length in zip(given, wanted, strict=True))
 
 
 def _text(shape: Sequence[int | None]) -> str:
