@@ -95,13 +95,13 @@ def test_distances_at_a_temperature_are_divergences_of_softened_classes(kind, te
 
     with probing(model, [layer], given, classes=True, temperature=temperature) as probe:
         first, alpha = softened(), Filters.of(layer).alpha
-        delta = 0.05 * np.random.default_rng(0).standard_normal(alpha.shape)
+        delta = 0.02 * np.random.default_rng(0).standard_normal(alpha.shape)
         found, divergence = 0.0, 0.0
         for step in (-1, 1):
             probe.assign(0, alpha + step * delta)
             found += probe.distance(probe.features())
             divergence += temperature**2 * (first * np.log(first / softened())).sum(axis=1).mean()
-        assert found == pytest.approx(divergence, rel=0.01) and found > 1e-4
+        assert found == pytest.approx(divergence, rel=0.01) and found > 1e-5
 
 
 def test_curvatures_know_the_temperature():
