@@ -66,7 +66,9 @@ class Judge:
 
     @property
     def labels(self) -> Sequence[str] | None:
-        """The names of the classes, if they are known."""
+        """The names of the classes, if they are known and have a score each."""
+        if self.model.output_shape[-1] == 1:
+            return None
         return self._labels if self._labels is not None or self.dataset is None else self.dataset.class_names
 
     @property

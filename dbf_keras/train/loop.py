@@ -247,7 +247,8 @@ def _finish(
     if distributed.is_first():
         saved.write_history(history)
         plots.write(output.with_suffix(".png"), lambda path: plot_history(history, path))
-        command.write_atomically(output, lambda path: keras_file.save(model, path, dataset.class_names, training))
+        names = dataset.class_names if model.output_shape[-1] == dataset.classes else ()  # One score has none.
+        command.write_atomically(output, lambda path: keras_file.save(model, path, names, training))
         saved.remove()
 
 

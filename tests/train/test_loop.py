@@ -441,6 +441,7 @@ def test_two_classes_may_have_one_score(activation, tmp_path):
     assert history[-1]["val_loss"] == pytest.approx(losses.mean(), rel=1e-3)
     assert history[-1]["val_accuracy"] == pytest.approx(((chance > 0.5) == dataset.y_test).mean(), abs=1e-6)
     assert history[-1]["val_accuracy"] > 0.75
+    assert keras_file.labels(tmp_path / "x.keras") is None  # Names are those of scores.
     with pytest.raises(ValueError, match=r"to outputs of shape \(1,\); .* 10 classes"):
         train.train(lambda: single(activation), digits, recipe, tmp_path / "y.keras", verbose=False)
 
