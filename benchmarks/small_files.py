@@ -10,11 +10,9 @@ in one process; medians of one image and one thread. Peak memory is that of a pr
 test images.
 """
 
-import io
 import json
 import pathlib
 import tempfile
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -26,6 +24,7 @@ from dbf_keras.benchmark.accuracy import accuracy
 from dbf_keras.benchmark.memory import peak_memory
 from dbf_keras.benchmark.report import describe_machine, print_table
 from dbf_keras.export import to_tflite
+from peers.quantized import RECIPES, by_quantizer, zipped
 
 _FLAGS = flags.FLAGS
 flags.DEFINE_list(
@@ -41,27 +40,8 @@ flags.DEFINE_float("seconds", 3.0, "Seconds for each file, to load it and to run
 flags.DEFINE_string("json", None, "Also write the figures there.")
 
 _HEADINGS = ("file", "bytes", "zipped", "peak MB", "load ms", "run ms", "accuracy")
-_RECIPES = {"static_wi4_ai8": "int4 weights, int8", "dynamic_wi4_afp32": "int4 weights, dynamic"}
+_RECIPES = ("static_wi4_ai8", "dynamic_wi4_afp32")
 _KINDS = {"int4": "trained for int4", "pruned": "pruned, clustered"}  # As plain_rivals.py names them.
-
-
-def by_quantizer(file: bytes, recipe: str, images: np.ndarray) -> bytes:
-    """A float32 file by one of `_RECIPES`; only the first is calibrated."""
-    from ai_edge_quantizer import qtyping, quantizer
-    from ai_edge_quantizer import recipe as recipes
-
-    tool = quantizer.Quantizer(file)
-    if recipe == "static_wi4_ai8":  # int8, but for the weights of these two.
-        names = qtyping.TFLOperationName
-        for operation, bits in ((names.ALL_SUPPORTED, 8), (names.CONV_2D, 4), (names.FULLY_CONNECTED, 4)):
-            tool.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=bits)
-    else:
-        tool.load_quantization_recipe(getattr(recipes, recipe)())
-    ranges = None
-    if tool.need_calibration:
-        [name] = Interpreter(model_content=file).get_signature_list()["serving_default"]["inputs"]
-        ranges = tool.calibrate({"serving_default": [{name: image[None]} for image in images]})
-    return bytes(tool.quantize(ranges).quantized_model)
 
 
 def files(dataset: data.Dataset) -> dict[str, bytes]:
@@ -80,18 +60,10 @@ def files(dataset: data.Dataset) -> dict[str, bytes]:
         if kind != "int4":
             found[f"{name}, int8"] = to_tflite(model, "explicit", "int8", representative_data=[images])
         if kind != "pruned":
-            explicit = to_tflite(model, "explicit")
-            for recipe, words in _RECIPES.items():
-                found[f"{name}, {words}"] = by_quantizer(explicit, recipe, dataset.calibration_images(_FLAGS.images))
+            explicit, more = to_tflite(model, "explicit"), dataset.calibration_images(_FLAGS.images)
+            for recipe in _RECIPES:
+                found[f"{name}, {RECIPES[recipe]}"] = by_quantizer(explicit, recipe, more)
     return found
-
-
-def zipped(file: bytes) -> int:
-    """Bytes of a zip archive of a file."""
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as written:
-        written.writestr("model.tflite", file)
-    return len(archive.getvalue())
 
 
 def main(_: list[str]) -> None:

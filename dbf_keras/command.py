@@ -32,7 +32,7 @@ def run(
     """
     from absl import app, flags, logging
 
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # Libraries warn of what users cannot change, such as fonts.
 
     def parse(argv: list[str]) -> list[str]:
         if module is not None and {"--help", "-h", "-help", "--helpshort"}.intersection(argv):

@@ -45,7 +45,11 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or train/ and test/, or the TFRecords are.")
     flags.DEFINE_integer("epochs", None, "Epochs of fine-tuning; by default 10, or none with --ratio.")
     flags.DEFINE_integer("batch_size", None, "Images a step, if not the recipe's.")
-    flags.DEFINE_float("learning_rate", None, "Highest learning rate of fine-tuning, if not the recipe's.")
+    flags.DEFINE_float(
+        "learning_rate",
+        None,
+        "Highest learning rate of fine-tuning; by default 0.02, or as much less as the network needs.",
+    )
     flags.DEFINE_bool("slower", False, "Allow a file that takes longer than the original's in the same number type.")
     flags.DEFINE_bool("compare_narrow", False, "Also train a narrower plain network of no more bytes, to compare.")
     flags.DEFINE_string("labels", None, "A text file with the name of a class a line, if the .keras file has none.")
@@ -93,6 +97,7 @@ def main(arguments: list[str]) -> None:
             quantize=None if _FLAGS.quantize == _FLOAT else _FLAGS.quantize,
             coding=_FLAGS.coding,
             epochs=_FLAGS.epochs,
+            learning_rate=_FLAGS.learning_rate,
             recipe=_recipe(),
             slower=_FLAGS.slower,
             compare_narrow=_FLAGS.compare_narrow,
@@ -134,4 +139,4 @@ def _recipe() -> Any:
     if _FLAGS.dataset is not None:
         own = RECIPES[DEFAULT_RECIPES[_FLAGS.dataset]]
         recipe = recipe.change(augmentation=own.augmentation, batch_size=own.batch_size, crop=own.crop)
-    return recipe.change(batch_size=_FLAGS.batch_size, learning_rate=_FLAGS.learning_rate)
+    return recipe.change(batch_size=_FLAGS.batch_size)

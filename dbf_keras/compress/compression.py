@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
+import numpy as np
+
 from dbf_keras import command, keras_file, runtime
 from dbf_keras.backend import keras
 from dbf_keras.compress import fit, narrow
@@ -19,13 +21,19 @@ from dbf_keras.compress.report import File, Report
 from dbf_keras.compress.search import Found, Search
 from dbf_keras.compress.stopwatch import Stopwatch
 from dbf_keras.forms import EXPLICIT, INT8, ONTHEFLY, Form
+from dbf_keras.train import engine
 from dbf_keras.train.checkpoint import History
-from dbf_keras.train.loop import train
+from dbf_keras.train.coding import Coding
+from dbf_keras.train.loop import engine_of, source_of, train
+from dbf_keras.train.rate import bearable_rate
 from dbf_keras.train.recipes import Recipe
-from dbf_keras.train.teacher import Teacher
+from dbf_keras.train.teacher import Teacher, last_layer
 
 # What a network is fine-tuned by if nothing else is said.
 FINE_TUNING = Recipe(epochs=10, batch_size=128, learning_rate=0.02)
+
+# The share of the planned levels' bytes that fine-tuning aims at, so that what it ends with keeps the limit.
+_KEPT_BYTES = 0.985
 
 # A fine-tuning stops when the accuracy on the images set aside has not risen for this share of its epochs.
 _PATIENCE = 1 / 3
@@ -61,6 +69,7 @@ def compress(  # One argument for each thing that people ask for; most are left 
     quantize: str | None = "weights",
     coding: bool | None = None,
     epochs: int | None = None,
+    learning_rate: float | None = None,
     recipe: Recipe = FINE_TUNING,
     slower: bool = False,
     compare_narrow: bool = False,
@@ -88,6 +97,8 @@ def compress(  # One argument for each thing that people ask for; most are left 
         quantize: as for `dbf_keras.export.to_tflite`: None, ``"float16"``, ``"weights"`` or ``"int8"``.
         coding: whether coefficients are entropy-coded; by default where ``max_kb`` or ``max_loss`` is given.
         epochs: of fine-tuning; by default those of the recipe, or none with ``ratio``.
+        learning_rate: the highest of fine-tuning; by default the recipe's, or as much less as the network needs, see
+            `dbf_keras.train.rate`.
         recipe: how to fine-tune.
         slower: allow an inference that takes longer than the original's in the same number type.
         compare_narrow: also train a narrower plain network of no more bytes, with the same recipe and teacher.
@@ -135,10 +146,18 @@ def compress(  # One argument for each thing that people ask for; most are left 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "compressed.tflite" if output is None else pathlib.Path(output)
         found.plan.save(path.with_suffix(".plan.json"))
-        tuning = _FineTuning(judge, recipe.change(epochs=max(epochs, 1)), seed, overwrite, verbose)
+        tuning = _FineTuning(
+            judge,
+            recipe.change(epochs=max(epochs, 1), learning_rate=learning_rate),
+            learning_rate is None,
+            seed,
+            overwrite,
+            say,
+            verbose,
+        )
         history: History = []
         if epochs:
-            history = tuning.train(found.model, path.with_suffix(keras_file.SUFFIX))
+            history = tuning.train(found.model, found.plan, path.with_suffix(keras_file.SUFFIX))
         else:
             command.write_atomically(
                 path.with_suffix(keras_file.SUFFIX), lambda at: keras_file.save(found.model, at, judge.labels or [])
@@ -176,23 +195,43 @@ def _check_arguments(
 class _FineTuning:
     """Trains networks with the original as their teacher."""
 
-    def __init__(self, judge: Judge, recipe: Recipe, seed: int, overwrite: bool, verbose: bool):
-        self._judge, self._recipe, self._seed = judge, recipe, seed
-        self._overwrite, self._verbose = overwrite, verbose
+    def __init__(
+        self,
+        judge: Judge,
+        recipe: Recipe,
+        find_rate: bool,
+        seed: int,
+        overwrite: bool,
+        say: Callable[[str], None],
+        verbose: bool,
+    ):
+        self._judge, self._recipe, self._find_rate, self._seed = judge, recipe, find_rate, seed
+        self._overwrite, self._say, self._verbose = overwrite, say, verbose
 
-    def train(self, model: keras.Model, output: pathlib.Path) -> History:
-        """Trains a network, and writes it."""
+    def train(self, model: keras.Model, plan: Plan | None, output: pathlib.Path) -> History:
+        """Trains a network, of a plan or another, and writes it."""
         assert self._judge.dataset is not None
-        for layer in dbf_layers(model):
-            if layer.steps is not None:  # As planned: steps that learn drift from the few levels that there are.
-                layer.steps.trainable = False
+        teacher = Teacher(f"the original, {self._judge.model.name}", model=self._judge.model)
+        coded = [layer for layer in dbf_layers(model) if plan is not None and layer.steps is not None]
+        for layer in coded:
+            layer.fixed_steps = True  # As planned: with so few levels, steps that learn ruin the network.
+        coding = Coding()
+        prices = [layer.price for layer in plan.layers if layer.price is not None] if plan is not None else []
+        if prices:
+            kept = _KEPT_BYTES * sum(float(layer.coded_bits) for layer in coded) / 8000
+            # The price of a bit at which the plan was made, for 1,000 bytes.
+            coding = Coding(coded_kb=kept, first_price=8000 * float(np.median(prices)))
+        recipe = self._recipe
+        if self._find_rate:
+            recipe = recipe.change(learning_rate=self._bearable_rate(model, teacher))
         history = train(
             lambda: model,
             self._judge.dataset,
-            self._recipe,
+            recipe,
             output,
             seed=self._seed,
-            teacher=Teacher(f"the original, {self._judge.model.name}", model=self._judge.model),
+            teacher=teacher,
+            coding=coding,
             normalization=self._judge.normalization,
             patience=max(3, round(_PATIENCE * self._recipe.epochs)),
             overwrite=self._overwrite,
@@ -202,11 +241,26 @@ class _FineTuning:
         model.set_weights(keras_file.load(output).get_weights())
         return history
 
+    def _bearable_rate(self, model: keras.Model, teacher: Teacher) -> float:
+        """The learning rate to fine-tune a network with; it is as it was when this returns."""
+        dataset, recipe = self._judge.dataset, self._recipe
+        assert dataset is not None
+        last = last_layer(model)
+        activation = getattr(last, "activation", None)
+        lesson = engine.Lesson(teacher.load(dataset), teacher.temperature, teacher.weight)
+        trainer = engine_of(model, dataset, recipe, None, lesson, normalization=self._judge.normalization)
+        source = source_of(dataset.x_train, dataset.y_train, recipe.crop)
+        rate = bearable_rate(trainer, recipe, source, len(dataset.y_train), self._seed)
+        if activation is not None:
+            last.activation = activation
+        self._say(f"Fine-tuning with a learning rate of {rate:.2g}.")
+        return rate
+
     def narrow(self, plan: Plan, path: pathlib.Path) -> bytes:
         """The file of a narrower plain network of no more bytes, trained alike."""
         weights = plan.cost.bytes - plan.plain_rest.bytes
         model, _ = narrow.narrowed_to(self._judge.model, weights)
-        self.train(model, path.with_name(f"{path.stem}_narrow{keras_file.SUFFIX}"))
+        self.train(model, None, path.with_name(f"{path.stem}_narrow{keras_file.SUFFIX}"))
         return self._judge.file(model, Form(EXPLICIT, "weights"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import string
 from collections.abc import Sequence
 from html import escape
@@ -125,11 +126,17 @@ class Report:
     def _charts(self) -> str:
         if not self.tested:
             return ""
-        files = [(file.name, file.bytes / 1e3, 1e3 * file.seconds, 100 * (file.accuracy or 0.0)) for file in self.files]
+        files = [(file.bytes / 1e3, 1e3 * file.seconds, 100 * (file.accuracy or 0.0)) for file in self.files]
         curve = [(point.bytes / 1e3, 1e3 * point.seconds, 100 * point.accuracy) for point in self.curve]
-        return _chart("kB", [(name, x, y) for name, x, _, y in files], [(x, y) for x, _, y in curve]) + _chart(
-            "ms", [(name, x, y) for name, _, x, y in files], [(x, y) for _, x, y in curve]
+        charts = [
+            _chart(unit, [(row[axis], row[2]) for row in files], [(row[axis], row[2]) for row in curve])
+            for axis, unit in enumerate(("kB", "ms"))
+        ]
+        names = "".join(
+            f'<span><i class="c{number % 4}"></i>{escape(file.name)}</span>' for number, file in enumerate(self.files)
         )
+        note = f"; line: plans of other limits, before any training, on {self.held_out:,} images set aside"
+        return "".join(charts) + f'<p class="legend">{names}accuracy in %{note if curve else ""}</p>'
 
 
 def _layers(plan: Plan) -> list[list[str]]:
@@ -175,35 +182,41 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 460, 300, 56, 40
 
 
-def _chart(unit: str, files: list[tuple[str, float, float]], curve: list[tuple[float, float]]) -> str:
-    """Accuracy, in %, against a unit: files as named dots, plans before training as a line."""
-    points = [(x, y) for _, x, y in files] + curve
-    right = 1.15 * max(x for x, _ in points) or 1.0
-    low, high = min(y for _, y in points), max(y for _, y in points)
-    low, high = low - 0.1 * (high - low) - 0.5, high + 0.1 * (high - low) + 0.5
+def _chart(unit: str, files: list[tuple[float, float]], curve: list[tuple[float, float]]) -> str:
+    """Accuracy, in %, against a unit: files as dots, plans before training as a line."""
+    points = [point for point in files + curve if not math.isnan(point[0])]
+    right_ticks = _ticks(0.0, max((x for x, _ in points), default=1.0))
+    up_ticks = _ticks(min(y for _, y in points), max(y for _, y in points)) if points else [0.0, 100.0]
+    right, low, high = right_ticks[-1], up_ticks[0], up_ticks[-1]
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + (_WIDTH - _LEFT - 10) * x / right
+        across = _LEFT + (_WIDTH - _LEFT - 20) * x / right
         return across, 10 + (_HEIGHT - _BOTTOM - 10) * (high - y) / (high - low)
 
     parts = []
-    for number in range(5):
-        x, y = right * number / 4, low + (high - low) * number / 4
-        (across, _), (_, down) = place(x, low), place(0, y)
-        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{down:.1f}" x2="{_WIDTH - 10}" y2="{down:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{down + 4:.1f}" text-anchor="end">{y:.1f}</text>')
-        parts.append(f'<text x="{across:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{x:.3g}</text>')
+    for tick in up_ticks:
+        _, down = place(0, tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{down:.1f}" x2="{_WIDTH - 20}" y2="{down:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{down + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
+    for tick in right_ticks:
+        across, _ = place(tick, low)
+        parts.append(f'<text x="{across:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{tick:.4g}</text>')
     parts.append(f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(unit)}</text>')
-    line = " ".join(f"{across:.1f},{down:.1f}" for across, down in (place(*point) for point in sorted(curve)))
+    line = " ".join(f"{across:.1f},{down:.1f}" for across, down in (place(*point) for point in curve))
     parts.append(f'<polyline points="{line}"/>')
-    for number, (name, x, y) in enumerate(files):
-        across, down = place(x, y)
-        anchor = "end" if across > _WIDTH / 2 else "start"
-        shift = -8 if anchor == "end" else 8
+    for number, point in enumerate(files):
+        across, down = place(*point)
         parts.append(f'<circle class="c{number % 4}" cx="{across:.1f}" cy="{down:.1f}" r="5"/>')
-        parts.append(f'<text x="{across + shift:.1f}" y="{down - 7:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
-    note = "<small>line: plans of other limits, before any training</small>" if curve else ""
-    return f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(parts)}</svg>{note}</figure>'
+    return f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(parts)}</svg></figure>'
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers, some four to eight, that enclose two numbers."""
+    rough = max(high - low, 1e-9) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [step * number for number in range(first, max(last, first + 1) + 1)]
 
 
 _USE = """pip install dbf-keras ai-edge-litert
@@ -241,7 +254,10 @@ figure { display: inline-block; margin: 0 1rem 0 0; width: min(470px, 100%); }
 svg { width: 100%; height: auto; font-size: 12px; fill: var(--text); }
 polyline { fill: none; stroke: var(--soft); stroke-dasharray: 4 3; }
 .grid { stroke: var(--line); }
-.c0 { fill: #4c78a8; } .c1 { fill: #f58518; } .c2 { fill: #54a24b; } .c3 { fill: #b279a2; }
+.c0 { fill: #4c78a8; background: #4c78a8; } .c1 { fill: #f58518; background: #f58518; }
+.c2 { fill: #54a24b; background: #54a24b; } .c3 { fill: #b279a2; background: #b279a2; }
+.legend span { color: var(--text); margin-right: 1rem; }
+.legend i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .4em; }
 pre { margin: 0; font-size: .88rem; }
 </style>
 <h1>$name, compressed</h1>

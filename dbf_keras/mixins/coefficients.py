@@ -45,7 +45,10 @@ class CoefficientsMixin(MixinBase):
         coefficient_scale: √P; 1 in layers of files before version 0.2, which stay as they are.
         codes: the kept grid indices [n] in the order of α's first axis; None for ``"sp_ovsf"``, which has no grid form.
         filter_shape: (kh, kw, C), the taps of a filter; a dense layer's is (1, 1, C).
+        fixed_steps: whether training leaves the steps of the levels as they are.
     """
+
+    fixed_steps = False
 
     def _init_coefficients(
         self,
@@ -284,6 +287,7 @@ class CoefficientsMixin(MixinBase):
         # The gradient of a step is the sum of its filter's; scaled like this it moves as fast, for its size, as they do
         # (Esser et al., ICLR 2020).
         share = 1 / math.sqrt(self.coefficients.shape[0] * max(1.0, 1 / self.alpha_step))
+        share = 0.0 if self.fixed_steps else share
         slow = steps * share + ops.stop_gradient(steps * (1 - share))
         steps = ops.maximum(ops.abs(slow), 1e-12) / self.coefficient_scale
         steps = rounding.straight_through(steps, rounding.short_steps(steps))

@@ -30,21 +30,31 @@ class Coding:
         rate: loss for each 1,000 bytes of coded coefficients; it rises evenly to this in the first quarter of epochs.
         coded_kb: how many 1,000 bytes are aimed at; the price rises while the layers take more than a target that
             falls evenly to this in the first half of the epochs, and falls while they take less.
+        first_price: with `coded_kb`, the price in the first epoch, of layers that take about so many bytes from the
+            start: the target is then the same in all epochs, and the price follows slowly.
 
     Raises:
-        ValueError: both, or a number out of its range.
+        ValueError: both rate and target, a first price without a target, or a number out of its range.
     """
 
     rate: float | None = None
     coded_kb: float | None = None
+    first_price: float | None = None
 
     def __post_init__(self) -> None:
         if self.rate is not None and self.coded_kb is not None:
             raise ValueError("Give --rate, the price of coded bytes, or --coded_kb, their number, not both.")
+        if self.first_price is not None and (self.coded_kb is None or not 0 < self.first_price < math.inf):
+            raise ValueError(f"A first price goes with a target and must be over 0; got {self.first_price}.")
         if self.rate is not None and not 0 <= self.rate < math.inf:
             raise ValueError(f"--rate must be at least 0; got {self.rate}.")
         if self.coded_kb is not None and not 0 < self.coded_kb < math.inf:
             raise ValueError(f"--coded_kb must be over 0; got {self.coded_kb}.")
+
+    def summary(self) -> dict[str, float | None]:
+        """What a checkpoint and a model file keep of it."""
+        first = {} if self.first_price is None else {"first_price": self.first_price}
+        return {"rate": self.rate, "coded_kb": self.coded_kb, **first}
 
     def layers(self, model: keras.Model) -> list:
         """The layers of a model whose coefficients are coded.
@@ -63,14 +73,15 @@ class Coding:
         if self.rate is not None:
             _assign(layers, self.rate * min(1.0, (done + 1) / (_RISE * epochs)))
         elif self.coded_kb is not None and not done:
-            _assign(layers, _FIRST_PRICE)
+            _assign(layers, self.first_price or _FIRST_PRICE)
         elif self.coded_kb is not None:
             first, last = history[0]["coded_kb"], history[-1]["coded_kb"]
             before = history[-2]["coded_kb"] if done > 1 else last
-            haste = max(1.0, _LONG / epochs)
+            holds = self.first_price is not None
+            haste = 1.0 if holds else max(1.0, _LONG / epochs)
             ahead = max(1.0, _AHEAD / haste)
             foreseen = max(last + ahead * (last - before), 1e-3)
-            share = min(1.0, (done + ahead) / (_FALL * epochs))
+            share = 1.0 if holds else min(1.0, (done + ahead) / (_FALL * epochs))
             factor = (foreseen / (first + share * (self.coded_kb - first))) ** _POWER
             price = history[-1]["price"]
             rest = max(history[-1]["loss"] - price * last, 0.0)

@@ -95,7 +95,7 @@ def train(
         "precision": precision,
         "start": start,
         "teacher": teacher and teacher.summary(),
-        **({} if coding == Coding() else {"coding": dataclasses.asdict(coding)}),
+        **({} if coding == Coding() else {"coding": coding.summary()}),
         **({} if patience is None else {"patience": patience}),
         **({} if normalization is None else {"normalization": [np.asarray(part).tolist() for part in normalization]}),
         **_fingerprint(model, dataset),
@@ -111,9 +111,8 @@ def train(
     activation = getattr(last, "activation", None)
     with computing_in(precision, all_layers(model)):
         lesson = engine.Lesson(teacher.load(dataset), teacher.temperature, teacher.weight) if teacher else None
-        trainer = _engine(
-            model, dataset, recipe, steps, lesson, scale_loss=precision == "mixed_float16", normalization=normalization
-        )
+        scale_loss = precision == "mixed_float16"
+        trainer = engine_of(model, dataset, recipe, steps, lesson, scale_loss, normalization)
         best = checkpoint.Best(trainer.model.weights, coding.coded_kb) if patience is not None else None
         saved = checkpoint.Checkpoint(output, run, [*trainer.variables, *(best.variables if best else [])])
         history = saved.restore()
@@ -122,8 +121,8 @@ def train(
             start_from(model, start, verbose)
         if history and verbose:
             print(f"Going on after epoch {len(history)} of {recipe.epochs} from {saved.path}")
-        training = _source(dataset.x_train, dataset.y_train, recipe.crop)
-        test = _source(dataset.x_test, dataset.y_test)
+        training = source_of(dataset.x_train, dataset.y_train, recipe.crop)
+        test = source_of(dataset.x_test, dataset.y_test)
         with progress(output.name) if verbose else contextlib.nullcontext(lambda done: None) as show:
             for epoch in range(len(history), recipe.epochs):
                 if best is not None and patience is not None and best.age(history) >= patience:
@@ -150,7 +149,7 @@ def train(
         "seed": seed,
         "precision": precision,
         "train_images": len(dataset.y_train),
-        **({} if coding == Coding() else {"coding": dataclasses.asdict(coding)}),
+        **({} if coding == Coding() else {"coding": coding.summary()}),
         "held_out_accuracy" if dataset.held_out else "test_accuracy": round(_reached(history, best), 6),
         "backend": keras.backend.backend(),
         "keras": keras.__version__,
@@ -209,16 +208,16 @@ def _fingerprint(model: keras.Model, dataset: data.Dataset) -> dict[str, Any]:
     }
 
 
-def _engine(
+def engine_of(
     model: keras.Model,
     dataset: data.Dataset,
     recipe: Recipe,
-    steps: int,
+    steps: int | None,
     lesson: engine.Lesson | None,
-    scale_loss: bool,
-    normalization: tuple[Any, Any] | None,
+    scale_loss: bool = False,
+    normalization: tuple[Any, Any] | None = None,
 ) -> engine.Engine:
-    """The compiled loops of a training; the model loses its softmax."""
+    """The compiled loops of a training of so many steps an epoch; the model loses its softmax."""
     changes = augmentation.Augmentation(**recipe.augmentation) if recipe.augmentation else None
     return engine.Engine(
         to_logits(model),
@@ -300,7 +299,8 @@ def _line(row: dict[str, float], epochs: int, seconds: float, held_out: bool) ->
     )
 
 
-def _source(images: Any, labels: np.ndarray, crop: float | None = None) -> engine.Source:
+def source_of(images: Any, labels: np.ndarray, crop: float | None = None) -> engine.Source:
+    """What hands out images to the loops: all at once, as they are read, or as they come."""
     if isinstance(images, np.ndarray):
         return engine.resident(images, labels)
     if hasattr(images, "batches"):

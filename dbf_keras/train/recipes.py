@@ -91,10 +91,10 @@ class Recipe:
             **fields,
         )
 
-    def optimizer(self, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-        """`CodeSGD` with Nesterov momentum 0.9 and the recipe's learning rates."""
+    def optimizer(self, steps_per_epoch: int | None) -> keras.optimizers.Optimizer:
+        """`CodeSGD` with Nesterov momentum 0.9 and the recipe's learning rates; with None, a constant one to be set."""
         return optimizers.CodeSGD(
-            self.rates(steps_per_epoch),
+            self.learning_rate if steps_per_epoch is None else self.rates(steps_per_epoch),
             momentum=0.9,
             nesterov=True,
             weight_decay=self.weight_decay,
