@@ -105,6 +105,16 @@ def all_layers(model: keras.Model) -> list:
     return list({id(layer): layer for layer in model._flatten_layers(include_self=False)}.values())
 
 
+def settle(layer: keras.layers.Layer) -> None:
+    """Has a layer, or the layers of a model, whose weights were set, compute what they keep besides them.
+
+    Keras's Normalization, for one, normalises by constants that it has made of the mean that it was adapted to.
+    """
+    for part in layer._flatten_layers():
+        if hasattr(part, "finalize_state"):
+            part.finalize_state()
+
+
 @contextlib.contextmanager
 def computing_in(policy: str, layers: Iterable) -> Iterator[None]:
     """Has layers compute by a dtype policy, such as ``"mixed_bfloat16"``, while the context lasts."""

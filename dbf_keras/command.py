@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import pathlib
 import re
@@ -140,19 +141,33 @@ def parse_normalization(
     """What the flags --mean and --std say; None if neither is given.
 
     Raises:
-        ValueError: they are no numbers.
+        ValueError: they are no finite numbers, or those of --std are not over 0.
     """
     if mean is None and std is None:
         return None
+    wanted = "--mean and --std take numbers, by channel or one"
     try:
-        return [float(text) for text in mean or ["0"]], [float(text) for text in std or ["1"]]
+        means, deviations = [float(text) for text in mean or ["0"]], [float(text) for text in std or ["1"]]
     except ValueError as error:
-        raise ValueError(f"--mean and --std take numbers, by channel or one: {error}.") from None
+        raise ValueError(f"{wanted}: {error}.") from None
+    for value in (*means, *deviations):
+        if not math.isfinite(value):
+            raise ValueError(f"{wanted}; got {value:g}.")
+    if min(deviations) <= 0:
+        raise ValueError(f"{wanted}, those of --std over 0; got {min(deviations):g}.")
+    return means, deviations
 
 
 def read_lines(path: str) -> list[str]:
-    """The lines of the text file of the flag --labels."""
-    return pathlib.Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
+    """The lines of the text file of the flag --labels.
+
+    Raises:
+        ValueError: it is no UTF-8 text.
+    """
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--labels: {path} is no UTF-8 text: {error}.") from None
 
 
 def size_text(size: Sequence[int | None]) -> str:

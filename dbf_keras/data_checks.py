@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,12 @@ def check_images(name: str, images: Any, preprocessed: bool = False) -> None:
         raise ValueError(f"{wanted}. Reshape it; grey images have one channel, [N, H, W, 1].")
     if images.shape[1] in (1, 3) and images.shape[3] > 4:
         raise ValueError(f"{wanted}: its channels come first. Move them to the end: np.moveaxis(images, 1, -1).")
+
+
+def agree(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Whether two shapes can be one; None is any length."""
+    pairs = zip(shape, other, strict=False)
+    return len(shape) == len(other) and all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 
 def check_brightness(name: str, images: Any) -> None:

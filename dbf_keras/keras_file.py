@@ -64,7 +64,7 @@ def save(
 
 def labels(path: str | os.PathLike) -> list[str] | None:
     """The names of the classes that `save` wrote into a .keras file; None if there are none."""
-    return _details(path).get("labels")
+    return _details(path).get("labels") or None
 
 
 def training(path: str | os.PathLike) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ import plots
 from common import Shape, Side
 from dbf_keras.backend import keras
 from dbf_keras.benchmark import prepare, time_interleaved
-from dbf_keras.benchmark.accuracy import accuracy, quantize
+from dbf_keras.benchmark.accuracy import accuracy, answers, classes_of, quantize
 from dbf_keras.benchmark.memory import peak_memory
 from dbf_keras.benchmark.page import to_html
 from dbf_keras.benchmark.report import Report, Result, from_json, print_table, split_details, to_json, to_rows
@@ -55,7 +55,7 @@ class FakeInterpreter:
         return [{"index": 0, "shape": np.array([1, 2, 2, 1]), "dtype": np.int8, "quantization": (2.0, -100)}]
 
     def get_output_details(self):
-        return [{"index": 1}]
+        return [{"index": 1, "shape": np.array([1, 2]), "quantization": (0.0, 0)}]
 
     def set_tensor(self, index, values):
         assert values.dtype == np.int8 and values.shape == (1, 2, 2, 1)
@@ -109,6 +109,44 @@ class TestAccuracy:
         labels = np.argmax(model(images.astype(np.float32)), axis=1)
         labels[:8] = (labels[:8] + 1) % 10
         assert accuracy(interpreter, images, labels) == 0.75
+
+    @pytest.mark.parametrize(
+        ("scores", "expected"),
+        [
+            ([[0.1, 0.7, 0.2], [3.0, -1.0, 2.0]], [1, 0]),
+            ([[0.4], [0.6], [0.0], [1.0], [0.5]], [0, 1, 0, 1, 0]),
+            ([[0.4], [0.6], [-0.1]], [1, 1, 0]),
+            ([[0.4], [1.1], [0.0]], [1, 1, 0]),
+        ],
+    )
+    def test_classes_of_scores(self, scores, expected):
+        """One score is a probability, or a logit if any is none; of two equal classes the first counts."""
+        found = classes_of(np.array(scores, np.float32))
+        assert found.tolist() == expected and found.dtype.kind == "i"
+
+    @pytest.mark.parametrize("activation", ["sigmoid", None])
+    @pytest.mark.parametrize("quantize", [None, "int8"])
+    def test_files_of_one_score(self, activation, quantize):
+        """Logits are told from probabilities by all of them: each for itself, many are from 0 to 1."""
+        image = keras.Input((8, 8, 1))
+        features = keras.layers.Flatten()(DBFConv2D(4, 3, ratio=0.5)(keras.layers.Rescaling(1 / 255)(image)))
+        model = keras.Model(image, keras.layers.Dense(1, activation)(features))
+        images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
+        model.layers[-1].bias.assign([0.2 - np.median(self.logits(model, images))])
+        logits = self.logits(model, images)
+        assert (((logits > 0.05) & (logits < 0.45)).sum() > 3) and (logits < 0).any()
+        calibration = {} if quantize is None else {"representative_data": [images.astype(np.float32)]}
+        interpreter = Interpreter(model_content=to_tflite(model, quantize=quantize, **calibration))
+        interpreter.allocate_tensors()
+        clear = np.abs(logits) > (1e-4 if quantize is None else 0.1)
+        found = answers(interpreter, images)
+        np.testing.assert_array_equal(found[clear], (logits > 0)[clear])
+        assert clear.sum() > 40 and found.dtype.kind == "i"
+
+    @staticmethod
+    def logits(model, images):
+        [scores] = model.predict(images.astype(np.float32), verbose=0).astype(np.float64).T
+        return np.log(scores / (1 - scores)) if model.layers[-1].activation is keras.activations.sigmoid else scores
 
     def test_wrong_shape(self):
         with pytest.raises(ValueError, match=r"\(2, 2, 1\).*\(8, 8, 1\)"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dbf_keras import data
+from dbf_keras import data, data_checks
 
 DATA_DIR = os.environ.get("DBF_DATA_DIR")
 RNG = np.random.default_rng(0)
@@ -269,6 +269,65 @@ def test_a_part_of_the_images():
     for count in (0, 10**6):
         with pytest.raises(ValueError, match="--train_images takes 1 to 1437"):
             digits.part(count)
+
+
+def test_images_are_held_out():
+    """None is in both parts, each has its label, always the same; what was there to test with is left alone."""
+    digits = data.load("digits")
+    held, again = digits.hold_out(200), digits.hold_out(200)
+    assert (len(held.y_test), len(held.y_train)) == (200, 1237) == (len(held.x_test), len(held.x_train))
+    assert held.held_out and held.is_part and not digits.held_out and held.class_names == digits.class_names
+    for part in ("x_train", "y_train", "x_test", "y_test"):
+        np.testing.assert_array_equal(getattr(held, part), getattr(again, part))
+
+    def pairs(images, labels):
+        return [(image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)]
+
+    trained, tested = pairs(held.x_train, held.y_train), pairs(held.x_test, held.y_test)
+    assert sorted(trained + tested) == sorted(pairs(digits.x_train, digits.y_train))
+    assert not set(trained) & set(tested) and (np.bincount(held.y_test) >= 10).all()
+    assert held.check() is held
+    for count in (0, 1437):
+        with pytest.raises(ValueError, match=f"Of 1437 training images {count} cannot be set aside"):
+            digits.hold_out(count)
+
+
+def test_images_in_files_are_held_out(tmp_path):
+    write_images(tmp_path, {"ant": 20, "bee": 20})
+    dataset = data.load("folder", str(tmp_path), image_size=8)
+    held = dataset.hold_out(8)
+    assert held.x_test.shape == (8, 8, 8, 3) and held.x_train.shape == (24, 8, 8, 3)
+    shown = [images[:][:, 0, 0] for images in (held.x_train, held.x_test, dataset.x_train)]
+    for pixels, labels in zip(shown, (held.y_train, held.y_test), strict=False):
+        assert (pixels[:, 0] // 100).tolist() == labels.tolist()
+    rows = [{tuple(row) for row in pixels} for pixels in shown]
+    assert not rows[0] & rows[1] and rows[0] | rows[1] == rows[2] and len(rows[2]) == 32
+    np.testing.assert_array_equal(dataset.hold_out(8).x_test[:], held.x_test[:])
+
+
+def test_images_may_be_as_a_model_takes_them():
+    """Then they are finite float32 numbers, also dark ones."""
+    labels, images = np.array([0, 1, 0]), np.linspace(-1, 0, 192, dtype=np.float32).reshape(3, 8, 8, 1)
+    given = {"x_train": images, "x_test": images, "preprocessed": True}
+    dataset = images_and_labels(labels, 2, **given)
+    assert dataset.check() is dataset
+    assert dataset.calibration_images().dtype == np.float32 and dataset.hold_out(1).preprocessed
+    for changes, message in (
+        ({"x_train": images.astype(np.float64)}, r"x_train must be float32 \[N, H, W, C\]; got float64 .*astype"),
+        ({"x_test": np.full((3, 8, 8, 1), 9, np.uint8)}, r"x_test must be float32 \[N, H, W, C\]; got uint8"),
+        ({"x_train": np.full_like(images, np.inf)}, r"x_train must be float32 .*Give finite numbers"),
+        ({"x_train": images[..., 0]}, "grey images have one channel"),
+        ({"x_train": np.zeros((3, 3, 8, 8), np.float32)}, "its channels come first"),
+        ({"preprocessed": False}, "x_train must be uint8 .*pixels 0–255; got float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            images_and_labels(labels, 2, **(given | changes))
+
+
+def test_shapes_agree_where_lengths_are_equal_or_open():
+    assert data_checks.agree((8, None, 3), (None, 9, 3)) and data_checks.agree((), ())
+    for other in ((8, 8), (8, 8, 1), (8, 8, 3, 1), (9, 8, 3)):
+        assert not data_checks.agree((8, 8, 3), other)
 
 
 def test_a_part_of_images_in_files(tmp_path):

@@ -29,22 +29,23 @@ def answers(
     """
     source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     scale, zero_point = target["quantization"]
+    single = int(target["shape"][-1]) == 1
     wanted = tuple(int(size) for size in source["shape"])
     if wanted != (1, *images.shape[1:]):
         raise ValueError(
             f"The model takes images of shape {wanted[1:]}, but those of the data set are {images.shape[1:]}."
         )
-    found = np.empty(len(images), np.int64)
+    found = np.empty(len(images), np.float32 if single else np.int64)
     for number, image in enumerate(images):
         interpreter.set_tensor(source["index"], quantize(image[None], source))
         interpreter.invoke()
         scores = interpreter.get_tensor(target["index"])
-        if scores.shape[-1] == 1 and scale:  # What one score means depends on its value.
+        if single and scale:  # What one score means depends on its value.
             scores = np.float32(scale) * (scores.astype(np.float32) - zero_point)
-        found[number] = classes_of(scores)[0]
+        found[number] = scores[0, 0] if single else classes_of(scores)[0]
         if number % 64 == 0:
             tick(number / len(images))
-    return found
+    return classes_of(found[:, None]) if single else found
 
 
 def classes_of(scores: np.ndarray) -> np.ndarray:

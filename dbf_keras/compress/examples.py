@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from dbf_keras import data_checks
 from dbf_keras.backend import keras
 from dbf_keras.data import Dataset
 from dbf_keras.export.calibration import to_classes
@@ -44,7 +47,7 @@ def to_dataset(data: Any, model: keras.Model, labels: Sequence[str] | None = Non
         dataset = _of_batches(data, classes)
     else:
         raise ValueError(f"{_FORMS}; got {type(data).__name__}.")
-    if dataset.classes != classes or not _fits(dataset.image_shape, shape):
+    if dataset.classes != classes or not data_checks.agree(dataset.image_shape, shape):
         raise ValueError(
             f"The model {model.name!r} takes images {_text(shape)} to {classes} classes; the data has images "
             f"{_text(dataset.image_shape)} of {dataset.classes} classes. Give the data that it was trained on."
@@ -69,10 +72,6 @@ def _shapes(model: keras.Model) -> tuple[tuple[int | None, ...], int]:
     return inputs[0], max(int(outputs[0][0]), 2)
 
 
-def _fits(given: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return all(size in (length, None) or length is None for size, length in zip(given, wanted, strict=True))
-
-
 def _text(shape: Sequence[int | None]) -> str:
     return "×".join("?" if size is None else str(size) for size in shape)
 
@@ -92,6 +91,8 @@ def _of_arrays(images: np.ndarray, labels: Any, classes: int) -> Dataset:
 
 
 def _images(images: np.ndarray) -> np.ndarray:
+    if not images.ndim or images.dtype.kind not in "biufV":  # bfloat16 is of kind V.
+        raise ValueError(f"Images are arrays of numbers; got {images.dtype} of shape {images.shape}.")
     images = images[..., None] if images.ndim == 3 else images
     return images if images.dtype == np.uint8 else images.astype(np.float32)
 
@@ -107,33 +108,47 @@ def _numbers(labels: Any, count: int) -> np.ndarray:
 
 def _known(numbers: np.ndarray, classes: int) -> int:
     """The number of classes, unless there are labels beyond."""
-    return max(classes, int(numbers.max()) + 1)
+    return max(classes, int(numbers.max(initial=0)) + 1)
 
 
 class Stream:  # In place of `dbf_keras.images.Images`, but without an index.
-    """Images that come in batches, and are read anew for every epoch.
+    """Images that come in batches, and are read anew for every epoch, each time in whatever order.
+
+    Images are told apart by a hash of their pixels: a number that looks random, so that those of the smallest hashes
+    are a random draw, and always the same one, also if the images are shuffled, or sorted by class.
 
     Attributes:
         shape: (N, height, width, channels).
-        labels: of all images, [N], in the order of the first reading.
+        labels: of all images, [N], in ascending order of the images' hashes.
     """
 
-    def __init__(self, data: Any, skipped: int = 0):
+    def __init__(self, data: Any):
         """Reads all once.
 
         Args:
             data: yields (images, labels) batches each time that it is iterated over.
-            skipped: how many images at the beginning are left out.
+
+        Raises:
+            ValueError: it has no images, never ends, or yields something else.
         """
-        self._data, self._skipped = data, skipped
-        labels, shape = [], None
-        for images, numbers in self._read():
-            shape = images.shape[1:]
+        if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+            raise ValueError("The data never ends; give it without repeat(): it is read once for each epoch.")
+        self._data, self._least = data, 0
+        hashes, labels, shapes = [], [], set()
+        for images, numbers, found in self._read():
+            shapes.add(images.shape[1:])
             labels.append(numbers)
-        if shape is None:
-            raise ValueError(f"The data has no images{' besides those that are set aside' if skipped else ''}.")
-        self.labels = np.concatenate(labels)
-        self.shape = (len(self.labels), *shape)
+            hashes.append(found)
+        if not labels:
+            raise ValueError("The data has no images.")
+        if len(shapes) > 1:
+            raise ValueError(
+                f"Images of one shape are wanted; the data has {' and '.join(map(_text, sorted(shapes)))}."
+            )
+        self._hashes = np.concatenate(hashes)
+        order = np.argsort(self._hashes, kind="stable")
+        self._hashes, self.labels = self._hashes[order], np.concatenate(labels)[order]
+        self.shape = (len(self.labels), *shapes.pop())
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -142,50 +157,84 @@ class Stream:  # In place of `dbf_keras.images.Images`, but without an index.
         """Not possible; images are taken as they come."""
         raise ValueError("A stream of batches has no parts.")
 
-    def first(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first images and labels."""
-        parts, found = [], 0
-        for batch in self._read():
-            parts.append(batch)
-            found += len(batch[1])
-            if found >= count:
-                break
-        images, labels = (np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True))
-        return images, labels
+    def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images of the smallest hashes and their labels: so many, or all if there are fewer.
+
+        Raises:
+            ValueError: the images are others than in the first reading.
+        """
+        most = self._hashes[:count][-1]
+        parts = []
+        for images, labels, hashes in self._read():
+            chosen = hashes <= most
+            parts.append((images[chosen], labels[chosen], hashes[chosen]))
+        images, labels, hashes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        order = np.argsort(hashes, kind="stable")
+        if not np.array_equal(hashes[order][:count], self._hashes[:count]):
+            raise ValueError(
+                "The data has other images each time that it is read, so that none can be set aside; give it without "
+                "its random changes of images, which need to be only shuffled."
+            )
+        return images[order][:count], labels[order][:count]
+
+    def without(self, count: int) -> Stream:
+        """The stream without the images that `draw` returns, and without others that equal one of them.
+
+        Raises:
+            ValueError: nothing is left.
+        """
+        rest = copy.copy(self)
+        rest._least = int(self._hashes[:count][-1]) + 1
+        left = self._hashes >= rest._least
+        if not left.any():
+            raise ValueError("The data has no images besides those that are set aside; give more that differ.")
+        rest._hashes, rest.labels = self._hashes[left], self.labels[left]
+        rest.shape = (len(rest.labels), *self.shape[1:])
+        return rest
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All images and labels, so many at a time, the last if they are not as many left out."""
+        """All images and labels, so many at a time; what is left in the end, fewer than that, is left out."""
         waiting: list[tuple[np.ndarray, np.ndarray]] = []
-        for batch in self._read():
-            waiting.append(batch)
-            while sum(len(labels) for _, labels in waiting) >= size:
-                images, labels = (np.concatenate(arrays) for arrays in zip(*waiting, strict=True))
-                yield images[:size], labels[:size]
-                waiting = [(images[size:], labels[size:])]
+        for images, labels, _ in self._read():
+            waiting.append((images, labels))
+            if sum(len(labels) for _, labels in waiting) < size:
+                continue
+            images, labels = (np.concatenate(arrays) for arrays in zip(*waiting, strict=True))
+            whole = len(labels) // size * size
+            for start in range(0, whole, size):
+                yield images[start : start + size], labels[start : start + size]
+            waiting = [(images[whole:], labels[whole:])]
 
-    def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Batches of images, labels and hashes."""
         batches = (
             (self._data[number] for number in range(len(self._data)))
             if isinstance(self._data, keras.utils.PyDataset)
             else iter(self._data)
         )
-        left = self._skipped
         for batch in batches:
             if not isinstance(batch, tuple | list) or len(batch) < 2:
                 raise ValueError(f"{_FORMS}; its elements are no (images, labels).")
-            images = np.asarray(batch[0])
-            images, numbers = _images(images), _numbers(np.asarray(batch[1]), len(images))
-            if left < len(numbers):
-                yield images[left:], numbers[left:]
-            left = max(0, left - len(numbers))
+            images, labels = (np.asarray(part) for part in batch[:2])
+            if not labels.ndim:
+                raise ValueError("The data yields single images; give it in batches, as dataset.batch(32).")
+            images = _images(images)
+            numbers, hashes = _numbers(labels, len(images)), _hashes(images)
+            kept = hashes >= self._least
+            yield images[kept], numbers[kept], hashes[kept]
+
+
+def _hashes(images: np.ndarray) -> np.ndarray:
+    digests = (hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest() for image in images)
+    return np.frombuffer(b"".join(digests), "<u8")
 
 
 def _of_batches(data: Any, classes: int) -> Dataset:
-    """A data set of batches, the first of whose images are set aside."""
+    """A data set of batches, of whose images some are set aside."""
     whole = Stream(data)
     count = min(_MOST, max(1, round(_SHARE * len(whole))))
-    images, labels = whole.first(count)
-    rest = Stream(data, skipped=count)
+    images, labels = whole.draw(count)
+    rest = whole.without(count)
     return Dataset(
         rest,
         rest.labels,
@@ -201,7 +250,7 @@ def _of_batches(data: Any, classes: int) -> Dataset:
 def calibration_examples(dataset: Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Training images, float32, and labels, to look at what layers do."""
     if isinstance(dataset.x_train, Stream):
-        images, labels = dataset.x_train.first(count)
+        images, labels = dataset.x_train.draw(count)
         return images.astype(np.float32), labels
     return dataset.calibration_examples(count)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dbf_keras import codes as dbf_codes
-from dbf_keras.backend import LEGACY, all_layers, keras, ops, own_variables
+from dbf_keras.backend import LEGACY, all_layers, keras, ops, own_variables, settle
 from dbf_keras.layers import DBFConv2D, DBFDense
 
 # What the two layers that a SeparableConv2D becomes are called, after its own name.
@@ -270,5 +270,4 @@ def _take_weights(layer: Any, copy: Any) -> None:
             pointwise.bias.assign(layer.bias)
     else:
         copy.set_weights(layer.get_weights())
-        if hasattr(copy, "finalize_state"):  # Of what Normalization was adapted to.
-            copy.finalize_state()
+        settle(copy)

@@ -66,7 +66,9 @@ class Judge:
 
     @property
     def labels(self) -> Sequence[str] | None:
-        """The names of the classes, if they are known."""
+        """The names of the classes, if they are known and have a score each."""
+        if self.model.output_shape[-1] == 1:
+            return None
         return self._labels if self._labels is not None or self.dataset is None else self.dataset.class_names
 
     @property
@@ -102,11 +104,9 @@ class Judge:
         """A network's accuracy on the images that are set aside; NaN without data."""
         if self.dataset is None:
             return math.nan
-        right = 0
-        for images, labels in examples.in_batches(self.dataset):
-            (scores,) = converter.run(model, [self._normalized(images)])
-            right += int((classes_of(np.asarray(scores)) == labels).sum())
-        return right / len(self.dataset.y_test)
+        batches = examples.in_batches(self.dataset)
+        scores = [np.asarray(converter.run(model, [self._normalized(images)])[0]) for images, _ in batches]
+        return float(np.equal(classes_of(np.concatenate(scores)), self.dataset.y_test).mean())
 
     def file(self, model: keras.Model, form: Form, max_kb: float | None = None) -> bytes:
         """The .tflite file of a network.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dbf_keras.backend import keras
+from dbf_keras.backend import keras, settle
 from dbf_keras.compress.fit import rebuilt
 from dbf_keras.train.teacher import last_layer
 
@@ -15,7 +15,7 @@ _NARROWEST, _HALVINGS = 1 / 64, 10
 def narrowed(model: keras.Model, width: float) -> keras.Model:
     """A network of the same graph whose layers have fewer filters or units, except the one that makes the output.
 
-    Its weights are new.
+    Its weights are new, except those of layers that were adapted to the data, such as Normalization.
 
     Args:
         model: functional or Sequential.
@@ -25,6 +25,7 @@ def narrowed(model: keras.Model, width: float) -> keras.Model:
         ValueError: layers no longer fit each other, as where a shape is written down.
     """
     last = last_layer(model)
+    adapted: list[tuple[Any, Any]] = []
 
     def clone(layer: Any) -> Any:
         config = layer.get_config()
@@ -32,12 +33,19 @@ def narrowed(model: keras.Model, width: float) -> keras.Model:
             for key in ("filters", "units"):
                 if isinstance(config.get(key), int):
                     config[key] = max(1, round(width * config[key]))
-        return layer.__class__.from_config(config)
+        copy = layer.__class__.from_config(config)
+        if hasattr(layer, "adapt"):
+            adapted.append((layer, copy))
+        return copy
 
     try:
-        return rebuilt(model, clone)
+        small = rebuilt(model, clone)
     except Exception as error:  # Keras raises what its layers do.
         raise ValueError(f"{model.name} cannot be made narrower: {error}") from error
+    for layer, copy in adapted:
+        copy.set_weights(layer.get_weights())
+        settle(copy)
+    return small
 
 
 def narrowed_to(model: keras.Model, weights: float) -> tuple[keras.Model, float]:

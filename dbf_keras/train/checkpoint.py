@@ -107,7 +107,7 @@ class Best:
         """Takes the weights as they are after an epoch, if it is the best."""
         if self.row(history) is history[-1]:
             for variable, weight in zip(self.variables, self._weights, strict=True):
-                variable.assign(weight)
+                variable.assign(np.array(keras.ops.convert_to_numpy(weight)))  # JAX writes over the weight's array.
 
     def age(self, history: History) -> int:
         """How many epochs have passed since the best one; 0 as long as none counts."""
@@ -126,7 +126,7 @@ def history_path(output: pathlib.Path) -> pathlib.Path:
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """The names of the settings in which a run differs from another."""
-    return sorted(key for key in other if one.get(key) != other[key])
+    return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
 
 
 def finished(output: pathlib.Path, run: dict[str, Any]) -> History | None:

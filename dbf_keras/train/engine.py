@@ -37,14 +37,13 @@ def sequential(stream: Any) -> Source:
     """Images in the order in which a stream hands them out, each step's when it is due.
 
     Args:
-        stream: has ``batches(size)``, which yields (images, labels) of so many examples each, the last dropped if it
-            is not full unless all are fewer.
+        stream: has ``batches(size)``, which yields (images, labels) of so many examples each.
     """
 
     def parts(order: np.ndarray, seeds: np.ndarray | None) -> Iterator[tuple]:
         batches = stream.batches(order.shape[1])
         for _, (images, labels) in zip(order, batches, strict=False):
-            index = np.arange(order.shape[1], dtype=np.int32)[None] % len(labels)
+            index = np.arange(order.shape[1], dtype=np.int32)[None]
             yield distributed.whole(images, images.dtype.name), distributed.whole(labels, "int32"), index
 
     return parts

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dbf_keras import command, data, keras_file, plots
-from dbf_keras.backend import all_layers, computing_in, keras
+from dbf_keras import command, data, data_checks, keras_file, plots
+from dbf_keras.backend import all_layers, computing_in, keras, settle
 from dbf_keras.layers import DBFConv2D, DBFDense
 from dbf_keras.progress import progress
 from dbf_keras.train import augmentation, checkpoint, distributed, engine
@@ -97,6 +97,7 @@ def train(
         "teacher": teacher and teacher.summary(),
         **({} if coding == Coding() else {"coding": coding.summary()}),
         **({} if patience is None else {"patience": patience}),
+        **({} if normalization is None else {"normalization": [np.asarray(part).tolist() for part in normalization]}),
         **_fingerprint(model, dataset),
     }
     coded = coding.layers(model)
@@ -115,6 +116,7 @@ def train(
         best = checkpoint.Best(trainer.model.weights, coding.coded_kb) if patience is not None else None
         saved = checkpoint.Checkpoint(output, run, [*trainer.variables, *(best.variables if best else [])])
         history = saved.restore()
+        settle(model)
         if start is not None and not history:
             start_from(model, start, verbose)
         if history and verbose:
@@ -123,6 +125,8 @@ def train(
         test = source_of(dataset.x_test, dataset.y_test)
         with progress(output.name) if verbose else contextlib.nullcontext(lambda done: None) as show:
             for epoch in range(len(history), recipe.epochs):
+                if best is not None and patience is not None and best.age(history) >= patience:
+                    break
                 coding.set_price(coded, history, recipe.epochs)
                 row, seconds = _epoch(trainer, dataset, training, test, recipe, steps, seed, epoch)
                 _check_finite(row, recipe, steps, saved)
@@ -135,8 +139,6 @@ def train(
                 if verbose:
                     print(_line(row, recipe.epochs, seconds, dataset.held_out), flush=True)
                 show(len(history) / recipe.epochs)
-                if best is not None and patience is not None and best.age(history) >= patience:
-                    break
         if best is not None:
             best.restore()
     if activation is not None:
@@ -168,18 +170,13 @@ def _check_fit(model: keras.Model, dataset: data.Dataset) -> None:
     wanted = [(None, *dataset.image_shape), (None, dataset.classes)]
     if dataset.classes == 2 and shapes[-1][-1] == 1:
         wanted[1] = (None, 1)  # A score of the second class.
-    if len(shapes) != 2 or not all(map(_agree, shapes, wanted)):
+    if len(shapes) != 2 or not all(map(data_checks.agree, shapes, wanted)):
         given = [", ".join(str(tuple(tensor.shape[1:])) for tensor in part) for part in (model.inputs, model.outputs)]
         raise ValueError(
             f"The model takes inputs of shape {given[0]} to outputs of shape {given[1]}; the data has images of "
             f"{dataset.image_shape} and {dataset.classes} classes, so needs {dataset.image_shape} to "
             f"({dataset.classes},)."
         )
-
-
-def _agree(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    sizes = zip(shape, wanted, strict=False)
-    return len(shape) == len(wanted) and all(None in pair or pair[0] == pair[1] for pair in sizes)
 
 
 def _check_finite(row: dict[str, float], recipe: Recipe, steps: int, saved: checkpoint.Checkpoint) -> None:
@@ -249,7 +246,8 @@ def _finish(
     if distributed.is_first():
         saved.write_history(history)
         plots.write(output.with_suffix(".png"), lambda path: plot_history(history, path))
-        command.write_atomically(output, lambda path: keras_file.save(model, path, dataset.class_names, training))
+        names = dataset.class_names if model.output_shape[-1] == dataset.classes else ()  # One score has none.
+        command.write_atomically(output, lambda path: keras_file.save(model, path, names, training))
         saved.remove()
 
 

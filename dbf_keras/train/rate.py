@@ -37,7 +37,9 @@ def bearable_rate(
     Returns:
         The learning rate; the lowest that is tried if the loss is never finite.
     """
-    before = [keras.ops.convert_to_numpy(variable) for variable in trainer.variables]
+    if images < recipe.batch_size:
+        return recipe.learning_rate  # What trains says that the batch is too large.
+    before = [np.array(keras.ops.convert_to_numpy(variable)) for variable in trainer.variables]
     random = np.random.default_rng([seed, 1 << 20])
     steps = min(_WAITED + _COUNTED, images // recipe.batch_size)
     waited = steps * _WAITED // (_WAITED + _COUNTED)

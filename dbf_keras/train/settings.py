@@ -10,7 +10,7 @@ from typing import Any
 
 from dbf_keras import codes, data, networks
 from dbf_keras.backend import keras
-from dbf_keras.networks.schedule import PlannedRatios, read_plan
+from dbf_keras.networks.schedule import read_plan
 from dbf_keras.train.checkpoint import History
 from dbf_keras.train.coding import Coding
 from dbf_keras.train.loop import train
@@ -124,7 +124,7 @@ class Settings:
         """The network, for the images of a data set, with its first weights; not those of `start`."""
         ratio = parse_ratio(self.ratio) if isinstance(self.ratio, str) else self.ratio
         selection = parse_selection(self.selection)
-        if isinstance(ratio, PlannedRatios) and selection == codes.DEFAULT_SELECTION:
+        if isinstance(self.ratio, str) and self.ratio.startswith("@") and self.selection == codes.DEFAULT_SELECTION:
             selection = read_plan(self.ratio[1:])[1]
         return networks.build(
             self.network,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dbf_keras import codes, keras_file
-from dbf_keras.backend import all_layers, keras
+from dbf_keras.backend import all_layers, keras, settle
 from dbf_keras.layers import DBFConv2D, DBFDense
 
 
@@ -74,6 +74,7 @@ def _shape(layer: keras.layers.Layer) -> tuple[int, ...]:
 def _copy(source: keras.layers.Layer, layer: keras.layers.Layer) -> None:
     if not isinstance(layer, DBFConv2D | DBFDense):
         layer.set_weights(source.get_weights())
+        settle(layer)
         return
     layer.fit_kernel(keras.ops.convert_to_numpy(source.kernel))
     if layer.steps is not None and getattr(source, "steps", None) is not None:

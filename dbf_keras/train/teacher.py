@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any
 
-from dbf_keras import data, keras_file
-from dbf_keras.backend import keras, ops
+from dbf_keras import data, data_checks, keras_file
+from dbf_keras.backend import keras, ops, settle
 from dbf_keras.train.numbers import check_number
 
 _SURE = 1e-30  # Probabilities below this count as this.
@@ -37,7 +38,13 @@ class Teacher:
 
     def summary(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        return {"path": self.path, "temperature": self.temperature, "weight": self.weight}
+        kept = {"path": self.path, "temperature": self.temperature, "weight": self.weight}
+        if self.model is not None:
+            digest = hashlib.sha256()
+            for weight in self.model.get_weights():
+                digest.update(weight.tobytes())
+            kept["weights_sha256"] = digest.hexdigest()
+        return kept
 
     def load(self, dataset: data.Dataset) -> keras.Model:
         """The model, to logits.
@@ -46,12 +53,15 @@ class Teacher:
             ValueError: it is no .keras file, or does not fit the images or classes.
             FileNotFoundError: there is no such file.
         """
-        given = keras.models.clone_model(self.model) if self.model else keras_file.load(self.path, "--teacher")
-        if self.model:
-            given.set_weights(self.model.get_weights())
-        model = to_logits(given)
+        if self.model is None:
+            model = keras_file.load(self.path, "--teacher")
+        else:
+            model = keras.models.clone_model(self.model)
+            model.set_weights(self.model.get_weights())
+            settle(model)
+        model = to_logits(model)
         shapes = tuple(model.input_shape[1:]), model.output_shape[-1]
-        if shapes != (dataset.image_shape, dataset.classes):
+        if not data_checks.agree(shapes[0], dataset.image_shape) or shapes[1] != dataset.classes:
             raise ValueError(
                 f"The teacher {self.path} takes images {shapes[0]} to {shapes[1]} classes; the data has images "
                 f"{dataset.image_shape} and {dataset.classes} classes."
@@ -61,11 +71,11 @@ class Teacher:
 
 
 def last_layer(model: keras.Model) -> Any:
-    """The layer that makes a model's output, also inside of a nested model."""
-    last = model.layers[-1]
-    while isinstance(last, keras.Model):
-        last = last.layers[-1]
-    return last
+    """The layer, or function of keras.ops, that makes a model's output, also inside of a nested model."""
+    origin = model.outputs[0]._keras_history
+    while isinstance(origin.operation, keras.Model):
+        origin = origin.operation.outputs[origin.tensor_index]._keras_history
+    return origin.operation
 
 
 def to_logits(model: keras.Model) -> keras.Model:
@@ -73,7 +83,7 @@ def to_logits(model: keras.Model) -> keras.Model:
 
     Args:
         model: its last layer has softmax as its activation, or sigmoid for a single score of the second of two
-            classes, or none, or is a Softmax layer.
+            classes, or none, or is a Softmax layer or ``keras.ops.softmax``.
 
     Returns:
         The model; or another of the same layers, where there are two classes with one score, or a Softmax layer.
@@ -83,17 +93,18 @@ def to_logits(model: keras.Model) -> keras.Model:
     """
     last = last_layer(model)
     activations = keras.activations
-    if isinstance(last, keras.layers.Softmax):
-        return keras.Model(model.inputs, ops.log(ops.maximum(model.outputs[0], _SURE)), name=model.name)
+    if type(last).__name__ == "Softmax":  # The layer, or the operation of keras.ops.
+        shares = ops.cast(model.outputs[0], "float32")
+        return keras.Model(model.inputs[0], ops.log(ops.maximum(shares, _SURE)), name=model.name)
     activation = getattr(last, "activation", None)
     single = model.output_shape[-1] == 1
     if activation not in (activations.linear, activations.sigmoid if single else activations.softmax):
         raise ValueError(
-            f"The last layer of {model.name}, '{last.name}', must be a dense layer or the like with softmax or no "
-            "activation."
+            f"The last layer of {model.name}, '{last.name}', must be a dense layer or the like with "
+            f"{'sigmoid' if single else 'softmax'} or no activation."
         )
     last.activation = activations.linear
     if single:
         logit = model.outputs[0]
-        return keras.Model(model.inputs, ops.concatenate([ops.zeros_like(logit), logit], axis=-1), name=model.name)
+        return keras.Model(model.inputs[0], ops.concatenate([ops.zeros_like(logit), logit], axis=-1), name=model.name)
     return model

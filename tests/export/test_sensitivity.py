@@ -76,6 +76,49 @@ def test_single_scores_are_those_of_two_classes(activation):
         np.testing.assert_allclose(np.square(probe.first[0] / 2), np.stack([1 - chance, chance], 1), atol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+@pytest.mark.parametrize("kind", ["logits", "probabilities", "logit", "probability"])
+def test_distances_at_a_temperature_are_divergences_of_softened_classes(kind, temperature):
+    """T²·KL of softmax(logits/T), to second order: those of a change and its opposite have no third order."""
+    single = kind in ("logit", "probability")
+    activation = {"probabilities": "softmax", "probability": "sigmoid"}.get(kind)
+    model = keras.Sequential([keras.Input((8,)), DBFDense(1 if single else 5, activation=activation)])
+    given = samples(model, 200)
+    inputs = np.concatenate([sample[0] for sample in given])
+    [layer] = model.layers
+
+    def softened():
+        logits = inputs.astype(np.float64) @ np.asarray(ops.convert_to_numpy(layer.kernel), np.float64)
+        logits = np.pad(logits, ((0, 0), (1, 0))) if single else logits
+        powers = np.exp(logits / temperature)
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    with probing(model, [layer], given, classes=True, temperature=temperature) as probe:
+        first, alpha = softened(), Filters.of(layer).alpha
+        delta = 0.02 * np.random.default_rng(0).standard_normal(alpha.shape)
+        found, divergence = 0.0, 0.0
+        for step in (-1, 1):
+            probe.assign(0, alpha + step * delta)
+            found += probe.distance(probe.features())
+            divergence += temperature**2 * (first * np.log(first / softened())).sum(axis=1).mean()
+        assert found == pytest.approx(divergence, rel=0.01) and found > 1e-5
+
+
+def test_curvatures_know_the_temperature():
+    """Of logits that soften to all but equal classes it is that of a linear layer: T² and the two 1/T cancel."""
+    model = keras.Sequential([keras.Input((12,)), DBFDense(4, ratio=0.5, selection="random:1")])
+    [layer] = model.layers
+    alpha, found, foretold = Filters.of(layer).alpha, 0.0, 0.0
+    with probing(model, [layer], samples(model, 1500), classes=True, temperature=50.0) as probe:
+        [curvature] = probe.curvatures()
+        for seed in range(16):
+            delta = np.random.default_rng(seed).standard_normal(alpha.shape)
+            probe.assign(0, alpha + delta)
+            found += probe.distance(probe.features())
+            foretold += predicted(curvature, delta)
+    assert found == pytest.approx(foretold, rel=0.25)
+
+
 def test_other_outputs_are_in_units_of_their_deviation():
     model = keras.Sequential([keras.Input((8,)), DBFDense(3)])
     with probing(model, model.layers, samples(model, 50), classes=False) as probe:

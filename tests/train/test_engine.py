@@ -96,6 +96,40 @@ def test_streamed_images_train_as_resident_ones_do():
         np.testing.assert_allclose(resident, streamed, rtol=1e-3, atol=1e-4)
 
 
+class Stream:
+    """Images in one order, with what else is left over in the end."""
+
+    def __init__(self, images):
+        self._images = images
+
+    def batches(self, size):
+        for start in range(0, 320 - size + 1, size):
+            yield self._images[start : start + size], DIGITS.y_train[start : start + size]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_stream_trains_as_resident_images_in_its_order(dtype):
+    """As many steps as are asked for; images of either type, their numbers being the same."""
+    images, chosen = DIGITS.x_train.astype(dtype), np.arange(STEPS * 30, dtype=np.int32).reshape(STEPS, 30)
+    results = []
+    for source in (engine.resident(DIGITS.x_train, DIGITS.y_train), engine.sequential(Stream(images))):
+        trainer = make(small(), augmentation=augmentation.Augmentation(shift=1, mirror=True))
+        for steps in (STEPS, 4):
+            figures = trainer.train(source, chosen[:steps], SEEDS[:steps])
+        assert int(trainer.optimizer.iterations) == STEPS + 4
+        results.append([*figures, *values(trainer.variables)])
+    for resident, sequential in zip(*results, strict=True):
+        np.testing.assert_allclose(resident, sequential, rtol=1e-3, atol=1e-4)
+
+
+def test_pixels_are_normalised_by_channel():
+    trainer = make(small(), normalization=([10.0, 20.0], [2.0, 4.0]))
+    pixels = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
+    np.testing.assert_array_equal(trainer.normalized(pixels)[..., 1], (pixels[..., 1] - 20) / 4)
+    np.testing.assert_array_equal(trainer.normalized(pixels)[..., 0], (pixels[..., 0] - 10) / 2)
+    assert make(small()).normalized(pixels) is pixels
+
+
 def test_evaluation_counts_every_image_once():
     trainer = make(small())
     logits = trainer.model.predict(DIGITS.x_test.astype("f"), verbose=0)

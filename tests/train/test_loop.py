@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dbf_keras import data, keras_file, networks, train
-from dbf_keras.backend import keras
+from dbf_keras.backend import keras, ops
 from dbf_keras.layers import DBFConv2D
 from dbf_keras.train import engine
 from dbf_keras.train.curve import plot_history
@@ -61,9 +61,10 @@ t.run(t.pathlib.Path({folder!r}), {names!r})
 """
 
 
-def run(folder, names):
+def run(folder, names, patience=None):
     for name in names:
-        train.train(tiny, small_digits(), RECIPE, folder / f"{name}.keras", seed=3, verbose=False)
+        output = folder / f"{name}.keras"
+        train.train(tiny, small_digits(), RECIPE, output, seed=3, patience=patience, verbose=False)
 
 
 class Killed(Exception):
@@ -86,11 +87,18 @@ def killed_in_the_second_epoch():
 
 
 def run_cut(folder):
-    """As `run`, but "killed" ends with an exception in the second epoch and goes on from there."""
-    with killed_in_the_second_epoch():
-        run(folder, ["killed"])
-    assert (folder / "killed.checkpoint.npz").exists()
-    run(folder, ["killed", "straight"])
+    """As `run`, but "killed" ends with an exception in the second epoch and goes on from there; the first is best."""
+    evaluate = engine.Engine.evaluate
+
+    def worse_and_worse(trainer, *arguments):
+        return evaluate(trainer, *arguments)[0], 1 / int(trainer.optimizer.iterations)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.Engine, "evaluate", worse_and_worse)
+        with killed_in_the_second_epoch():
+            run(folder, ["killed"], patience=3)
+        assert (folder / "killed.checkpoint.npz").exists()
+        run(folder, ["killed", "straight"], patience=3)
 
 
 def start(script, backend):
@@ -122,6 +130,7 @@ def test_a_killed_run_ends_bit_for_bit_where_an_uninterrupted_one_ends(tmp_path)
 
 
 def test_a_cut_run_goes_on_bit_for_bit_on_jax(tmp_path):
+    """With patience: the weights of the best epoch are not those that JAX writes over."""
     script = f"import tests.train.test_loop as t; t.run_cut(t.pathlib.Path({str(tmp_path)!r}))"
     assert start(script, "jax").wait() == 0
     check_equal(tmp_path)
@@ -249,6 +258,230 @@ def test_what_cannot_be_trained_on_is_refused_before_the_first_step(tmp_path):
         with pytest.raises(ValueError, match=message):
             train.train(model_fn, dataset, RECIPE, tmp_path / "x.keras", verbose=False, **options)
     assert not list(tmp_path.iterdir())
+
+
+class Scripted:
+    """Takes the place of what is evaluated: numbers of each epoch, and the weights that the model had."""
+
+    def __init__(self, monkeypatch, accuracies, losses=None, coded_kb=None):
+        self.weights, self._epochs = {}, len(accuracies)
+        losses = losses or [1.0] * len(accuracies)
+
+        def evaluate(trainer, *_):
+            epoch = self.epoch(trainer)
+            self.weights[epoch] = [np.array(ops.convert_to_numpy(weight)) for weight in trainer.model.weights]
+            return losses[epoch - 1], accuracies[epoch - 1]
+
+        monkeypatch.setattr(engine.Engine, "evaluate", evaluate)
+        if coded_kb is not None:
+            row = train.coding.Coding.row
+
+            def scripted(layers):
+                return row(layers) | {"coded_kb": coded_kb[max(self.weights) - 1]}
+
+            monkeypatch.setattr(train.coding.Coding, "row", staticmethod(scripted))
+
+    @staticmethod
+    def epoch(trainer):
+        """The epoch that has been trained, from 1; of `RECIPE` on `small_digits` one has 5 steps."""
+        return int(ops.convert_to_numpy(trainer.optimizer.iterations)) // 5
+
+    def check(self, output, best, history):
+        """The file holds the weights of the best epoch and says how good they are."""
+        for ours, theirs in zip(keras.models.load_model(output).get_weights(), self.weights[best], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert keras_file.training(output)["test_accuracy"] == history[best - 1]["val_accuracy"]
+        others = [epoch for epoch in self.weights if epoch != best]
+        assert others and all(np.any(self.weights[epoch][0] != self.weights[best][0]) for epoch in others)
+
+
+LONG = dataclasses.replace(RECIPE, epochs=7)
+
+
+@pytest.mark.parametrize(
+    "accuracies, losses, patience, best, last",
+    [
+        ([0.2, 0.5, 0.4, 0.3, 0.9, 0.9, 0.9], None, 2, 2, 4),
+        ([0.2, 0.5, 0.4, 0.3, 0.6, 0.1, 0.1], None, 3, 5, 7),
+        ([0.2, 0.5, 0.5, 0.5, 0.1, 0.9, 0.9], [1.0, 0.9, 0.8, 0.8, 0.1, 0.1, 0.1], 2, 3, 5),
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], None, 1, 7, 7),
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], None, 1, 1, 2),
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], None, None, 7, 7),
+    ],
+)
+def test_patience_keeps_the_best_epoch(accuracies, losses, patience, best, last, tmp_path, monkeypatch):
+    """Of as accurate ones that of the least loss, and of those the first."""
+    scripted, output = Scripted(monkeypatch, accuracies, losses), tmp_path / "x.keras"
+    history = train.train(tiny, small_digits(), LONG, output, patience=patience, verbose=False)
+    assert [row["val_accuracy"] for row in history] == accuracies[:last]
+    assert json.loads((tmp_path / "x.history.json").read_text())["history"] == history
+    scripted.check(output, best, history)
+
+
+def equal(array):
+    return lambda other: np.array_equal(array, other)
+
+
+def coded():
+    layers = [
+        keras.layers.Input((8, 8, 1)),
+        keras.layers.Rescaling(1 / 255),
+        DBFConv2D(8, 3, ratio=0.5, alpha_step=0.4),
+        keras.layers.Flatten(),
+        keras.layers.Dense(10, activation="softmax", name="classifier"),
+    ]
+    return keras.Sequential(layers, name="coded")
+
+
+@pytest.mark.parametrize(
+    "coded_kb, accuracies, best, last",
+    [
+        ([3.0, 2.0, 1.51, 1.5, 1.0, 1.0, 1.0], [0.9, 0.9, 0.6, 0.5, 0.4, 0.9, 0.9], 3, 5),
+        ([3.0, 2.0, 1.53, 1.5, 1.0, 0.9, 1.0], [0.9, 0.9, 0.6, 0.5, 0.4, 0.3, 0.9], 4, 6),
+        ([3.0, 2.0, 1.9, 1.8, 1.7, 1.6, 1.55], [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], 7, 7),
+    ],
+)
+def test_patience_counts_epochs_that_keep_a_target_only(coded_kb, accuracies, best, last, tmp_path, monkeypatch):
+    """One per cent more is near enough; where no epoch keeps it, the last has to do."""
+    scripted, output = Scripted(monkeypatch, accuracies, coded_kb=coded_kb), tmp_path / "x.keras"
+    coding = train.coding.Coding(coded_kb=1.5)
+    history = train.train(coded, small_digits(), LONG, output, patience=2, coding=coding, verbose=False)
+    assert [row["coded_kb"] for row in history] == coded_kb[:last]
+    assert keras_file.training(output)["test_accuracy"] == accuracies[best - 1]
+    dense = keras.models.load_model(output).get_layer("classifier")  # The other layer is rounded in the end.
+    for weight in dense.get_weights():
+        assert [epoch for epoch, held in scripted.weights.items() if any(map(equal(weight), held))] == [best]
+
+
+@pytest.mark.parametrize("where", ["evaluate", "_finish"])
+def test_a_killed_run_keeps_the_best_epoch_so_far(where, tmp_path, monkeypatch):
+    """Killed after the best epoch, or when all that was left to do was to write: then no further epoch is trained."""
+    output = tmp_path / "x.keras"
+    options = {"recipe": LONG, "output": output, "patience": 2, "verbose": False}
+    scripted = Scripted(monkeypatch, [0.2, 0.5, 0.4, 0.3, 0.9, 0.9, 0.9])
+    whole = engine.Engine.evaluate
+
+    def killed(trainer, *arguments):
+        if scripted.epoch(trainer) == 3:
+            raise Killed
+        return whole(trainer, *arguments)
+
+    def finish(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(*((engine.Engine, where, killed) if where == "evaluate" else (train.loop, where, finish)))
+        train.train(tiny, small_digits(), **options)
+    assert not output.exists() and max(scripted.weights) == (2 if where == "evaluate" else 4)
+    history = train.train(tiny, small_digits(), **options)
+    assert [row["val_accuracy"] for row in history] == [0.2, 0.5, 0.4, 0.3] and max(scripted.weights) == 4
+    scripted.check(output, 2, history)
+    assert train.train(tiny, small_digits(), **options) == history
+
+
+def normalizing(normalization=None):
+    """`tiny`, but for its scaling, and with these mean and standard deviation of pixels, if there are any."""
+    keras.utils.set_random_seed(1)
+    model = tiny()
+    inputs = x = keras.layers.Input((8, 8, 1), name="image")
+    if normalization is not None:
+        mean, std = normalization
+        x = keras.layers.Normalization(mean=mean, variance=np.square(std), name="pixels")(x)
+    for layer in model.layers[1:]:
+        x = layer(x)
+    return keras.Model(inputs, x, name="tiny")
+
+
+@pytest.mark.parametrize("normalization", [([70.0], [90.0]), (70.0, 90.0)])
+def test_pixels_are_normalised_as_by_a_layer(normalization, tmp_path):
+    """For the model and for its teacher, after the same random changes."""
+    results = []
+    for name, layer, ours in (("a", None, normalization), ("b", normalization, None)):
+        teacher = train.Teacher(name, model=normalizing(layer))
+        options = {"normalization": ours, "teacher": teacher, "verbose": False}
+        output = tmp_path / f"{name}.keras"
+        recipe = dataclasses.replace(RECIPE, epochs=2)
+        history = train.train(lambda: normalizing(layer), small_digits(), recipe, output, **options)  # noqa: B023
+        results.append((history, keras.models.load_model(output).get_weights()))
+    for ours, theirs in zip(*(rows for rows, _ in results), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+    for ours, theirs in zip(*(weights for _, weights in results), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_images_as_the_model_takes_them_train_as_pixels_do(tmp_path):
+    digits, results = small_digits(), []
+    changes = {part: getattr(digits, part).astype(np.float32) for part in ("x_train", "x_test")}
+    for name, dataset in (("a", digits), ("b", dataclasses.replace(digits, **changes, preprocessed=True))):
+        recipe = dataclasses.replace(RECIPE, epochs=1)
+        results.append(train.train(tiny, dataset, recipe, tmp_path / f"{name}.keras", verbose=False))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-4)
+
+
+def single(activation):
+    model = tiny()
+    inputs = model.inputs[0]
+    x = keras.layers.Dense(1, activation, name="score")(model.layers[-2].output)
+    return keras.Model(inputs, x, name="single")
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_two_classes_may_have_one_score(activation, tmp_path):
+    """What is told of the test is the binary cross-entropy, and the model keeps its kind of score."""
+    digits = small_digits()
+    labels = {part: getattr(digits, part) // 5 for part in ("y_train", "y_test")}
+    dataset = dataclasses.replace(digits, **labels, classes=2, class_names=("low", "high"))
+    recipe = dataclasses.replace(RECIPE, epochs=8, batch_size=32)
+    history = train.train(lambda: single(activation), dataset, recipe, tmp_path / "x.keras", verbose=False)
+    model = keras.models.load_model(tmp_path / "x.keras")
+    assert model.layers[-1].activation is keras.activations.get(activation) and model.output_shape == (None, 1)
+    scores = model.predict(dataset.x_test.astype("float32"), verbose=0).astype(np.float64)[:, 0]
+    chance = scores if activation == "sigmoid" else 1 / (1 + np.exp(-scores))
+    losses = -np.log(np.where(dataset.y_test == 1, chance, 1 - chance))
+    assert history[-1]["val_loss"] == pytest.approx(losses.mean(), rel=1e-3)
+    assert history[-1]["val_accuracy"] == pytest.approx(((chance > 0.5) == dataset.y_test).mean(), abs=1e-6)
+    assert history[-1]["val_accuracy"] > 0.75
+    assert keras_file.labels(tmp_path / "x.keras") is None  # Names are those of scores.
+    with pytest.raises(ValueError, match=r"to outputs of shape \(1,\); .* 10 classes"):
+        train.train(lambda: single(activation), digits, recipe, tmp_path / "y.keras", verbose=False)
+
+
+def test_images_set_aside_are_called_so(tmp_path, capsys):
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    for dataset, name, key in (
+        (small_digits(), "test", "test_accuracy"),
+        (small_digits().hold_out(64), "held out", "held_out_accuracy"),
+    ):
+        history = train.train(tiny, dataset, recipe, tmp_path / f"{key}.keras")
+        assert f"; {name}: loss {history[0]['val_loss']:.4f}, accuracy" in capsys.readouterr().out
+        kept = keras_file.training(tmp_path / f"{key}.keras")
+        assert kept[key] == pytest.approx(history[0]["val_accuracy"], abs=1e-6)
+        assert [other for other in kept if other.endswith("_accuracy")] == [key]
+    digits = small_digits().hold_out(64)
+    model = keras.models.load_model(tmp_path / "held_out_accuracy.keras")
+    found = model.predict(digits.x_test.astype("float32"), verbose=0).argmax(axis=1)
+    assert history[0]["val_accuracy"] == pytest.approx((found == digits.y_test).mean(), abs=1e-6)
+
+
+def test_trainings_of_other_settings_are_told_apart(tmp_path):
+    """Whichever of the two has a setting that the other leaves out."""
+    output, recipe = tmp_path / "x.keras", dataclasses.replace(RECIPE, epochs=1)
+    teachers = [train.Teacher("the original", model=tiny()) for _ in range(2)]
+
+    def fit(**options):
+        return train.train(tiny, small_digits(), recipe, output, **({"verbose": False} | options))
+
+    for options, name in (
+        ({"patience": 2}, "patience"),
+        ({"normalization": ([1.0], [2.0])}, "normalization"),
+        ({"teacher": teachers[0]}, "teacher"),
+    ):
+        fit(**options, overwrite=True)
+        fit(**options)
+        with pytest.raises(ValueError, match=f"trained with another {name}"):
+            fit()
+    with pytest.raises(ValueError, match="trained with another teacher"):
+        fit(teacher=teachers[1])
 
 
 def test_losses_far_above_the_others_are_outside_of_the_curve(tmp_path, monkeypatch):

@@ -1,3 +1,6 @@
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
@@ -35,6 +38,33 @@ def test_selections_are_parsed(tmp_path):
     selection = settings.parse_selection(f"energy:{tmp_path / 'a=1.keras'}")
     student = networks.DBFNetMicro(width=0.5, ratio=0.25, selection=selection)
     np.testing.assert_array_equal(student.get_layer(layer.name).codes[:3], wanted)
+
+
+def test_a_plan_is_a_schedule_and_a_selection(tmp_path):
+    """Of each layer; a selection of one's own counts more, and a layer that the plan has not is an error."""
+    digits, path = data.load("digits"), tmp_path / "x.plan.json"
+    network = networks.ResNet8(input_shape=(8, 8, 1), width=0.25)
+    sizes = {layer.name: int(np.prod(layer.twin_shape[:3])) for layer in network.layers if isinstance(layer, DBFConv2D)}
+    names = list(sizes)
+    rows = [{"name": name, "ratio": 3 / size, "codes": [20 + size % 7, 0, 7]} for name, size in sizes.items()]
+    rows[1] |= {"ratio": 1.0, "codes": None}
+    path.write_text(json.dumps({"layers": [*rows, {"name": "unknown", "ratio": 0.5, "codes": [1]}]}))
+    chosen = settings.Settings(network="resnet8", ratio=f"@{path}", options={"width": 0.25})
+    model = chosen.build(digits)
+    for row in rows:
+        layer = model.get_layer(row["name"])
+        assert layer.ratio == row["ratio"] and len(layer.codes) == (3 if row["codes"] else sizes[row["name"]])
+        assert row["codes"] is None or layer.codes.tolist() == row["codes"]
+    other = dataclasses.replace(chosen, selection="random:3").build(digits)
+    assert {other.get_layer(name).selection for name in names} == {"random:3"}
+    assert [other.get_layer(row["name"]).ratio for row in rows] == [row["ratio"] for row in rows]
+    assert settings.parse_ratio(f"@{path}") == {row["name"]: row["ratio"] for row in rows} | {"unknown": 0.5}
+    assert chosen.summary()["ratio"] == "@x.plan.json"
+    path.write_text(json.dumps({"layers": rows[1:]}))
+    with pytest.raises(ValueError, match=f"has no entry for layer '{names[0]}'"):
+        chosen.build(digits)
+    with pytest.raises(FileNotFoundError, match="there is no plan"):
+        dataclasses.replace(chosen, ratio=f"@{tmp_path}/none.json").build(digits)
 
 
 def test_a_network_of_one_s_own_is_a_function(tmp_path, monkeypatch):

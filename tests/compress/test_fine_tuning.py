@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from dbf_keras import data, keras_file
+from dbf_keras.backend import keras
+from dbf_keras.compress.compression import compress
+from dbf_keras.train.recipes import Recipe
+
+layers = keras.layers
+DIGITS = data.load("digits")
+RECIPE = Recipe(epochs=1, batch_size=128, learning_rate=0.02)
+
+
+def trained(classes=10, seed=0):
+    """A network that has adapted to pixels, of one score for two classes, and its images and labels."""
+    keras.utils.set_random_seed(seed)
+    images, labels = DIGITS.x_train, DIGITS.y_train if classes > 1 else DIGITS.y_train // 5
+    normalization = layers.Normalization(axis=None, name="pixels")
+    normalization.adapt(images.astype("float32"))
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(8, 3, activation="relu", name="first")(normalization(inputs))
+    x = layers.Flatten()(layers.Conv2D(16, 3, activation="relu", name="second")(x))
+    outputs = layers.Dense(classes, "softmax" if classes > 1 else "sigmoid", name="scores")(x)
+    model = keras.Model(inputs, outputs, name="original")
+    model.compile("adam", "sparse_categorical_crossentropy" if classes > 1 else "binary_crossentropy")
+    model.fit(images.astype("float32"), labels, epochs=6, batch_size=32, verbose=0)
+    return model, (images, labels)
+
+
+def fine_tuned(model, given, output, **options):
+    arguments = {"ratio": 0.5, "epochs": 1, "recipe": RECIPE, "slower": True, "verbose": False}
+    return compress(model, given, output=output, **(arguments | options))
+
+
+@pytest.mark.parametrize("classes", [10, 1])
+def test_what_was_fine_tuned_already_is_taken_as_it_is(classes, tmp_path):
+    """By a second command, whose weights are then those of the file and not those before the training.
+
+    That of another original, be it one of the same name, is another.
+    """
+    model, given = trained(classes)
+    before = [np.array(weight) for weight in model.get_weights()]
+    first, second = (fine_tuned(model, given, tmp_path / "x.tflite") for _ in range(2))
+    assert first.report.history == second.report.history and len(first.report.history) == 1
+    for one, other in zip(first.model.get_weights(), second.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert first.data == second.data == (tmp_path / "x.tflite").read_bytes()
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert keras_file.labels(tmp_path / "x.keras") == (None if classes == 1 else list("0123456789"))
+    with pytest.raises(ValueError, match="x.keras is a finished model, trained with another .*teacher"):
+        fine_tuned(trained(classes, seed=1)[0], given, tmp_path / "x.tflite")
