@@ -92,7 +92,8 @@ def compress(  # One argument for each thing that people ask for; most are left 
         max_ms: milliseconds that an inference may take here on one thread.
         max_macs: multiply-adds that an inference may take.
         max_loss: points of accuracy that it may lose before fine-tuning, on training images set aside.
-        ratio: instead of limits, ρ of every layer; or by layer name or pattern.
+        ratio: instead of limits, ρ of every layer; or by layer name or pattern. With limits, too, a plan chooses only
+            the kinds of code sets, the bits, and which layers stay plain.
         selection: with ``ratio``, which codes are kept: ``"energy"``, ``"product"``, ``"pooled"``
             (`dbf_keras.compress.losses.SELECTIONS`) or an order of `dbf_keras.codes.order`; by default the fastest of
             the first two, and of those as fast the one that loses less.
@@ -137,7 +138,7 @@ def compress(  # One argument for each thing that people ask for; most are left 
     say("Looking at what each layer does, and at how long it takes …")
     can_run = runtime.library_path() is not None and bool(runtime.installed_runtimes())
     stopwatch = Stopwatch(quantize in INT8) if can_run else None
-    planner = Planner(model, judge.samples, form, judge.image_size, stopwatch)
+    planner = Planner(model, judge.samples, form, judge.image_size, stopwatch, ratio, selection)
     search = Search(judge, planner, form, say)
     asked = _asked(model, judge, limits, ratio, selection)
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +149,7 @@ def compress(  # One argument for each thing that people ask for; most are left 
             say(f"Going on with the plan of {plan_path}.")
             found = search.tried(plan, planner.build(plan))
         else:
-            found = search.within(limits) if ratio is None else search.uniform(ratio, selection, not slower)
+            found = search.within(limits) if limits.given else search.uniform(not slower)
             found = found._replace(plan=dataclasses.replace(found.plan, asked=asked))
         if verbose:
             found.plan.print()
@@ -217,7 +218,7 @@ def _check_arguments(
     limits: Limits, ratio: Any, selection: str | None, epochs: int | None, has_data: bool, compare_narrow: bool
 ) -> None:
     """Raises ValueError for arguments that do not go together."""
-    if limits.given == (ratio is not None):
+    if not limits.given and ratio is None:
         raise ValueError("Give a limit (max_kb, max_ms, max_macs or max_loss), or `ratio` for one ρ everywhere.")
     if selection is not None and ratio is None:
         raise ValueError("`selection` goes with `ratio`; a plan within limits chooses the codes itself.")

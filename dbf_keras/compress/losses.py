@@ -27,8 +27,16 @@ _DAMPING, _LEAST_WEIGHT = 0.01, 1e-3
 # Magnitude of a level at most, and about the bytes of a table at most and of what is before the levels.
 _MOST, _TABLE, _HEADER = 127, 12, 16
 
+_SMALL = 64  # Columns of a block of a curvature that has no others.
+
 # A level begins so far, in steps, above the one below: coding pays for small levels (a dead zone).
 _ROUND_UP = 0.4
+
+
+def identity(columns: int) -> list[np.ndarray]:
+    """The blocks of a curvature that is the identity; small ones, for there may be many columns."""
+    parts = np.array_split(np.arange(columns), -(-columns // _SMALL))
+    return [np.eye(len(part)) for part in parts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +74,7 @@ class LayerLosses:
         count = filters.alpha.shape[1]
         weights = np.zeros(len(filters.alpha)) if curvature is None else curvature.weights
         self._weights = np.maximum(weights, _LEAST_WEIGHT * weights.mean())
-        blocks = [np.eye(count)] if curvature is None else curvature.blocks
+        blocks = identity(count) if curvature is None else curvature.blocks
         damping = _DAMPING * sum(np.trace(block) for block in blocks) / count
         self._blocks = [block + damping * np.eye(len(block)) for block in blocks]
         self.diagonal = np.concatenate([np.diag(block) for block in self._blocks])

@@ -112,6 +112,9 @@ class Planner:
         form: of the file, on the fly.
         size: (height, width) of the images where the model leaves them open.
         stopwatch: times layers; None for no times.
+        ratio: the share of the codes that each layer keeps, or by pattern of its name, of which the first that matches
+            counts; None for any.
+        selection: with ``ratio``, the kind of code sets, or the name of an order; None for any kind.
         classes: whether the outputs are scores of classes.
 
     Attributes:
@@ -126,6 +129,8 @@ class Planner:
         form: Form,
         size: Sequence[int] | None = None,
         stopwatch: Stopwatch | None = None,
+        ratio: float | Mapping[str, float] | None = None,
+        selection: str | None = None,
         classes: bool = True,
     ):
         self._original, self._form, self._stopwatch, self._samples, self._size = model, form, stopwatch, samples, size
@@ -142,7 +147,11 @@ class Planner:
                 curvatures = probe.curvatures()
         self.losses = [losses.LayerLosses(*pair) for pair in zip(self._filters, curvatures, strict=True)]
         self._caution = 1.0
-        self._choices = self._all_choices([list(own.code_sets()) for own in self.losses], _PRICES)
+        if ratio is None:
+            sets = [list(own.code_sets()) for own in self.losses]
+        else:
+            sets = self._given_sets(ratio if isinstance(ratio, Mapping) else {"*": ratio}, selection)
+        self._choices = self._all_choices(sets)
         self._rest, self._plain_rest = self._rests()
 
     def _calls(self, size: Sequence[int] | None) -> tuple[list[int], list[list[Geometry]]]:
@@ -158,11 +167,25 @@ class Planner:
                 positions[place] += math.prod(geometry.outputs)
         return positions, geometries
 
-    def _all_choices(self, sets: list[list[losses.CodeSet]], prices: Sequence[float]) -> list[list[_Choice]]:
+    def _given_sets(self, schedule: Mapping[str, float], selection: str | None) -> list[list[losses.CodeSet]]:
+        """For each layer the code sets of its given share.
+
+        Raises:
+            ValueError: a ratio out of its range, or none for a layer.
+        """
+        sets = []
+        for candidate, own in zip(self._candidates, self.losses, strict=True):
+            pattern = next((key for key in schedule if fnmatch.fnmatchcase(candidate.name, key)), None)
+            if pattern is None:
+                raise ValueError(f"No ratio of {', '.join(schedule)} is for layer '{candidate.name}'; add a '*'.")
+            sets.append(own.sets_at(schedule[pattern], selection))
+        return sets
+
+    def _all_choices(self, sets: list[list[losses.CodeSet]]) -> list[list[_Choice]]:
         """What layers may become that keep one of some sets each: the first is to stay plain."""
         kept: list[list[Codes]] = [[None, *(np.sort(found.codes) for found in row)] for row in sets]
         seconds = self._seconds(kept)
-        return [self._choices_of(place, sets[place], seconds[place], prices) for place in range(len(sets))]
+        return [self._choices_of(place, sets[place], seconds[place]) for place in range(len(sets))]
 
     def _seconds(self, kept: list[list[Codes]]) -> list[list[float]]:
         """The time of each layer with each set of codes, all calls together."""
@@ -179,18 +202,16 @@ class Planner:
             for place, row in enumerate(self._geometries)
         ]
 
-    def _choices_of(
-        self, place: int, sets: list[losses.CodeSet], seconds: list[float], prices: Sequence[float]
-    ) -> list[_Choice]:
+    def _choices_of(self, place: int, sets: list[losses.CodeSet], seconds: list[float]) -> list[_Choice]:
         filters, count = self._filters[place], len(self._filters[place].alpha)
         macs = self._positions[place] * count
         plain = quantization.stored_bytes(filters.taps * count, count, self._form.quantize, direct=False)
         choices = [_Choice(None, None, Cost(plain, seconds[0], macs * filters.taps), 0.0)]
         for found, duration in zip(sets, seconds[1:], strict=True):
             multiply_adds = macs * len(found.codes)
-            if self._form.coding and prices:
+            if self._form.coding:
                 ascending = np.sort(found.codes)
-                for price, (size, loss) in zip(prices, self.losses[place].coded(ascending, prices), strict=True):
+                for price, (size, loss) in zip(_PRICES, self.losses[place].coded(ascending, _PRICES), strict=True):
                     choice = _Choice(found, price, Cost(size, duration, multiply_adds), found.loss + loss)
                     choices.append(choice)
             else:
@@ -263,28 +284,12 @@ class Planner:
             raise ValueError(self._floor(error, limits)) from None
         return self._plan(chosen)
 
-    def uniform(self, ratio: float | Mapping[str, float], selection: str | None, faster: bool) -> Plan:
-        """The plan of one ρ for all layers, or of one for each pattern of names, the first that matches.
+    def uniform(self, faster: bool) -> Plan:
+        """The plan in which every layer keeps its given share of the codes.
 
         Args:
-            ratio: ρ.
-            selection: the kind of code set, or the name of an order; None for the fastest.
             faster: leave layers plain that would take longer.
-
-        Raises:
-            ValueError: a ratio out of its range, or none for a layer.
         """
-        schedule = ratio if isinstance(ratio, Mapping) else {"*": ratio}
-        sets: list[list[losses.CodeSet]] = []
-        for candidate, own in zip(self._candidates, self.losses, strict=True):
-            pattern = next((key for key in schedule if fnmatch.fnmatchcase(candidate.name, key)), None)
-            if pattern is None:
-                raise ValueError(
-                    f"The ratios of {', '.join(schedule)} have none for layer '{candidate.name}'; add a '*'."
-                )
-            sets.append(own.sets_at(schedule[pattern], selection))
-        every = self._all_choices(sets, prices=())
-        self._choices = [row[:1] if place in self._reasons else row for place, row in enumerate(every)]
         chosen = []
         for row in self._choices:
             best = _fastest(row)
@@ -420,7 +425,7 @@ def _by_energy(filters: Filters) -> sensitivity.Curvature:
     """A curvature by which an error counts as its share of the layer's energy, for inputs that are white."""
     energy = max(float(np.square(filters.alpha).sum()), 1e-30)
     columns = filters.alpha.shape[1]
-    return sensitivity.Curvature(np.full(len(filters.alpha), 1 / energy), [np.eye(columns)])
+    return sensitivity.Curvature(np.full(len(filters.alpha), 1 / energy), losses.identity(columns))
 
 
 def _geometry(layer: Any, filters: Filters, size: Sequence[int | None]) -> Geometry:

@@ -102,10 +102,10 @@ class Search:
         """The bytes of a network's file."""
         return self._planner.file_bytes(plan, built) + self._unforeseen
 
-    def uniform(self, ratio: float | Mapping[str, float], selection: str | None, faster: bool) -> Found:
-        """The plan of one ρ everywhere; layers stay plain where the file were slower than the original, if asked."""
+    def uniform(self, faster: bool) -> Found:
+        """The plan of given ratios; if asked, layers stay plain where the file were slower than the original."""
         for _ in range(_TRIALS):
-            plan = self._planner.uniform(ratio, selection, faster)
+            plan = self._planner.uniform(faster)
             found = self.tried(plan, self._planner.build(plan))
             over = self._excess(Limits(faster=faster), found)
             if max(over.values(), default=0.0) <= 1:

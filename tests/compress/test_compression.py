@@ -186,10 +186,6 @@ def no_limit(trained):
     return trained[0], {}, True, "Give a limit"
 
 
-def two_wishes(trained):
-    return trained[0], {"max_kb": 20, "ratio": 0.5}, True, "Give a limit"
-
-
 def no_data_to_train_on(trained):
     return trained[0], {"max_kb": 20, "epochs": 3}, None, "needs `data`"
 
@@ -222,7 +218,6 @@ CASES = (
     below_the_floor,
     too_fast,
     no_limit,
-    two_wishes,
     no_data_to_train_on,
     int8_without_data,
     bad_ratio,
