@@ -145,18 +145,15 @@ def compress(  # One argument for each thing that people ask for; most are left 
         path = pathlib.Path(folder) / "compressed.tflite" if output is None else pathlib.Path(output)
         plan_path = path.with_suffix(".plan.json")
         plan = None if overwrite else _earlier_plan(plan_path, asked, form)
-        if plan is not None:
-            say(f"Going on with the plan of {plan_path}.")
-            found = search.tried(plan, planner.build(plan))
-        else:
-            found = search.within(limits) if limits.given else search.uniform(not slower)
+        found = _planned(search, planner, limits, plan, say)
+        if plan is None:
             found = found._replace(plan=dataclasses.replace(found.plan, asked=asked))
+            found.plan.save(plan_path)
         if verbose:
             found.plan.print()
         before = judge.accuracy(found.model)
         if judge.dataset is not None:
             say(f"Fitted, before any training: {100 * before:.2f} % of {len(judge.dataset.y_test)} images set aside.")
-        found.plan.save(plan_path)
         tuning = _FineTuning(
             judge,
             recipe.change(epochs=max(epochs, 1), learning_rate=learning_rate),
@@ -189,6 +186,16 @@ def compress(  # One argument for each thing that people ask for; most are left 
     if verbose:
         report.print()
     return Compression(found.model, found.plan, report, content)
+
+
+def _planned(
+    search: Search, planner: Planner, limits: Limits, earlier: Plan | None, say: Callable[[str], None]
+) -> Found:
+    """The network by an earlier plan, or by one within limits, or by given ratios."""
+    if earlier is not None:
+        say("Going on with the plan that was made before.")
+        return search.tried(earlier, planner.build(earlier))
+    return search.within(limits) if limits.given else search.uniform(limits.faster)
 
 
 def _asked(model: keras.Model, judge: Judge, limits: Limits, ratio: Any, selection: str | None) -> dict[str, Any]:

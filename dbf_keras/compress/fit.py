@@ -210,7 +210,15 @@ def _candidate(name: str, layer: Any) -> Candidate:
 
 def rebuilt(model: keras.Model, clone: Callable[[Any], Any]) -> keras.Model:
     """A model of the same graph, of what ``clone`` makes of each layer, those of nested models included."""
-    return keras.models.clone_model(model, clone_function=clone, recursive=True)
+    inputs = None
+    if not isinstance(model, keras.Sequential):  # Keras gives the clones of input layers other names.
+        inputs = keras.tree.map_structure(
+            lambda tensor: keras.Input(
+                batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name
+            ),
+            model.input,
+        )
+    return keras.models.clone_model(model, input_tensors=inputs, clone_function=clone, recursive=True)
 
 
 def _twin(layer: Any, options: Mapping[str, Any]) -> Any:

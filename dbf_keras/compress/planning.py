@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import functools
@@ -185,6 +186,7 @@ class Planner:
         """What layers may become that keep one of some sets each: the first is to stay plain."""
         kept: list[list[Codes]] = [[None, *(np.sort(found.codes) for found in row)] for row in sets]
         seconds = self._seconds(kept)
+        self._plain_costs = [self._plain(place, row[0]) for place, row in enumerate(seconds)]
         return [self._choices_of(place, sets[place], seconds[place]) for place in range(len(sets))]
 
     def _seconds(self, kept: list[list[Codes]]) -> list[list[float]]:
@@ -205,8 +207,11 @@ class Planner:
     def _choices_of(self, place: int, sets: list[losses.CodeSet], seconds: list[float]) -> list[_Choice]:
         filters, count = self._filters[place], len(self._filters[place].alpha)
         macs = self._positions[place] * count
-        plain = quantization.stored_bytes(filters.taps * count, count, self._form.quantize, direct=False)
-        choices = [_Choice(None, None, Cost(plain, seconds[0], macs * filters.taps), 0.0)]
+        stays = self._plain(place, seconds[0])
+        if self._form.coding:  # Plain layers of coded files are coded, too: our op computes them, of every code.
+            whole = [own for found, own in zip(sets, seconds[1:], strict=True) if len(found.codes) == filters.taps]
+            stays = dataclasses.replace(stays, seconds=max(whole, default=seconds[0]))
+        choices = [_Choice(None, None, stays, 0.0)]
         for found, duration in zip(sets, seconds[1:], strict=True):
             multiply_adds = macs * len(found.codes)
             if self._form.coding:
@@ -219,6 +224,12 @@ class Planner:
                 size += _OPTIONS + filters.taps // 8
                 choices.append(_Choice(found, None, Cost(size, duration, multiply_adds), found.loss))
         return choices
+
+    def _plain(self, place: int, seconds: float) -> Cost:
+        """What a layer costs as a standard op."""
+        filters, count = self._filters[place], len(self._filters[place].alpha)
+        size = quantization.stored_bytes(filters.taps * count, count, self._form.quantize, direct=False)
+        return Cost(size, seconds, self._positions[place] * count * filters.taps)
 
     def _rests(self) -> tuple[Cost, Cost]:
         """What the file, and that of the original, cost besides the layers; finds out which the op can compute."""
@@ -244,11 +255,13 @@ class Planner:
                 count = len(every.alpha)
                 stored += quantization.stored_bytes(every.alpha.size, count, self._form.quantize, direct=True)
                 stored += _OPTIONS + every.taps // 8
-        plain = sum((row[0].cost for row in self._choices), Cost())
+        plain = sum(self._plain_costs, Cost())
         seconds = math.nan
         if self._stopwatch is not None:
             seconds = max(self._stopwatch.seconds(original) - plain.seconds, 0.0)
-        rest = cost.multiply_adds(self._original) - plain.multiply_adds if self._size is None else 0.0
+        rest = 0.0
+        with contextlib.suppress(ValueError):  # Of layers whose multiply-adds are not known, or sizes that are open.
+            rest = cost.multiply_adds(self._original) - plain.multiply_adds
         return (
             Cost(len(written.data) - stored, seconds, rest),
             Cost(len(original) - plain.bytes, seconds, rest),
@@ -291,16 +304,16 @@ class Planner:
             faster: leave layers plain that would take longer.
         """
         chosen = []
-        for row in self._choices:
+        for row, plain in zip(self._choices, self._plain_costs, strict=True):
             best = _fastest(row)
-            slower = row[best].cost.seconds * self._caution > row[0].cost.seconds
+            slower = row[best].cost.seconds * self._caution > plain.seconds
             chosen.append(0 if faster and slower else best)
         return self._plan(chosen)
 
     def _costs(self, row: Sequence[_Choice]) -> np.ndarray:
         """The costs of choices, [choices, 3]."""
         costs = np.array([dataclasses.astuple(choice.cost) for choice in row])
-        costs[1:, 1] *= self._caution
+        costs[0 if self._form.coding else 1 :, 1] *= self._caution
         return costs
 
     @staticmethod
@@ -320,7 +333,7 @@ class Planner:
         self._caution *= max(share, _CAUTION)
 
     def _plain_seconds(self) -> float:
-        return sum(row[0].cost.seconds for row in self._choices)
+        return sum(plain.seconds for plain in self._plain_costs)
 
     def _floor(self, error: OutOfReachError, limits: Limits) -> str:
         """What to say of a limit that cannot be kept."""
@@ -352,7 +365,7 @@ class Planner:
                     None if found is None else tuple(found.codes.tolist()),
                     choice.price,
                     choice.cost,
-                    self._choices[place][0].cost,
+                    self._plain_costs[place],
                     choice.loss,
                     "" if found is not None else self._reasons.get(place, "codes would lose more than they save"),
                 )
@@ -401,14 +414,6 @@ def _fastest(row: Sequence[_Choice]) -> int:
     least = min(choice.cost.seconds for choice in row[1:])
     near = [number for number in range(1, len(row)) if not row[number].cost.seconds > _NEARLY * least]
     return min(near, key=lambda number: row[number].loss)
-
-
-def _codes_options(layer: LayerPlan) -> dict[str, Any]:
-    """The arguments of a DBF layer that keep a plan's codes."""
-    assert layer.codes is not None
-    if layer.ratio == 1:
-        return {"ratio": 1.0}
-    return {"ratio": layer.ratio, "selection": list(layer.codes)}
 
 
 def dbf_layers(model: keras.Model) -> list[Any]:

@@ -122,7 +122,7 @@ def test_what_was_made_is_not_made_again(trained, compressed):
         str(trained[1]),
         folder=folder,
     )
-    assert done.returncode == 0 and "Going on with the plan of small.plan.json" in done.stdout
+    assert done.returncode == 0 and "Going on with the plan that was made before" in done.stdout
     assert "is trained already" in done.stdout and (folder / "small.tflite").read_bytes() == before
 
 

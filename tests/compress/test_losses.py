@@ -113,7 +113,7 @@ def test_the_estimate_of_bytes_is_near_what_the_search_finds():
 def test_sets_of_a_given_share(selection, ratio):
     found, own, whole, weights = layer((4, 4, 4))
     for each in found.sets_at(ratio, selection):
-        assert abs(len(each.codes) - ratio * own.taps) <= 8
+        assert abs(len(each.codes) - ratio * own.taps) <= 8 or len(each.codes) == 16  # One channel code at least.
         assert each.loss == pytest.approx(least_loss(own, whole, weights, each.codes), rel=1e-8, abs=1e-9)
     if selection == "ovsf":
         (only,) = found.sets_at(ratio, selection)
