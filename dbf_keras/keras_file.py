@@ -13,6 +13,9 @@ from dbf_keras.layers import custom_objects
 
 SUFFIX = ".keras"
 
+# Files of a whole model that Keras loads: its own, and those of its older format.
+_LOADED = (SUFFIX, ".h5", ".hdf5")
+
 # A .keras file is a zip archive, in which Keras leaves alone what it does not know.
 _DETAILS = "dbf_keras.json"
 
@@ -27,7 +30,7 @@ def load(path: str | os.PathLike, what: str = "the model") -> keras.Model:
     """Loads a model with DBF or ordinary layers, not compiled.
 
     Args:
-        path: the .keras file.
+        path: the .keras file, or an .h5 or .hdf5 file of Keras's older format.
         what: what the file is to the caller, for errors: ``"--teacher"``, for example.
 
     Raises:
@@ -37,7 +40,7 @@ def load(path: str | os.PathLike, what: str = "the model") -> keras.Model:
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{what}: there is no file {path!r}.")
-    if not path.endswith(SUFFIX):
+    if not path.endswith(_LOADED):
         raise ValueError(f"{what}: {path!r} is not a {SUFFIX} file. Save the model with model.save('NAME{SUFFIX}').")
     try:
         return keras.models.load_model(path, custom_objects=custom_objects(), compile=False)
@@ -73,5 +76,7 @@ def training(path: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def _details(path: str | os.PathLike) -> dict[str, Any]:
+    if not zipfile.is_zipfile(path):  # A file of the older format.
+        return {}
     with zipfile.ZipFile(path) as archive:
         return json.loads(archive.read(_DETAILS)) if _DETAILS in archive.namelist() else {}
