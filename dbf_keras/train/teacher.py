@@ -7,7 +7,7 @@ import hashlib
 from typing import Any
 
 from dbf_keras import data, data_checks, keras_file
-from dbf_keras.backend import keras, ops, settle
+from dbf_keras.backend import LEGACY, keras, ops, settle
 from dbf_keras.train.numbers import check_number
 
 _SURE = 1e-30  # Probabilities below this count as this.
@@ -72,10 +72,11 @@ class Teacher:
 
 def last_layer(model: keras.Model) -> Any:
     """The layer, or function of keras.ops, that makes a model's output, also inside of a nested model."""
+    maker = "layer" if LEGACY else "operation"  # What Keras calls it in a tensor's history.
     origin = model.outputs[0]._keras_history
-    while isinstance(origin.operation, keras.Model):
-        origin = origin.operation.outputs[origin.tensor_index]._keras_history
-    return origin.operation
+    while isinstance(getattr(origin, maker), keras.Model):
+        origin = getattr(origin, maker).outputs[origin.tensor_index]._keras_history
+    return getattr(origin, maker)
 
 
 def to_logits(model: keras.Model) -> keras.Model:
