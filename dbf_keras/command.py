@@ -170,6 +170,23 @@ def read_lines(path: str) -> list[str]:
         raise ValueError(f"--labels: {path} is no UTF-8 text: {error}.") from None
 
 
+def check_writable(output: pathlib.Path, suffix: str) -> None:
+    """Checks the path of the flag --output before any work is done for it.
+
+    Raises:
+        ValueError: it has another suffix.
+        OSError: it is a folder, or in none that can be written to.
+    """
+    if output.is_dir():
+        raise IsADirectoryError(f"--output names the file to write; {str(output)!r} is a folder.")
+    if output.suffix != suffix:
+        raise ValueError(f"--output must end in {suffix}; got {str(output)!r}.")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(output.parent)!r} to write {output.name!r} into.")
+    if not os.access(output.parent, os.W_OK):
+        raise PermissionError(f"The folder {str(output.parent)!r} is not writable; choose another --output.")
+
+
 def size_text(size: Sequence[int | None]) -> str:
     """A (height, width) for people."""
     return "×".join("?" if pixels is None else str(pixels) for pixels in size)

@@ -10,7 +10,6 @@ report (.html). The second needs no data and trains nothing.
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -71,7 +70,7 @@ def main(arguments: list[str]) -> None:
         raise ValueError("Give one trained model: dbf compress model.keras --max_kb=100 …; see --help.")
     path = pathlib.Path(arguments[1])
     output = pathlib.Path(_FLAGS.output or f"{path.stem}_compressed{_SUFFIX}")
-    _check_output(output)
+    command.check_writable(output, _SUFFIX)
     if _FLAGS.dataset is None and _FLAGS.data_dir is not None:
         raise ValueError("--data_dir goes with --dataset, which says what is in it.")
     normalization = command.parse_normalization(_FLAGS.mean, _FLAGS.std)
@@ -110,15 +109,6 @@ def main(arguments: list[str]) -> None:
     except (RuntimeError, ImportError) as error:  # No C library or no runtime; says what to do.
         raise ValueError(error) from error
     print(f"written to {output}, with {output.stem}.keras, {output.stem}.plan.json and {output.stem}.html")
-
-
-def _check_output(output: pathlib.Path) -> None:
-    if output.suffix != _SUFFIX:
-        raise ValueError(f"--output must end in {_SUFFIX}; got {str(output)!r}.")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(output.parent)!r} to write {output.name!r} into.")
-    if not os.access(output.parent, os.W_OK):
-        raise PermissionError(f"The folder {str(output.parent)!r} is not writable; choose another --output.")
 
 
 def _dataset(model: Any) -> data.Dataset | None:

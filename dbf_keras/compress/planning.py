@@ -260,7 +260,7 @@ class Planner:
         if self._stopwatch is not None:
             seconds = max(self._stopwatch.seconds(original) - plain.seconds, 0.0)
         rest = 0.0
-        with contextlib.suppress(ValueError):  # Of layers whose multiply-adds are not known, or sizes that are open.
+        with contextlib.suppress(ValueError):  # Some multiply-adds are not known, or a size is open.
             rest = cost.multiply_adds(self._original) - plain.multiply_adds
         return (
             Cost(len(written.data) - stored, seconds, rest),

@@ -94,14 +94,14 @@ def main(_: list[str]) -> None:
     _check_combination(form)
     size = command.parse_size(_FLAGS.input_size)
     if _FLAGS.output is not None:
-        _check_writable(pathlib.Path(_FLAGS.output))
+        command.check_writable(pathlib.Path(_FLAGS.output), _FILE)
 
     # After the checks that need no TensorFlow, which takes seconds to import.
     from dbf_keras.export import convert, verify
 
     name, model = _load(_FLAGS.model)
     output = pathlib.Path(_FLAGS.output or f"{name}_{form.role}{_FILE}")
-    _check_writable(output)
+    command.check_writable(output, _FILE)
     try:
         is_open = verify.leaves_size_open(model)
         if size is not None and not is_open:
@@ -184,17 +184,6 @@ def _check_keras_file(path: str) -> None:
         raise FileNotFoundError(f"There is no model file {path!r}. Give a .keras file or the name of a zoo model.")
     if not path.endswith(".keras"):
         raise ValueError(f"{path!r} is not a .keras file. Save the model with model.save('NAME.keras').")
-
-
-def _check_writable(output: pathlib.Path) -> None:
-    if output.is_dir():
-        raise IsADirectoryError(f"--output names the file to write; {str(output)!r} is a folder.")
-    if output.suffix != _FILE:
-        raise ValueError(f"--output must end in {_FILE}; got {str(output)!r}.")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(output.parent)!r} to write {output.name!r} into.")
-    if not os.access(output.parent, os.W_OK):
-        raise PermissionError(f"The folder {str(output.parent)!r} is not writable; choose another --output.")
 
 
 def _load(model: str | None) -> tuple:
