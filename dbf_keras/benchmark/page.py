@@ -33,6 +33,8 @@ def to_html(reports: Sequence[Report]) -> str:
         strips.append(heading + _wide(_strips(report.results, colours)))
         facts.append(_facts(report.settings))
     return string.Template(_PAGE).substitute(
+        head=HEAD,
+        style=STYLE,
         colours="\n".join(f".c{number} {{ --colour: {colour}; }}" for number, colour in enumerate(_COLOURS)),
         tables="".join(tables),
         charts=_charts(reports, colours),
@@ -99,8 +101,8 @@ def _failures(report: Report) -> str:
 def _tables(report: Report) -> str:
     """Returns the table of what decides between models, and folded below it that of the details."""
     decisive, details = split_details(to_rows(report.results))
-    folded = f"<details><summary>Details</summary>{_wide(_table(details))}<p>{escape(CAPTION)}</p></details>"
-    return _wide(_table(decisive)) + _failures(report) + folded
+    folded = f"<details><summary>Details</summary>{_wide(to_table(details))}<p>{escape(CAPTION)}</p></details>"
+    return _wide(to_table(decisive)) + _failures(report) + folded
 
 
 def _wide(content: str) -> str:
@@ -108,7 +110,7 @@ def _wide(content: str) -> str:
     return f'<div class="wide">{content}</div>'
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def to_table(rows: Sequence[Sequence[str]]) -> str:
     """Returns a table; the first row is its heading."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
@@ -193,12 +195,13 @@ def _strips(results: Sequence[Result], colours: dict[str, str]) -> str:
     return f'<svg viewBox="0 0 1020 {height + 28}" role="img">{"".join(parts)}</svg>{note}'
 
 
-_PAGE = """<!doctype html>
+# What pages of this package begin with, and the colours, text and headings that they share.
+HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>dbf benchmark</title>
-<style>
+"""
+STYLE = """
 :root { color-scheme: light dark; --text: #1d2329; --soft: #66707a; --line: #e0e4e9; --back: #fff; --card: #f7f8fa; }
 @media (prefers-color-scheme: dark) {
   :root { --text: #e8ebee; --soft: #98a2ad; --line: #333b44; --back: #14181c; --card: #1c2126; }
@@ -206,7 +209,10 @@ _PAGE = """<!doctype html>
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 1040px;
   margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.5rem; margin: 0 0 1.2rem; }
-h2 { font-size: 1.02rem; margin: 0 0 .7rem; }
+h2 { font-size: 1.02rem; margin: 0 0 .7rem; }"""
+
+_PAGE = """$head<title>dbf benchmark</title>
+<style>$style
 .wide + h2 { margin-top: 1.4rem; }
 small { color: var(--soft); font-weight: normal; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem; }

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import string
-from collections.abc import Sequence
 from html import escape
 
 import rich.console
 import rich.table
 
+from dbf_keras.benchmark.page import HEAD, STYLE, to_table
 from dbf_keras.compress.plan import LayerPlan, Plan, filters_text, milliseconds
 
 
@@ -95,15 +95,17 @@ class Report:
 
     def to_html(self) -> str:
         """The page; it needs no other file."""
-        sections = [_section("Files", _table(self.rows()) + f"<p>{escape(self._facts())}</p>")]
+        sections = [_section("Files", to_table(self.rows()) + f"<p>{escape(self._facts())}</p>")]
         charts = self._charts()
         if charts:
             sections.append(_section("Bytes, time and accuracy", charts))
         if self.history:
             sections.append(_section("Fine-tuning", self._history()))
-        sections.append(_section("Layers", _table(_layers(self.plan)) + _others(self.plan)))
+        sections.append(_section("Layers", to_table(_layers(self.plan)) + _others(self.plan)))
         sections.append(_section("How to run it", f"<pre>{escape(_USE.format(path=self.path))}</pre>"))
-        return string.Template(_PAGE).substitute(name=escape(self.name), sections="".join(sections))
+        return string.Template(_PAGE).substitute(
+            head=HEAD, style=STYLE, name=escape(self.name), sections="".join(sections)
+        )
 
     def _facts(self) -> str:
         facts = ["Milliseconds of one inference on one thread of this machine, all files in turn, medians."]
@@ -121,7 +123,7 @@ class Report:
         rows = [
             [f"{row['epoch']:.0f}", f"{row['loss']:.4f}", f"{100 * row['val_accuracy']:.2f} %"] for row in self.history
         ]
-        return _table([head, *rows])
+        return to_table([head, *rows])
 
     def _charts(self) -> str:
         if not self.tested:
@@ -173,12 +175,6 @@ def _section(title: str, content: str) -> str:
     return f'<section><h2>{escape(title)}</h2><div class="wide">{content}</div></section>'
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 460, 300, 56, 40
 
 
@@ -228,20 +224,8 @@ interpreter.allocate_tensors()
 dbf benchmark {path}
 dbf predict {path} picture.png"""
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$name, compressed</title>
-<style>
-:root { color-scheme: light dark; --text: #1d2329; --soft: #66707a; --line: #e0e4e9; --back: #fff; --card: #f7f8fa; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e8ebee; --soft: #98a2ad; --line: #333b44; --back: #14181c; --card: #1c2126; }
-}
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 1040px;
-  margin: 2.5rem auto; padding: 0 1.2rem; }
-h1 { font-size: 1.5rem; margin: 0 0 1.2rem; }
-h2 { font-size: 1.02rem; margin: 0 0 .7rem; }
+_PAGE = """$head<title>$name, compressed</title>
+<style>$style
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem;
   margin-bottom: 1rem; }
 .wide { overflow-x: auto; }

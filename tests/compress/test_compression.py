@@ -67,19 +67,16 @@ def run_file(path, images):
     return np.stack(rows)
 
 
+def compress_in(folder, path):
+    options = ("--max_kb=14", "--epochs=3", "--dataset=digits", "--output=small.tflite")
+    return commands.run("dbf_keras.compress", *options, str(path), folder=folder)
+
+
 @pytest.fixture(scope="module")
 def compressed(trained, tmp_path_factory):
     """By the command line, within bytes, fine-tuned."""
     folder = tmp_path_factory.mktemp("compressed")
-    done = commands.run(
-        "dbf_keras.compress",
-        "--max_kb=14",
-        "--epochs=3",
-        "--dataset=digits",
-        "--output=small.tflite",
-        str(trained[1]),
-        folder=folder,
-    )
+    done = compress_in(folder, trained[1])
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -114,15 +111,7 @@ def test_the_files_beside_it_are_of_the_same_network(compressed, digits):
 def test_what_was_made_is_not_made_again(trained, compressed):
     folder, _ = compressed
     before = (folder / "small.tflite").read_bytes()
-    done = commands.run(
-        "dbf_keras.compress",
-        "--max_kb=14",
-        "--epochs=3",
-        "--dataset=digits",
-        "--output=small.tflite",
-        str(trained[1]),
-        folder=folder,
-    )
+    done = compress_in(folder, trained[1])
     assert done.returncode == 0 and "Going on with the plan that was made before" in done.stdout
     assert "is trained already" in done.stdout and (folder / "small.tflite").read_bytes() == before
 
