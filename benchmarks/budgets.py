@@ -1,7 +1,7 @@
 """Compresses trained plain networks of the zoo within budgets: planned layer by layer, and with one ρ everywhere.
 
-    python benchmarks/compression.py --data_dir=$DBF_DATA_DIR --output=compressed            # a night on two cores
-    python benchmarks/compression.py --networks=digits_plain:10 --ratios=0.25 --seeds=0 --epochs=3 --output=digits
+    python benchmarks/budgets.py --data_dir=$DBF_DATA_DIR --output=compressed            # a night on two cores
+    python benchmarks/budgets.py --networks=digits_plain:10 --ratios=0.25 --seeds=0 --epochs=3 --output=digits
 
 Each runs as `dbf compress` does, with the same images, epochs and teacher, and goes on where it was killed. Rows are of
 one network and budget: bytes, the accuracy on the whole test set of each seed, and their mean.
