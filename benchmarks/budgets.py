@@ -17,6 +17,7 @@ from dbf_keras import command, data, zoo
 from dbf_keras.benchmark.report import print_table
 from dbf_keras.compress.compression import FINE_TUNING, Compression
 from dbf_keras.train.recipes import DEFAULT_RECIPES, RECIPES
+from dbf_keras.train.settings import precision_of
 
 _FLAGS = flags.FLAGS
 flags.DEFINE_list(
@@ -27,6 +28,7 @@ flags.DEFINE_list(
 flags.DEFINE_list("ratios", ["0.25", "0.5", "1"], "ρ of all layers, to compare with plans.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of fine-tuning.")
 flags.DEFINE_integer("epochs", 15, "Epochs of fine-tuning.")
+flags.DEFINE_enum("mixed_precision", None, ["bfloat16", "float16"], "Fine-tune in this type, keep float32 weights.")
 flags.DEFINE_string("data_dir", None, "Where <dataset>.npz is.")
 flags.DEFINE_string("output", "compressed", "Folder to write to.")
 
@@ -42,6 +44,7 @@ def compressed(name: str, max_kb: float, ratio: float | None, seed: int) -> Comp
         max_kb=max_kb,
         ratio=ratio,
         epochs=_FLAGS.epochs,
+        precision=precision_of(_FLAGS.mixed_precision),
         recipe=FINE_TUNING.change(augmentation=own.augmentation, batch_size=own.batch_size),
         output=pathlib.Path(_FLAGS.output) / f"{name}_{max_kb:g}kb_{kind}_{seed}.tflite",
         seed=seed,

@@ -49,6 +49,7 @@ def define_flags() -> None:
         None,
         "Highest learning rate of fine-tuning; by default 0.02, or as much less as the network needs.",
     )
+    flags.DEFINE_enum("mixed_precision", None, ["bfloat16", "float16"], "Fine-tune in this type, keep float32 weights.")
     flags.DEFINE_bool("slower", False, "Allow a file that takes longer than the original's in the same number type.")
     flags.DEFINE_bool("compare_narrow", False, "Also train a narrower plain network of no more bytes, to compare.")
     flags.DEFINE_string("labels", None, "A text file with the name of a class a line, if the .keras file has none.")
@@ -78,7 +79,7 @@ def main(arguments: list[str]) -> None:
     # After the checks that need no TensorFlow, which takes seconds to import.
     from dbf_keras import keras_file
     from dbf_keras.compress.compression import compress
-    from dbf_keras.train.settings import parse_ratio
+    from dbf_keras.train.settings import parse_ratio, precision_of
 
     model = keras_file.load(path)
     labels = command.read_lines(_FLAGS.labels) if _FLAGS.labels is not None else keras_file.labels(path)
@@ -98,6 +99,7 @@ def main(arguments: list[str]) -> None:
             epochs=_FLAGS.epochs,
             learning_rate=_FLAGS.learning_rate,
             recipe=_recipe(),
+            precision=precision_of(_FLAGS.mixed_precision),
             slower=_FLAGS.slower,
             compare_narrow=_FLAGS.compare_narrow,
             output=output,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dbf_keras import command, keras_file, runtime
-from dbf_keras.backend import keras
+from dbf_keras.backend import all_layers, computing_in, keras
 from dbf_keras.compress import fit, narrow
 from dbf_keras.compress.judge import Judge
 from dbf_keras.compress.plan import Plan
@@ -23,7 +23,6 @@ from dbf_keras.compress.report import File, Report
 from dbf_keras.compress.search import Found, Search
 from dbf_keras.compress.stopwatch import Stopwatch
 from dbf_keras.forms import EXPLICIT, INT8, ONTHEFLY, Form
-from dbf_keras.train import engine
 from dbf_keras.train.checkpoint import History
 from dbf_keras.train.coding import Coding
 from dbf_keras.train.loop import engine_of, source_of, train
@@ -73,6 +72,7 @@ def compress(  # One argument for each thing that people ask for; most are left 
     epochs: int | None = None,
     learning_rate: float | None = None,
     recipe: Recipe = FINE_TUNING,
+    precision: str = "float32",
     slower: bool = False,
     compare_narrow: bool = False,
     output: str | PathLike | None = None,
@@ -103,6 +103,8 @@ def compress(  # One argument for each thing that people ask for; most are left 
         learning_rate: the highest of fine-tuning; by default the recipe's, or as much less as the network needs, see
             `dbf_keras.train.rate`.
         recipe: how to fine-tune.
+        precision: the dtype policy to fine-tune with: ``"float32"``, ``"mixed_bfloat16"``, which is faster on
+            accelerators and on CPUs with AMX, or ``"mixed_float16"``.
         slower: allow an inference that takes longer than the original's in the same number type.
         compare_narrow: also train a narrower plain network of no more bytes, with the same recipe and teacher.
         output: the .tflite file to write; the .keras file, plan and report are written beside it. Fine-tuning that was
@@ -158,6 +160,7 @@ def compress(  # One argument for each thing that people ask for; most are left 
             judge,
             recipe.change(epochs=max(epochs, 1), learning_rate=learning_rate),
             learning_rate is None,
+            precision,
             seed,
             overwrite,
             say,
@@ -245,13 +248,14 @@ class _FineTuning:
         judge: Judge,
         recipe: Recipe,
         find_rate: bool,
+        precision: str,
         seed: int,
         overwrite: bool,
         say: Callable[[str], None],
         verbose: bool,
     ):
-        self._judge, self._recipe, self._find_rate, self._seed = judge, recipe, find_rate, seed
-        self._overwrite, self._say, self._verbose = overwrite, say, verbose
+        self._judge, self._recipe, self._find_rate, self._precision = judge, recipe, find_rate, precision
+        self._seed, self._overwrite, self._say, self._verbose = seed, overwrite, say, verbose
 
     def find(self, model: keras.Model, plan: Plan | None = None) -> dict[str, float]:
         """What is found by trying: the learning rate and, of a plan with coded layers, what holds their bytes."""
@@ -279,6 +283,7 @@ class _FineTuning:
             seed=self._seed,
             teacher=self._teacher,
             coding=Coding(coded_kb=found.get("coded_kb"), first_price=found.get("first_price")),
+            precision=self._precision,
             normalization=self._judge.normalization,
             patience=max(3, round(_PATIENCE * self._recipe.epochs)),
             overwrite=self._overwrite,
@@ -300,10 +305,12 @@ class _FineTuning:
             layer.fixed_steps = True
         last = last_layer(model)
         activation = getattr(last, "activation", None)
-        lesson = engine.Lesson(teacher.load(dataset), teacher.temperature, teacher.weight)
-        trainer = engine_of(model, dataset, recipe, None, lesson, normalization=self._judge.normalization)
-        source = source_of(dataset.x_train, dataset.y_train, recipe.crop)
-        rate = bearable_rate(trainer, recipe, source, len(dataset.y_train), self._seed)
+        lesson = teacher.lesson(dataset)
+        with computing_in(self._precision, [*all_layers(model), *all_layers(lesson.teacher)]):
+            scale_loss = self._precision == "mixed_float16"
+            trainer = engine_of(model, dataset, recipe, None, lesson, scale_loss, self._judge.normalization)
+            source = source_of(dataset.x_train, dataset.y_train, recipe.crop)
+            rate = bearable_rate(trainer, recipe, source, len(dataset.y_train), self._seed)
         if activation is not None:
             last.activation = activation
         self._say(f"Fine-tuning with a learning rate of {rate:.2g}.")

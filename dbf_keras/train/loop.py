@@ -61,8 +61,8 @@ def train(
         output: path of the .keras file.
         seed: seed of weights, order, augmentation and dropout.
         teacher: a model to learn from besides the labels.
-        precision: the dtype policy to compute with: ``"float32"``, ``"mixed_bfloat16"`` or ``"mixed_float16"``. The
-            file written is float32.
+        precision: the dtype policy to compute with, the teacher too: ``"float32"``, ``"mixed_bfloat16"`` or
+            ``"mixed_float16"``. The file written is float32.
         start: the path of a trained model whose weights to start from, see `dbf_keras.train.start.start_from`.
         coding: the price of coded coefficients; by default that of the layers.
         normalization: mean and standard deviation of pixels, by channel, if the model does not normalise them itself.
@@ -109,8 +109,8 @@ def train(
 
     last = last_layer(model)
     activation = getattr(last, "activation", None)
-    with computing_in(precision, all_layers(model)):
-        lesson = engine.Lesson(teacher.load(dataset), teacher.temperature, teacher.weight) if teacher else None
+    lesson = teacher.lesson(dataset) if teacher else None
+    with computing_in(precision, [*all_layers(model), *(all_layers(lesson.teacher) if lesson else [])]):
         scale_loss = precision == "mixed_float16"
         trainer = engine_of(model, dataset, recipe, steps, lesson, scale_loss, normalization)
         best = checkpoint.Best(trainer.model.weights, coding.coded_kb) if patience is not None else None

@@ -34,6 +34,11 @@ def parse_ratio(text: str) -> float | dict[str, float]:
         raise ValueError(f"--ratio takes a number, 'pattern=number,...' or @FILE of a plan; got {text!r}.") from None
 
 
+def precision_of(half: str | None) -> str:
+    """The dtype policy that computes in ``"bfloat16"`` or ``"float16"`` and keeps float32 weights; None for float32."""
+    return "float32" if half is None else f"mixed_{half}"
+
+
 def parse_selection(selection: Any) -> Any:
     """A selection of `dbf_keras.networks.builder.NetworkBuilder`: text as for the flag; all else as it is.
 
@@ -146,7 +151,7 @@ class Settings:
             output,
             seed=self.seed,
             teacher=Teacher(self.teacher, self.temperature, self.teacher_weight) if self.teacher else None,
-            precision=f"mixed_{self.mixed_precision}" if self.mixed_precision else "float32",
+            precision=precision_of(self.mixed_precision),
             start=self.start,
             coding=Coding(self.rate, self.coded_kb),
             overwrite=self.overwrite,

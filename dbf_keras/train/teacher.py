@@ -8,6 +8,7 @@ from typing import Any
 
 from dbf_keras import data, data_checks, keras_file
 from dbf_keras.backend import LEGACY, keras, ops, settle
+from dbf_keras.train import engine
 from dbf_keras.train.numbers import check_number
 
 _SURE = 1e-30  # Probabilities below this count as this.
@@ -68,6 +69,10 @@ class Teacher:
             )
         model.trainable = False
         return model
+
+    def lesson(self, dataset: data.Dataset) -> engine.Lesson:
+        """What is learnt from the model; raises as `load` does."""
+        return engine.Lesson(self.load(dataset), self.temperature, self.weight)
 
 
 def last_layer(model: keras.Model) -> Any:
