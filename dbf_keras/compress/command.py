@@ -36,7 +36,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "selection",
         None,
-        "With --ratio, which codes are kept: energy, product, pooled, or an order such as spatial_tree.",
+        "With --ratio, which codes are kept: energy, product, grouped, pooled, or an order such as spatial_tree.",
     )
     flags.DEFINE_enum("quantize", "weights", [_FLOAT, "float16", "weights", "int8"], "As of dbf export.")
     flags.DEFINE_bool("coding", None, "Entropy-code the coefficients; by default with --max_kb and --max_loss.")

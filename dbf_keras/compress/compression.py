@@ -94,9 +94,9 @@ def compress(  # One argument for each thing that people ask for; most are left 
         max_loss: points of accuracy that it may lose before fine-tuning, on training images set aside.
         ratio: instead of limits, ρ of every layer; or by layer name or pattern. With limits, too, a plan chooses only
             the kinds of code sets, the bits, and which layers stay plain.
-        selection: with ``ratio``, which codes are kept: ``"energy"``, ``"product"``, ``"pooled"``
+        selection: with ``ratio``, which codes are kept: ``"energy"``, ``"product"``, ``"grouped"``, ``"pooled"``
             (`dbf_keras.compress.losses.SELECTIONS`) or an order of `dbf_keras.codes.order`; by default the fastest of
-            the first two, and of those as fast the one that loses less.
+            the first three, and of those as fast the one that loses least.
         quantize: as for `dbf_keras.export.to_tflite`: None, ``"float16"``, ``"weights"`` or ``"int8"``.
         coding: whether coefficients are entropy-coded; by default where ``max_kb`` or ``max_loss`` is given.
         epochs: of fine-tuning; by default those of the recipe, or none with ``ratio``.

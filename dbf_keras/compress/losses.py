@@ -16,9 +16,10 @@ from dbf_keras.export.sensitivity import Curvature
 # Shares of the codes that a layer may keep.
 RATIOS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125, 0.09375, 0.0625, 0.03125)
 
-# Kinds of code sets: those that matter most, one by one; all spatial codes, with the channel codes that matter most;
-# the same with the spatial codes that are constant over pools of 2×2 taps.
-ENERGY, PRODUCT, POOLED = SELECTIONS = ("energy", "product", "pooled")
+# Kinds of code sets: those that matter most, one by one; all spatial codes, with the channel codes that matter most, or
+# with those that are constant over groups of neighbouring channels, which take no transform; the spatial codes that are
+# constant over pools of 2×2 taps, with the channel codes that matter most.
+ENERGY, PRODUCT, GROUPED, POOLED = SELECTIONS = ("energy", "product", "grouped", "pooled")
 
 # What is added to the diagonal of a curvature, as a share of its mean, and the least weight of a filter, as a share of
 # the mean: calibration data see only so much.
@@ -89,9 +90,7 @@ class LayerLosses:
         seen: set[bytes] = set()
         for selection, ranked, unit in self._rankings():
             dropped = self._dropped(ranked)
-            most = len(ranked) // unit
-            for ratio in RATIOS:
-                kept = unit * max(1, round(ratio * most))
+            for kept in self._cuts(selection, len(ranked), unit):
                 codes = self._filters.grid_codes[ranked[:kept]]
                 key = np.sort(codes).tobytes()
                 if key not in seen:
@@ -99,7 +98,9 @@ class LayerLosses:
                     yield CodeSet(selection, codes, float(dropped[kept]))
 
     def sets_at(self, ratio: float, selection: str | None) -> list[CodeSet]:
-        """The sets of a given share of the codes: of one kind or order, or of each kind.
+        """The sets of a given share of the codes: of one kind or order, or of each kind but `POOLED`.
+
+        One of each code's energy, where there is none of that kind and share.
 
         Raises:
             ValueError: a ratio out of its range, or an unknown selection.
@@ -117,11 +118,21 @@ class LayerLosses:
             share = ratio * len(every) / len(ranked)
             if (selection == kind or (selection is None and kind != POOLED)) and share <= 1:
                 kept = unit * dbf_codes.count(len(ranked) // unit, share)
+                if kind == GROUPED and kept not in self._cuts(kind, len(ranked), unit):
+                    continue
                 loss = float(self._dropped(ranked)[kept])
                 sets.append(CodeSet(kind, every[ranked[:kept]], loss))
         if not sets:
             return self.sets_at(ratio, ENERGY)
         return sets
+
+    @staticmethod
+    def _cuts(selection: str, count: int, unit: int) -> list[int]:
+        """How many of so many ranked columns may be kept, in units."""
+        most = count // unit
+        if selection == GROUPED:  # Groups of 2, 4, … channels.
+            return [unit * -(-most // (1 << shift)) for shift in range(1, most.bit_length())]
+        return [unit * max(1, round(ratio * most)) for ratio in RATIOS]
 
     def _rankings(self) -> Iterator[tuple[str, np.ndarray, int]]:
         """Kinds of sets with columns in ranked order, and how many of these are kept or dropped together."""
@@ -131,17 +142,19 @@ class LayerLosses:
         by_channel = np.bincount(channel, energies, channels)
         ranked = np.lexsort([-energies, -by_channel[channel]])
         if len(codes) == self._filters.taps:
-            yield PRODUCT, self._grouped(ranked, channel), kh * kw
+            yield PRODUCT, self._together(ranked, channel), kh * kw
+            group = channel & -channel  # Over so many neighbouring channels a code is constant; over all, the first.
+            yield GROUPED, np.lexsort([channel, -np.where(channel == 0, channels, group)]), kh * kw
             if kh % 2 == 0 and kw % 2 == 0:
                 u, v = np.divmod(spatial, kw)
                 even = (u % 2 == 0) & (v % 2 == 0)
                 by_channel = np.bincount(channel, energies * even, channels)
                 pooled = np.lexsort([-energies, -by_channel[channel]])
-                yield POOLED, self._grouped(pooled[even[pooled]], channel), kh * kw // 4
+                yield POOLED, self._together(pooled[even[pooled]], channel), kh * kw // 4
         yield ENERGY, np.argsort(-energies, kind="stable"), 1
 
     @staticmethod
-    def _grouped(ranked: np.ndarray, channel: np.ndarray) -> np.ndarray:
+    def _together(ranked: np.ndarray, channel: np.ndarray) -> np.ndarray:
         """Columns in ranked order, with those of one channel code together even where two have equal energies."""
         first = {int(code): place for place, code in reversed(list(enumerate(channel[ranked].tolist())))}
         return ranked[np.argsort([first[int(code)] for code in channel[ranked]], kind="stable")]

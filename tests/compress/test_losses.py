@@ -65,12 +65,30 @@ def test_sets_are_of_their_kind():
         kinds.add(each.selection)
         if each.selection != losses.ENERGY:
             separable = dbf_codes.separable(each.codes, own.shape)
-            pools = {losses.PRODUCT: (1, 1), losses.POOLED: (2, 2)}
+            pools = {losses.PRODUCT: (1, 1), losses.GROUPED: (1, 1), losses.POOLED: (2, 2)}
             assert separable.pool_size == pools[each.selection]
+        if each.selection == losses.GROUPED:
+            channels = np.unique(each.codes % 4)
+            assert channels.tolist() in ([0, 2], [0])
         assert len(np.unique(each.codes)) == len(each.codes)
     assert kinds == set(losses.SELECTIONS)
     every = [tuple(sorted(each.codes)) for each in found.code_sets()]
     assert len(set(every)) == len(every)
+
+
+@pytest.mark.parametrize("channels, kept", [(24, 12), (6, 3), (7, 4)])
+def test_groups_are_of_neighbouring_channels(channels, kept):
+    """Half of the codes, or one more than that, are sums of two channels."""
+    found, own, _, _ = layer((1, 1, channels))
+    (only,) = found.sets_at(0.5, losses.GROUPED)
+    filters = dbf_codes.synthesize(np.eye(len(only.codes)), np.sort(only.codes), own.shape)[:, 0, 0]
+    pairs = channels // 2 * 2
+    assert len(only.codes) == kept and np.array_equal(filters[:, 0:pairs:2], filters[:, 1:pairs:2])
+
+
+def test_a_share_that_is_of_no_groups_is_kept_by_energy():
+    (only,) = layer((1, 1, 24))[0].sets_at(0.3, losses.GROUPED)
+    assert only.selection == losses.ENERGY and len(only.codes) == 7
 
 
 def test_codes_are_ranked_by_what_dropping_them_alone_loses():
