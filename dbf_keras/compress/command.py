@@ -27,7 +27,7 @@ def define_flags() -> None:
     """Defines the flags of the command line."""
     flags.DEFINE_string("output", None, "The .tflite file to write. By default MODEL_compressed.tflite in this folder.")
     flags.DEFINE_float("max_kb", None, "kB (1,000 bytes) that the file may have.")
-    flags.DEFINE_float("max_ms", None, "Milliseconds that an inference may take on this machine, on one thread.")
+    flags.DEFINE_float("max_ms", None, "Milliseconds that an inference may take on one thread, here or on the --phone.")
     flags.DEFINE_float("max_macs", None, "Multiply-adds that an inference may take.")
     flags.DEFINE_float("max_loss", None, "Points of accuracy that it may lose before fine-tuning.")
     flags.DEFINE_string(
@@ -51,6 +51,11 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum("mixed_precision", None, ["bfloat16", "float16"], "Fine-tune in this type, keep float32 weights.")
     flags.DEFINE_bool("slower", False, "Allow a file that takes longer than the original's in the same number type.")
+    flags.DEFINE_string(
+        "phone",
+        None,
+        "Plan by a phone's times: a folder for the files to time there and for the app's benchmark.json of them.",
+    )
     flags.DEFINE_bool("compare_narrow", False, "Also train a narrower plain network of no more bytes, to compare.")
     flags.DEFINE_string("labels", None, "A text file with the name of a class a line, if the .keras file has none.")
     flags.DEFINE_list("mean", None, "What the model wants subtracted from pixels, by channel or one.")
@@ -101,6 +106,7 @@ def main(arguments: list[str]) -> None:
             recipe=_recipe(),
             precision=precision_of(_FLAGS.mixed_precision),
             slower=_FLAGS.slower,
+            phone=_FLAGS.phone,
             compare_narrow=_FLAGS.compare_narrow,
             output=output,
             labels=labels,

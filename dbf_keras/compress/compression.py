@@ -17,6 +17,7 @@ from dbf_keras import command, keras_file, runtime
 from dbf_keras.backend import all_layers, computing_in, keras
 from dbf_keras.compress import fit, narrow
 from dbf_keras.compress.judge import Judge
+from dbf_keras.compress.phone import Phone
 from dbf_keras.compress.plan import Plan
 from dbf_keras.compress.planning import Limits, Planner, dbf_layers
 from dbf_keras.compress.report import File, Report
@@ -74,6 +75,7 @@ def compress(  # One argument for each thing that people ask for; most are left 
     recipe: Recipe = FINE_TUNING,
     precision: str = "float32",
     slower: bool = False,
+    phone: str | PathLike | None = None,
     compare_narrow: bool = False,
     output: str | PathLike | None = None,
     labels: Sequence[str] | None = None,
@@ -89,7 +91,7 @@ def compress(  # One argument for each thing that people ask for; most are left 
         data: its training images and labels, see `dbf_keras.compress.examples.to_dataset`; None if there are none: then
             nothing is trained, and layers are taken to matter as their filters' energies.
         max_kb: 1,000 bytes that the .tflite file may have.
-        max_ms: milliseconds that an inference may take here on one thread.
+        max_ms: milliseconds that an inference may take on one thread, here or on the ``phone``.
         max_macs: multiply-adds that an inference may take.
         max_loss: points of accuracy that it may lose before fine-tuning, on training images set aside.
         ratio: instead of limits, ρ of every layer; or by layer name or pattern. With limits, too, a plan chooses only
@@ -106,6 +108,8 @@ def compress(  # One argument for each thing that people ask for; most are left 
         precision: the dtype policy to fine-tune with: ``"float32"``, ``"mixed_bfloat16"``, which is faster on
             accelerators and on CPUs with AMX, or ``"mixed_float16"``.
         slower: allow an inference that takes longer than the original's in the same number type.
+        phone: plan by a phone's times instead of this machine's: a folder, where the files to time are written, and
+            then read what the app of android_demo/ wrote of them, ``benchmark.json``.
         compare_narrow: also train a narrower plain network of no more bytes, with the same recipe and teacher.
         output: the .tflite file to write; the .keras file, plan and report are written beside it. Fine-tuning that was
             killed goes on from the checkpoint there.
@@ -121,7 +125,7 @@ def compress(  # One argument for each thing that people ask for; most are left 
 
     Raises:
         ValueError: the model cannot be compressed, the data do not fit it, it knows no better than chance about them,
-            or nothing keeps a limit; says what would work.
+            nothing keeps a limit, or files have to be timed on the phone first; says what would work.
     """
     limits = Limits(max_kb, max_ms, max_macs, max_loss, faster=not slower)
     _check_arguments(limits, ratio, selection, epochs, data is not None, compare_narrow)
@@ -138,10 +142,11 @@ def compress(  # One argument for each thing that people ask for; most are left 
             print(text, flush=True)
 
     say("Looking at what each layer does, and at how long it takes …")
-    can_run = runtime.library_path() is not None and bool(runtime.installed_runtimes())
-    stopwatch = Stopwatch(quantize in INT8) if can_run else None
-    planner = Planner(model, judge.samples, form, judge.image_size, stopwatch, ratio, selection)
-    search = Search(judge, planner, form, say)
+    timer = None if phone is None else Phone(phone)
+    planner = Planner(model, judge.samples, form, judge.image_size, _stopwatch(form, timer), ratio, selection)
+    if timer is not None:
+        timer.require_all()
+    search = Search(judge, planner, form, say, here=timer is None)
     asked = _asked(model, judge, limits, ratio, selection)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "compressed.tflite" if output is None else pathlib.Path(output)
@@ -189,6 +194,14 @@ def compress(  # One argument for each thing that people ask for; most are left 
     if verbose:
         report.print()
     return Compression(found.model, found.plan, report, content)
+
+
+def _stopwatch(form: Form, phone: Phone | None) -> Stopwatch | None:
+    """What times layers, on a phone or here; None where no file can be run."""
+    if phone is not None:
+        return Stopwatch(form.quantize in INT8, phone.measure)
+    can_run = runtime.library_path() is not None and bool(runtime.installed_runtimes())
+    return Stopwatch(form.quantize in INT8) if can_run else None
 
 
 def _planned(

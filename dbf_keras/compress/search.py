@@ -50,10 +50,11 @@ class Search:
         planner: of the network.
         form: of the files.
         say: takes lines that tell what is done.
+        here: whether files are timed, on this machine; or else take what plans foresee.
     """
 
-    def __init__(self, judge: Judge, planner: Planner, form: Form, say: Callable[[str], None]):
-        self._judge, self._planner, self._form, self._say = judge, planner, form, say
+    def __init__(self, judge: Judge, planner: Planner, form: Form, say: Callable[[str], None], here: bool = True):
+        self._judge, self._planner, self._form, self._say, self._here = judge, planner, form, say, here
         self._known = judge.accuracy(judge.model)
         self._unforeseen = 0.0  # Bytes of files that plans know nothing of, such as metadata.
 
@@ -127,7 +128,9 @@ class Search:
         """What a network as planned comes to."""
         model = built.model
         data, original = self._judge.file(model, self._form), self._planner.original
-        before, now = self._judge.seconds([original, data])
+        before, now = plan.plain.seconds, plan.cost.seconds
+        if self._here:
+            before, now = self._judge.seconds([original, data])
         return Found(plan, model, data, original, now / before, now)
 
     def _excess(self, limits: Limits, found: Found) -> dict[str, float]:

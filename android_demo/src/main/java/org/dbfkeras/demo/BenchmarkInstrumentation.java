@@ -33,7 +33,8 @@ public final class BenchmarkInstrumentation extends Instrumentation {
   /**
    * Runs a benchmark.
    *
-   * @param arguments all optional: models (names or paths, with commas between), runs, threads, output
+   * @param arguments all optional: models (names, or paths of files or of folders of them, with commas between), runs,
+   *     threads, output
    * @return the file under "json", or what went wrong under "error"; and a text to print
    */
   static Bundle run(Context context, Bundle arguments) {
@@ -71,7 +72,7 @@ public final class BenchmarkInstrumentation extends Instrumentation {
     }
   }
 
-  /** Returns the models that were asked for: names, or paths of files; by default those of the first zoo model. */
+  /** Returns the models that were asked for: names, files, or all of a folder; by default those of the first zoo model. */
   private static List<Model> models(String wanted, List<Model> known) {
     List<Model> chosen = new ArrayList<>();
     if (wanted == null) {
@@ -83,7 +84,11 @@ public final class BenchmarkInstrumentation extends Instrumentation {
       return chosen;
     }
     for (String name : wanted.split(",")) {
-      chosen.add(name.contains("/") ? ModelStore.ofFile(new File(name)) : find(name, known));
+      if (name.contains("/")) {
+        chosen.addAll(ModelStore.ofPath(new File(name)));
+      } else {
+        chosen.add(find(name, known));
+      }
     }
     return chosen;
   }

@@ -18,6 +18,7 @@ import java.nio.ByteBuffer;
 import java.nio.channels.FileChannel;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
 
 /** The models of the app: those that it came with, and those that the user opened. */
@@ -34,13 +35,7 @@ final class ModelStore {
   /** Returns all models, those of the app first. */
   List<Model> list() throws IOException {
     List<Model> models = new ArrayList<>(BundledModels.list(new AppAssets(context.getAssets())));
-    File[] files = folder().listFiles((folder, name) -> name.endsWith(".tflite"));
-    if (files != null) {
-      Arrays.sort(files);
-      for (File file : files) {
-        models.add(ofFile(file));
-      }
-    }
+    models.addAll(ofPath(folder()));
     return models;
   }
 
@@ -91,6 +86,20 @@ final class ModelStore {
             return in.getChannel().map(FileChannel.MapMode.READ_ONLY, 0, file.length());
           }
         });
+  }
+
+  /** Returns the model in a file, or those in a folder, by name. */
+  static List<Model> ofPath(File path) {
+    File[] files = path.listFiles((folder, name) -> name.endsWith(".tflite"));
+    if (files == null) {
+      return Collections.singletonList(ofFile(path));
+    }
+    Arrays.sort(files);
+    List<Model> models = new ArrayList<>();
+    for (File file : files) {
+      models.add(ofFile(file));
+    }
+    return models;
   }
 
   private File folder() {

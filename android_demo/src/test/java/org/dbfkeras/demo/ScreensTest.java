@@ -505,6 +505,27 @@ public class ScreensTest {
   }
 
   @Test
+  public void withoutAScreenAllFilesOfAFolder() throws Exception {
+    File folder = new File(app.getCacheDir(), "layers");
+    assertTrue(folder.mkdir());
+    for (String name : new String[] {"b.tflite", "a.tflite", "notes.txt"}) {
+      Files.copy(
+          Paths.get(System.getProperty("dbf.assets"), "digits_explicit.tflite"),
+          new File(folder, name).toPath());
+    }
+    Bundle arguments = new Bundle();
+    arguments.putString("models", folder.getPath());
+    arguments.putString("runs", "2");
+    File output = new File(app.getCacheDir(), "out.json");
+    arguments.putString("output", output.getPath());
+    assertNull(BenchmarkInstrumentation.run(app, arguments).getString("error"));
+    Report report = ReportStore.read(output);
+    assertEquals(2, report.results.size());
+    assertEquals("a", report.results.get(0).name);
+    assertEquals(new File(folder, "b.tflite").getPath(), report.results.get(1).path);
+  }
+
+  @Test
   public void withoutAScreenErrorsAreTold() throws Exception {
     String[][] wrong = {
       {"models", "nothing", "There is no model nothing; the app has [dbfnet_mnist_explicit, "},
