@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -20,7 +21,7 @@ from dbf_keras.compress.judge import Judge
 from dbf_keras.compress.phone import Phone
 from dbf_keras.compress.plan import Plan
 from dbf_keras.compress.planning import Limits, Planner, dbf_layers
-from dbf_keras.compress.report import File, Report
+from dbf_keras.compress.report import COMPRESSED, NARROW, ORIGINAL, ORIGINAL_INT8, File, Report
 from dbf_keras.compress.search import Found, Search
 from dbf_keras.compress.stopwatch import Stopwatch
 from dbf_keras.forms import EXPLICIT, INT8, ONTHEFLY, Form
@@ -135,65 +136,78 @@ def compress(  # One argument for each thing that people ask for; most are left 
     fit.survey(model)
     if epochs is None:
         epochs = 0 if data is None or ratio is not None else recipe.epochs
+    recipe = recipe.change(epochs=max(epochs, 1), learning_rate=learning_rate)
     judge = Judge(model, data, labels, normalization)
-
-    def say(text: str) -> None:
-        if verbose:
-            print(text, flush=True)
-
-    say("Looking at what each layer does, and at how long it takes …")
-    timer = None if phone is None else Phone(phone)
-    planner = Planner(model, judge.samples, form, judge.image_size, _stopwatch(form, timer), ratio, selection)
-    if timer is not None:
-        timer.require_all()
-    search = Search(judge, planner, form, say, here=timer is None)
-    asked = _asked(model, judge, limits, ratio, selection)
+    say = functools.partial(print, flush=True) if verbose else _say_nothing
+    search = _search(judge, form, ratio, selection, phone, say)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "compressed.tflite" if output is None else pathlib.Path(output)
-        plan_path = path.with_suffix(".plan.json")
-        plan = None if overwrite else _earlier_plan(plan_path, asked, form)
-        found = _planned(search, planner, limits, plan, say)
-        if plan is None:
-            found = found._replace(plan=dataclasses.replace(found.plan, asked=asked))
-            found.plan.save(plan_path)
+        tuning = _FineTuning(judge, recipe, learning_rate is None, precision, seed, overwrite, say, verbose)
+        asked = _asked(model, judge, limits, ratio, selection)
+        earlier = None if overwrite else _earlier_plan(_plan_path(path), asked, form)
+        found = _planned(search, limits, earlier, say)
+        if earlier is None:
+            found = _noted(found, path, asked=asked)
         if verbose:
             found.plan.print()
         before = judge.accuracy(found.model)
         if judge.dataset is not None:
             say(f"Fitted, before any training: {100 * before:.2f} % of {len(judge.dataset.y_test)} images set aside.")
-        tuning = _FineTuning(
-            judge,
-            recipe.change(epochs=max(epochs, 1), learning_rate=learning_rate),
-            learning_rate is None,
-            precision,
-            seed,
-            overwrite,
-            say,
-            verbose,
-        )
         history: History = []
+        content = found.data
         if epochs:
             if not found.plan.tuning:
-                settings = tuning.find(found.model, found.plan)
-                found = found._replace(plan=dataclasses.replace(found.plan, tuning=settings))
-                found.plan.save(plan_path)
+                found = _noted(found, path, tuning=tuning.find(found.model, found.plan))
             history = tuning.train(found.model, found.plan.tuning, path.with_suffix(keras_file.SUFFIX))
+            content = judge.file(found.model, form, max_kb)
         else:
             command.write_atomically(
                 path.with_suffix(keras_file.SUFFIX), lambda at: keras_file.save(found.model, at, judge.labels or [])
             )
-        content = judge.file(found.model, form, max_kb) if epochs else found.data
         command.write_atomically(path, lambda at: at.write_bytes(content))
-        files = {"original": found.original, "compressed": content}
+        files = {ORIGINAL: found.original, COMPRESSED: content}
         if quantize not in INT8 and data is not None:
-            files["original, int8"] = judge.file(model, Form(EXPLICIT, "int8"))
+            files[ORIGINAL_INT8] = judge.file(model, Form(EXPLICIT, "int8"))
         if compare_narrow:
-            files["narrow, int8 weights"] = tuning.narrow(found.plan, path)
+            files[NARROW] = tuning.narrow(found.plan, path)
         report = _report(judge, search, found, files, before, history, path.name, say)
         command.write_atomically(path.with_suffix(".html"), lambda at: at.write_text(report.to_html(), "utf-8"))
     if verbose:
         report.print()
     return Compression(found.model, found.plan, report, content)
+
+
+def _say_nothing(_: str) -> None:
+    """What is done with lines that nobody wants."""
+
+
+def _search(
+    judge: Judge,
+    form: Form,
+    ratio: Any,
+    selection: str | None,
+    phone: str | PathLike | None,
+    say: Callable[[str], None],
+) -> Search:
+    """The search for plans, by times taken here or on a phone."""
+    say("Looking at what each layer does, and at how long it takes …")
+    timer = None if phone is None else Phone(phone)
+    stopwatch = _stopwatch(form, timer)
+    planner = Planner(judge.model, judge.samples, form, judge.image_size, stopwatch, ratio, selection)
+    if timer is not None:
+        timer.require_all()
+    return Search(judge, planner, form, say, here=timer is None)
+
+
+def _plan_path(path: pathlib.Path) -> pathlib.Path:
+    return path.with_suffix(".plan.json")
+
+
+def _noted(found: Found, path: pathlib.Path, **changes: Any) -> Found:
+    """What was found with changes of its plan, which is written beside a path."""
+    found = found._replace(plan=dataclasses.replace(found.plan, **changes))
+    found.plan.save(_plan_path(path))
+    return found
 
 
 def _stopwatch(form: Form, phone: Phone | None) -> Stopwatch | None:
@@ -204,13 +218,11 @@ def _stopwatch(form: Form, phone: Phone | None) -> Stopwatch | None:
     return Stopwatch(form.quantize in INT8) if can_run else None
 
 
-def _planned(
-    search: Search, planner: Planner, limits: Limits, earlier: Plan | None, say: Callable[[str], None]
-) -> Found:
+def _planned(search: Search, limits: Limits, earlier: Plan | None, say: Callable[[str], None]) -> Found:
     """The network by an earlier plan, or by one within limits, or by given ratios."""
     if earlier is not None:
         say("Going on with the plan that was made before.")
-        return search.tried(earlier, planner.build(earlier))
+        return search.again(earlier)
     return search.within(limits) if limits.given else search.uniform(limits.faster)
 
 

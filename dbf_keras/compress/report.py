@@ -13,6 +13,9 @@ import rich.table
 from dbf_keras.benchmark.page import HEAD, STYLE, to_table
 from dbf_keras.compress.plan import LayerPlan, Plan, filters_text, milliseconds
 
+# What the files are called.
+ORIGINAL, COMPRESSED, ORIGINAL_INT8, NARROW = "original", "compressed", "original, int8", "narrow, int8 weights"
+
 
 @dataclasses.dataclass(frozen=True)
 class File:
@@ -82,8 +85,27 @@ class Report:
             rows.append(row + ([f"{100 * (file.accuracy or 0.0):.2f} %"] if self.tested else []))
         return rows
 
+    @property
+    def verdict(self) -> str:
+        """What to say of the compressed network and a narrower plain one of no more bytes; "" if none was trained."""
+        files = {file.name: file for file in self.files}
+        if NARROW not in files:
+            return ""
+        ours, narrow = files[COMPRESSED], files[NARROW]
+        points = 100 * ((ours.accuracy or 0.0) - (narrow.accuracy or 0.0))
+        times = ours.seconds / narrow.seconds
+        told = (
+            f"Beside a narrower plain network of {narrow.bytes / 1e3:,.1f} kB the compressed one is {abs(points):.2f} "
+            f"points {'more' if points > 0 else 'less'} accurate and takes {times:.2f} of its time."
+        )
+        if points <= 0 and times >= 1:
+            return f"{told} The narrower one is the better choice, as a file of standard ops too."
+        if points >= 0 and times <= 1:
+            return f"{told} It is the better choice."
+        return f"{told} Which is the better choice depends on what counts more."
+
     def print(self, console: rich.console.Console | None = None) -> None:
-        """Prints the table of files."""
+        """Prints the table of files, and the verdict."""
         console = console or rich.console.Console()
         head, *rows = self.rows()
         table = rich.table.Table(head[0], title=self.name)
@@ -92,6 +114,8 @@ class Report:
         for row in rows:
             table.add_row(*row)
         console.print(table)
+        if self.verdict:
+            console.print(self.verdict)
 
     def to_html(self) -> str:
         """The page; it needs no other file."""
@@ -116,6 +140,8 @@ class Report:
                 f"Before any training the fitted network was right about {100 * self.before:.2f} % of "
                 f"{self.held_out:,} training images set aside."
             )
+        if self.verdict:
+            facts.append(self.verdict)
         return " ".join(facts)
 
     def _history(self) -> str:

@@ -114,6 +114,10 @@ class Search:
             self._heed(over)
         return found
 
+    def again(self, plan: Plan) -> Found:
+        """A plan that was found before."""
+        return self.tried(plan, self._planner.build(plan))
+
     def curve(self) -> Iterator[Point]:
         """What plans within other bytes would come to before any training."""
         for share in _SHARES:
