@@ -74,7 +74,8 @@ def value_and_gradients(layer, x, target):
             outputs, _ = layer.stateless_call(weights, [v.value for v in layer.non_trainable_variables], x)
             return 0.5 * ((outputs - target) ** 2).sum(), outputs
 
-        (_, outputs), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, weights)
+        # Compiled whole: op by op each op would be.
+        (_, outputs), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(x, weights)
         return np.asarray(outputs), [np.asarray(g) for g in (gradients[0], *gradients[1])]
     import tensorflow as tf
 
