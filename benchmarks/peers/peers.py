@@ -34,6 +34,7 @@ from dbf_keras.benchmark.accuracy import accuracy
 from dbf_keras.benchmark.report import describe_machine, print_table
 from dbf_keras.train.loop import train
 from dbf_keras.train.recipes import DEFAULT_RECIPES, RECIPES, Recipe
+from dbf_keras.train.settings import precision_of
 from dbf_keras.train.teacher import Teacher
 from methods import METHODS, Method
 
@@ -50,6 +51,7 @@ flags.DEFINE_integer("epochs", 3, "Epochs of each training.", lower_bound=1)
 flags.DEFINE_enum("recipe", None, list(RECIPES), "Recipe; by default the data set's.")
 flags.DEFINE_float("learning_rate", 0.02, "Highest learning rate where weights are not new.")
 flags.DEFINE_integer("batch_size", None, "Images a step, if not the recipe's.")
+flags.DEFINE_enum("mixed_precision", None, ["bfloat16"], "Train in this type, but for tensorflow-model-optimization's.")
 flags.DEFINE_integer("seed", 0, "Seed of each training.")
 flags.DEFINE_float("seconds", 1.0, "Seconds to time each file.")
 flags.DEFINE_string("output", "peers", "Folder to write to; networks that it holds are not trained again.")
@@ -124,7 +126,8 @@ class Comparison:
             batch_size=_FLAGS.batch_size,
             learning_rate=None if method.new else _FLAGS.learning_rate,
         )
-        wanted = {flag: getattr(_FLAGS, flag) for flag in ("model", "dataset", "train_images", "seed", "budget_of")}
+        kept = ("model", "dataset", "train_images", "seed", "budget_of", "mixed_precision")
+        wanted = {flag: getattr(_FLAGS, flag) for flag in kept}
         wanted |= {"recipe": json.loads(json.dumps(dataclasses.asdict(recipe)))}
         if path.exists():
             known = (keras_file.training(path) or {}).get("settings", {})
@@ -141,7 +144,16 @@ class Comparison:
         else:
             teacher = Teacher(str(self.path)) if method.taught else None
             build = lambda: method.start(self.model, knob)  # noqa: E731
-            train(build, self.dataset, recipe, path, seed=_FLAGS.seed, teacher=teacher, settings=settings)
+            train(
+                build,
+                self.dataset,
+                recipe,
+                path,
+                seed=_FLAGS.seed,
+                teacher=teacher,
+                precision=precision_of(_FLAGS.mixed_precision),
+                settings=settings,
+            )
         return method.finish(keras_file.load(path)), knob
 
     def _train_few_values(
