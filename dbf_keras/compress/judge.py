@@ -109,7 +109,7 @@ class Judge:
         return float(np.equal(classes_of(np.concatenate(scores)), self.dataset.y_test).mean())
 
     def file(self, model: keras.Model, form: Form, max_kb: float | None = None) -> bytes:
-        """The .tflite file of a network.
+        """The .tflite file of a network; layers that are plain stay standard ops.
 
         Args:
             model: the network.
@@ -129,6 +129,7 @@ class Judge:
                 max_kb=most,
                 labels=self.labels,
                 normalization=self.normalization,
+                ordinary_coding=False,
                 check=False,
             ).data
 

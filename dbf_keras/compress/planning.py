@@ -207,11 +207,7 @@ class Planner:
     def _choices_of(self, place: int, sets: list[losses.CodeSet], seconds: list[float]) -> list[_Choice]:
         filters, count = self._filters[place], len(self._filters[place].alpha)
         macs = self._positions[place] * count
-        stays = self._plain(place, seconds[0])
-        if self._form.coding:  # Plain layers of coded files are coded, too: our op computes them, of every code.
-            whole = [own for found, own in zip(sets, seconds[1:], strict=True) if len(found.codes) == filters.taps]
-            stays = dataclasses.replace(stays, seconds=max(whole, default=seconds[0]))
-        choices = [_Choice(None, None, stays, 0.0)]
+        choices = [_Choice(None, None, self._plain_costs[place], 0.0)]
         for found, duration in zip(sets, seconds[1:], strict=True):
             multiply_adds = macs * len(found.codes)
             if self._form.coding:
@@ -235,7 +231,9 @@ class Planner:
         """What the file, and that of the original, cost besides the layers; finds out which the op can compute."""
         plain_form = Form(EXPLICIT, self._form.quantize)
         samples = self._samples if self._form.quantize in INT8 else None
-        to_file = functools.partial(conversion.convert, check=False, representative_data=_batches(samples))
+        to_file = functools.partial(
+            conversion.convert, check=False, ordinary_coding=False, representative_data=_batches(samples)
+        )
         original = to_file(self._original, *plain_form).data
         written = to_file(self._model, *self._form)
         self.original, self.plain_bytes = original, len(original)
@@ -313,7 +311,7 @@ class Planner:
     def _costs(self, row: Sequence[_Choice]) -> np.ndarray:
         """The costs of choices, [choices, 3]."""
         costs = np.array([dataclasses.astuple(choice.cost) for choice in row])
-        costs[0 if self._form.coding else 1 :, 1] *= self._caution
+        costs[1:, 1] *= self._caution
         return costs
 
     @staticmethod

@@ -112,6 +112,7 @@ def convert(  # As `to_tflite`.
     labels: Sequence[str] | None = None,
     normalization: description.Normalization | None = None,
     training: Mapping[str, Any] | None = None,
+    ordinary_coding: bool = True,
     strict: bool = False,
     check: bool = True,
     inputs: list[np.ndarray] | None = None,
@@ -130,6 +131,8 @@ def convert(  # As `to_tflite`.
         labels: as for `to_tflite`.
         normalization: as for `to_tflite`.
         training: as for `to_tflite`.
+        ordinary_coding: with ``coding``, whether ordinary layers are coded, too, and computed by our ops of every code;
+            else they stay standard ops.
         strict: raise if a layer cannot be written as asked, instead of writing it as explicit.
         check: hold the file against Keras and against the size of the explicit file.
         inputs: what to run for the check, one array for each input; by default random, see `verify.random_inputs`, or
@@ -157,7 +160,8 @@ def convert(  # As `to_tflite`.
     described = any(given is not None for given in (labels, normalization, training))
 
     def write() -> _Written:
-        file = _write(model, form, records, samples if quantize in INT8 else None, io_type, check)
+        own = samples if quantize in INT8 else None
+        file = _write(model, form, records, own, io_type, check, coding and ordinary_coding)
         if not described:
             return file
         data = description.describe(file.data, model, form, records, labels, normalization, training or {})
@@ -254,6 +258,7 @@ def _write(
     samples: list[list[np.ndarray]] | None,
     io_type: str,
     check: bool,
+    ordinary_coding: bool,
 ) -> _Written:
     """Writes a file, and notes in the records what became of the layers.
 
@@ -264,6 +269,7 @@ def _write(
         samples: typical inputs, for an int8 file.
         io_type: as for `to_tflite`.
         check: whether the explicit float32 file is wanted in any case.
+        ordinary_coding: whether ordinary layers are coded.
     """
     data, used = converter.convert(model, map(_call, records), samples, io_type)
     settle(records, used)
@@ -274,7 +280,7 @@ def _write(
     file = flatfile.load(data)
     coded = {}
     if form.mode == ONTHEFLY:
-        coded = _write_on_the_fly(file, records, model, data, explicit, samples, form)
+        coded = _write_on_the_fly(file, records, model, data, explicit, samples, form, ordinary_coding)
     small = form.quantize if form.quantize in ("float16", "weights", "int4") else None
     if small is not None:
         quantization.quantize_weights(file, small)
@@ -351,6 +357,7 @@ def _write_on_the_fly(
     explicit: bytes,
     samples: list[list[np.ndarray]] | None,
     form: Form,
+    ordinary_coding: bool,
 ) -> dict[int, int]:
     """Rewrites a file's ops to ours; the records of layers without such an op become explicit.
 
@@ -362,6 +369,7 @@ def _write_on_the_fly(
         explicit: the same in float32.
         samples: typical inputs, for an int8 file.
         form: the file's.
+        ordinary_coding: whether ordinary layers are coded.
 
     Returns:
         By id, bytes of ordinary layers that are coded.
@@ -369,7 +377,7 @@ def _write_on_the_fly(
     wanted = [record for record in records if record.form == ONTHEFLY]
     plain = [layer for layer in all_layers(model) if _has_plain_filters(layer)]
     filters: list[Filters | rewrite.Ordinary] = [record.filters for record in wanted]
-    filters += [_coded_plain(layer) if form.coding else _plain(layer) for layer in plain]
+    filters += [_coded_plain(layer) if ordinary_coding else _plain(layer) for layer in plain]
     if samples is None:
         found = rewrite.to_ops(file, filters, half_bias=form.quantize is not None)
     else:

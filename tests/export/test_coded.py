@@ -313,6 +313,15 @@ def test_options_are_a_vector(model):
     }
 
 
+@needs_library
+def test_ordinary_layers_may_stay_standard_ops(model):
+    result = convert(model, "onthefly", "weights", True, ordinary_coding=False)
+    custom = [operator.customOptions is not None for operator in load(result.data).subgraphs[0].operators]
+    assert sum(custom) == 6 and result.relative_difference < 0.02
+    assert {layer.form for layer in result.layers} == {"onthefly"}
+    assert [layer.form for layer in result.ordinary] == ["ordinary"]
+
+
 def test_the_report_counts_coded_bytes(model):
     result = convert(model, "onthefly", "weights", True, check=False)
     file = load(result.data)
