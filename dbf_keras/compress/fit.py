@@ -14,7 +14,7 @@ from dbf_keras.backend import LEGACY, all_layers, keras, ops, own_variables, set
 from dbf_keras.layers import DBFConv2D, DBFDense
 
 # What the two layers that a SeparableConv2D becomes are called, after its own name.
-DEPTHWISE, POINTWISE = "_depthwise", "_pointwise"
+INPUT, DEPTHWISE, POINTWISE = "_input", "_depthwise", "_pointwise"
 
 # Arguments of a plain layer that its DBF twin does not take: what a kernel starts as, and what only a kernel that is
 # trained itself can be held to.
@@ -261,7 +261,9 @@ def _separable(layer: Any, options: Mapping[str, Any]) -> keras.Sequential:
         **shared,
         **options,
     )
-    return keras.Sequential([depthwise, pointwise], name=layer.name)
+    # Keras would number an input of its own by how many there were before: the same network were another each time.
+    inputs = keras.Input(batch_shape=tuple(layer.get_build_config()["input_shape"]), name=layer.name + INPUT)
+    return keras.Sequential([inputs, depthwise, pointwise], name=layer.name)
 
 
 def _take_weights(layer: Any, copy: Any) -> None:

@@ -106,6 +106,19 @@ def test_at_ratio_1_the_outputs_are_the_original_s(make):
 
 
 @pytest.mark.parametrize("make", MODELS)
+def test_the_same_fit_is_the_same_model(make):
+    """However many layers Keras has numbered before: a training that was killed goes on in another process."""
+    model = make()
+    every = {candidate.name: {"ratio": 0.5} for candidate in fit.survey(model).candidates}
+    texts = []
+    for count in (0, 3):
+        for _ in range(count):
+            sequential()
+        texts.append(fit.fit(model, every)[0].to_json())
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("make", MODELS)
 def test_names_and_shapes_stay(make):
     model = make()
     fitted, _ = fit.fit(model, {candidate.name: {"ratio": 0.5} for candidate in fit.survey(model).candidates})
