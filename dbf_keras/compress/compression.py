@@ -27,7 +27,7 @@ from dbf_keras.compress.stopwatch import Stopwatch
 from dbf_keras.forms import EXPLICIT, INT8, ONTHEFLY, Form
 from dbf_keras.train.checkpoint import History
 from dbf_keras.train.coding import Coding
-from dbf_keras.train.loop import engine_of, source_of, train
+from dbf_keras.train.loop import check_precision, engine_of, source_of, train
 from dbf_keras.train.rate import bearable_rate
 from dbf_keras.train.recipes import Recipe
 from dbf_keras.train.teacher import Teacher, last_layer
@@ -130,6 +130,7 @@ def compress(  # One argument for each thing that people ask for; most are left 
     """
     limits = Limits(max_kb, max_ms, max_macs, max_loss, faster=not slower)
     _check_arguments(limits, ratio, selection, epochs, data is not None, compare_narrow)
+    check_precision(precision)
     limited_bytes = max_kb is not None or max_loss is not None
     form = Form(ONTHEFLY, quantize, limited_bytes if coding is None else coding)
     form.check(data is not None and quantize in INT8)

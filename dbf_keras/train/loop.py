@@ -84,6 +84,7 @@ def train(
     output = pathlib.Path(output)
     keras_file.check_suffix(output, "--output")
     check_number("--seed", seed, whole=True, least=0, most=2**32 - 1)
+    check_precision(precision)
     steps = _steps(dataset.check(), recipe)
     verbose = verbose and distributed.is_first()
     keras.utils.set_random_seed(seed)
@@ -157,6 +158,13 @@ def train(
     }
     _finish(model, dataset, output, saved, history, provenance)
     return history
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError if a precision is none of those that can be trained in."""
+    known = ("float32", "mixed_bfloat16", "mixed_float16")
+    if precision not in known:
+        raise ValueError(f"`precision` must be one of {', '.join(known)}; got {precision!r}.")
 
 
 def _reached(history: checkpoint.History, best: checkpoint.Best | None) -> float:

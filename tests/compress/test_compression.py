@@ -196,6 +196,10 @@ def a_negative_limit(trained):
     return trained[0], {"max_kb": -3}, True, "`max_kb` must be over 0"
 
 
+def an_unknown_precision(trained):
+    return trained[0], {"ratio": 0.5, "precision": "bf16"}, None, "one of float32, mixed_bfloat16, mixed_float16; got"
+
+
 def other_images(trained):
     inputs = keras.Input((9, 9, 1))
     model = keras.Model(inputs, layers.Dense(10)(layers.Flatten()(inputs)), name="larger")
@@ -213,6 +217,7 @@ CASES = (
     bad_ratio,
     incomplete_ratios,
     a_negative_limit,
+    an_unknown_precision,
     other_images,
 )
 

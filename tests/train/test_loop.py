@@ -16,6 +16,7 @@ from dbf_keras.layers import DBFConv2D
 from dbf_keras.train import engine
 from dbf_keras.train.curve import plot_history
 from dbf_keras.train.recipes import RECIPES
+from dbf_keras.train.teacher import Teacher
 
 RECIPE = dataclasses.replace(RECIPES["digits"], epochs=4, batch_size=128)
 
@@ -497,3 +498,24 @@ def test_losses_far_above_the_others_are_outside_of_the_curve(tmp_path, monkeypa
         assert ("1 outside, up to 3.11e+03" in axes.get_title(loc="right")) == (limit is not None)
         assert 2 < axes.get_ylim()[1] < 2.3
         assert all(tick == int(tick) for tick in axes.get_xticks())
+
+
+def test_the_teacher_computes_in_the_precision_of_the_training(tmp_path, monkeypatch):
+    seen, ask = set(), engine.Engine.ask_teacher
+
+    def noted(self, *arguments):
+        seen.update(layer.compute_dtype for layer in self._lesson.teacher.layers if layer.weights)
+        return ask(self, *arguments)
+
+    monkeypatch.setattr(engine.Engine, "ask_teacher", noted)
+    recipe, teacher = dataclasses.replace(RECIPE, epochs=1), Teacher("tiny", model=tiny())
+    train.train(
+        tiny, small_digits(), recipe, tmp_path / "x.keras", teacher=teacher, precision="mixed_bfloat16", verbose=False
+    )
+    assert seen == {"bfloat16"}
+    assert {layer.compute_dtype for layer in keras_file.load(tmp_path / "x.keras").layers} == {"float32"}
+
+
+def test_an_unknown_precision_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`precision` must be one of .*; got 'bf16'"):
+        train.train(tiny, small_digits(), RECIPE, tmp_path / "x.keras", precision="bf16", verbose=False)
