@@ -20,7 +20,7 @@ def pytest_runtest_setup():
 def pytest_runtest_teardown():
     """Frees what a test made, and has no later search for garbage look at what stays.
 
-    TensorFlow's converter and Keras search often, and keep much: that was more than half of the time of all tests.
+    TensorFlow's converter and Keras search often, and keep much: the later a test, the longer the searches took.
     """
     result = yield
     gc.collect()
