@@ -100,7 +100,7 @@ class LayerLosses:
     def sets_at(self, ratio: float, selection: str | None) -> list[CodeSet]:
         """The sets of a given share of the codes: of one kind or order, or of each kind but `POOLED`.
 
-        One of each code's energy, where there is none of that kind and share.
+        Where there is no set of that kind and share, the set of as many codes by `ENERGY`.
 
         Raises:
             ValueError: a ratio out of its range, or an unknown selection.
