@@ -64,13 +64,24 @@ root=${DBF_ARM64_ROOT:-$build/arm64}
 stand_ins "$work/bionic_arm64" aarch64-linux-gnu-gcc /dev/null
 # check CPU [MODE]
 check() {
-  echo "$1:"
   qemu-aarch64-static -L "$root" -cpu "$1" -E PYTHONPATH="$root/site" -E LD_LIBRARY_PATH="$work/bionic_arm64" \
     "$root/usr/bin/python3.11" -P src/test/python/check_models.py "$build/assets" "$build/lib/arm64-v8a/libdbf_op.so" \
-    "${@:2}" 2>"$work/arm64.log" || { cat "$work/arm64.log"; fail "the models do not give the expected outputs on $1"; }
+    "${@:2}" >"$work/$1.log" 2>&1
 }
-check cortex-a76
-check cortex-a53 onthefly # without dot products of int8, which the op then does without
+check cortex-a76 &
+a76=$!
+check cortex-a53 onthefly & # without dot products of int8, which the op then does without
+a53=$!
+# checked CPU PROCESS
+checked() {
+  local status=0
+  wait "$2" || status=$?
+  echo "$1:"
+  [ "$status" = 0 ] || { cat "$work/$1.log"; fail "the models do not give the expected outputs on $1"; }
+  grep '^ok' "$work/$1.log"
+}
+checked cortex-a76 $a76
+checked cortex-a53 $a53
 
 section "Results of the app beside those of this machine"
 find_python

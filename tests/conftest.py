@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+# JAX compiles what tests then run a few times on little: that takes half the time without most optimisations.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():

@@ -21,10 +21,7 @@ def run(program_or_file, **environment):
 @pytest.mark.parametrize(
     "environment, chosen",
     [
-        (
-            {"KERAS_BACKEND": "jax", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-            "not sum_of_codes and not config and not empty_batches and not new_process",
-        ),
+        ({"KERAS_BACKEND": "jax"}, "not sum_of_codes and not config and not empty_batches and not new_process"),
         ({"TF_USE_LEGACY_KERAS": "1"}, ""),
         ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "twin_s or folded or empty_batches"),
     ],
