@@ -1,4 +1,4 @@
-"""Image sets: scikit-learn's digits, MNIST, CIFAR-10, folders of images, TFRecords."""
+"""Image sets: scikit-learn's digits, MNIST, CIFAR-10, other .npz files, folders of images, TFRecords."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import numpy as np
 from dbf_keras import data_checks
 from dbf_keras.images import ImageFolder, Images, TFRecords
 
-ARRAYS = ("digits", "mnist", "cifar10")  # Their images have a size of their own; those of files are scaled.
+ARRAYS = ("digits", "mnist", "cifar10", "npz")  # Their images have a size of their own; those of files are scaled.
 DATASETS = (*ARRAYS, "folder", "tfrecords")
+WHERE = (
+    "Where <dataset>.npz, or train/ and test/, or the TFRecords are; with npz the file itself."  # Help of --data_dir.
+)
 # Share of the images of each class that a folder without a test part sets aside for testing.
 TEST_SHARE = 0.2
 
@@ -159,6 +162,7 @@ def load(name: str, data_dir: str | None = None, image_size: int | tuple[int, in
               test set;
             - ``"mnist"`` or ``"cifar10"``, from ``<data_dir>/<name>.npz``, otherwise from ``keras.datasets``, which may
               download;
+            - ``"npz"``, another such file, which ``data_dir`` names; it may have an array ``classes``, their names;
             - ``"folder"``, images in ``<data_dir>/train/<class>/*`` and ``<data_dir>/test/<class>/*`` (or ``val/`` or
               ``validation/``); or in ``<data_dir>/<class>/*``, of which a fifth of each class, `TEST_SHARE`, always
               the same, is the test set;
@@ -168,8 +172,8 @@ def load(name: str, data_dir: str | None = None, image_size: int | tuple[int, in
         image_size: side, or (height, width), in pixels to which the images of files are cropped and scaled.
 
     Raises:
-        ValueError: unknown name, "folder" or "tfrecords" without data_dir, files or arrays that are not as they should
-            be (see `Dataset.check`), or a package that is not installed.
+        ValueError: unknown name, "npz", "folder" or "tfrecords" without data_dir, files or arrays that are not as they
+            should be (see `Dataset.check`), or a package that is not installed.
         OSError: the set is not where data_dir says, has a picture that cannot be read, or cannot be downloaded.
     """
     return _load(name, data_dir, image_size).check()
@@ -183,11 +187,13 @@ def _load(name: str, data_dir: str | None, image_size: int | tuple[int, int]) ->
         raise ValueError(f"Unknown dataset {name!r}. Known: {', '.join(DATASETS)}.")
     if name == "digits":
         return _digits()
+    if name == "npz":
+        return _npz(data_dir)
     if name == "folder":
         return _folder(data_dir, image_size)
     if name == "tfrecords":
         return _tfrecords(data_dir, image_size)
-    arrays = _download(name) if data_dir is None else _read_npz(pathlib.Path(data_dir) / f"{name}.npz")
+    arrays = _download(name) if data_dir is None else _read_npz(pathlib.Path(data_dir) / f"{name}.npz", name)[0]
     dataset = _dataset(*arrays)
     names = CLASS_NAMES[name]
     return dataclasses.replace(dataset, class_names=names) if dataset.classes == len(names) else dataset
@@ -208,15 +214,24 @@ def _download(name: str) -> list[np.ndarray]:
     return [*train, *test]
 
 
-def _read_npz(path: pathlib.Path) -> list[np.ndarray]:
+def _npz(data_dir: str | None) -> Dataset:
+    if data_dir is None:
+        raise ValueError("The dataset 'npz' needs --data_dir=FILE.npz with x_train, y_train, x_test and y_test.")
+    arrays, names = _read_npz(pathlib.Path(data_dir))
+    return dataclasses.replace(_dataset(*arrays), class_names=names)
+
+
+def _read_npz(path: pathlib.Path, name: str | None = None) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """The four arrays of a file, and the names of its classes; none if it does not tell. ``name`` is of a known set."""
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist. --data_dir must hold {path.name} with x_train, y_train, x_test and y_test; "
-            "without --data_dir it is taken from keras.datasets."
-        )
+        wanted = "--data_dir is a file" if name is None else f"--data_dir must hold {path.name}"
+        instead = "" if name is None else "; without --data_dir it is taken from keras.datasets"
+        missing = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {missing}. {wanted} with x_train, y_train, x_test and y_test{instead}.")
     try:
         with np.load(path) as arrays:
-            return [arrays[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+            names = tuple(map(str, arrays["classes"])) if "classes" in arrays else ()
+            return [arrays[key] for key in ("x_train", "y_train", "x_test", "y_test")], names
     except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no .npz with x_train, y_train, x_test and y_test: {error}") from None
 

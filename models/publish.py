@@ -53,6 +53,7 @@ _SOURCES = {
     "digits": "the digits that come with scikit-learn (UCI Optical Recognition of Handwritten Digits, CC BY 4.0)",
     "mnist": "MNIST (LeCun, Cortes, Burges)",
     "cifar10": "CIFAR-10 (Krizhevsky, 2009)",
+    "npz": "images in an .npz file",
     "folder": "a folder of images",
     "tfrecords": "images in TFRecords",
 }

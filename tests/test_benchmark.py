@@ -507,7 +507,7 @@ class TestCommandLine:
             (["good.json", "--json=o.json"], "--json writes what is measured here"),
             (["notes.txt"], "'notes.txt' is not a TFLite model"),
             (["explicit.tflite", "--json=no/such/folder.json"], "a folder that exists"),
-            (["explicit.tflite", "--dataset=imagenet"], "digits, mnist, cifar10, folder"),
+            (["explicit.tflite", "--dataset=imagenet"], "digits, mnist, cifar10, npz, folder"),
             (["explicit.tflite", "--nonsense"], "unrecognized arguments: --nonsense"),
             (["explicit.tflite", "--runtime=onnx"], "choose from 'litert', 'tflite_runtime', 'tf'"),
             (["explicit.tflite", "--repetitions=0"], "--repetitions/--runs: 0 is less than 1"),

@@ -92,6 +92,31 @@ def test_arrays_that_are_no_pixels_and_labels_are_refused(tmp_path, change, mess
         data.load("mnist", str(tmp_path))
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_any_npz_file_with_the_arrays_is_read(named, tmp_path):
+    names = [f"class {number}" for number in range(10)]
+    images = write_npz(tmp_path, "mine")
+    with np.load(tmp_path / "mine.npz") as read:
+        np.savez(tmp_path / "mine.npz", **read, **({"classes": np.array(names)} if named else {}))
+    dataset = data.load("npz", str(tmp_path / "mine.npz"))
+    np.testing.assert_array_equal(dataset.x_test[..., 0], images)
+    assert dataset.class_names == (tuple(names) if named else tuple("0123456789"))
+
+
+def test_an_npz_file_has_to_be_given(tmp_path):
+    with pytest.raises(ValueError, match="needs --data_dir=FILE.npz with x_train"):
+        data.load("npz")
+    with pytest.raises(FileNotFoundError, match="gone.npz does not exist. --data_dir is a file with x_train"):
+        data.load("npz", str(tmp_path / "gone.npz"))
+    with pytest.raises(FileNotFoundError, match="is a folder. --data_dir is a file"):
+        data.load("npz", str(tmp_path))
+    write_npz(tmp_path, "mine")
+    with np.load(tmp_path / "mine.npz") as read:
+        np.savez(tmp_path / "few.npz", **read, classes=np.array(["one"]))
+    with pytest.raises(ValueError, match="10 classes cannot have 1 names"):
+        data.load("npz", str(tmp_path / "few.npz"))
+
+
 def test_files_that_are_no_npz_are_refused(tmp_path):
     (tmp_path / "mnist.npz").write_bytes(b"no arrays")
     with pytest.raises(ValueError, match="mnist.npz is no .npz"):

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dbf_keras import command
+from dbf_keras import command, data
 from dbf_keras import runtime as runtime_lib
 from dbf_keras.benchmark.accuracy import accuracy
 from dbf_keras.benchmark.memory import count_op_memory, peak_memory
@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("files", nargs="*", metavar="FILE", help=".tflite files to measure, .json files to show")
-    add("--dataset", help="data set to measure accuracy on: digits, mnist, cifar10, folder or tfrecords")
-    add("--data_dir", help="where <dataset>.npz, or the folders of images, or the TFRecords are")
+    add("--dataset", help=f"data set to measure accuracy on: {', '.join(data.DATASETS)}")
+    add("--data_dir", help=data.WHERE)
     add(
         "--input_size",
         metavar="SIZE",
@@ -201,8 +201,6 @@ def _open_size(dataset: str | None, flags: argparse.Namespace) -> tuple[int, int
     """The (height, width) of images where a file leaves them open."""
     given = command.parse_size(flags.input_size)
     if given is None and dataset is not None:
-        from dbf_keras import data
-
         if dataset in data.ARRAYS:
             height, width, _ = data.load(dataset, flags.data_dir).image_shape
             return height, width
@@ -264,8 +262,6 @@ def _load_images(
     dataset: str, data_dir: str | None, input_shape: Sequence[int]
 ) -> tuple[np.ndarray | Images, np.ndarray]:
     """Returns test images, uint8 [N, H, W, C], and labels, int [N]; image files are scaled to the input's size."""
-    from dbf_keras import data
-
     size = (int(input_shape[1]), int(input_shape[2])) if len(input_shape) == 4 else command.OPEN_SIZE
     loaded = data.load(dataset, data_dir, size)
     return loaded.x_test, loaded.y_test

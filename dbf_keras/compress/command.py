@@ -41,7 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("quantize", "weights", [_FLOAT, "float16", "weights", "int8"], "As of dbf export.")
     flags.DEFINE_bool("coding", None, "Entropy-code the coefficients; by default with --max_kb and --max_loss.")
     flags.DEFINE_enum("dataset", None, data.DATASETS, "The data set that the model was trained on.")
-    flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or train/ and test/, or the TFRecords are.")
+    flags.DEFINE_string("data_dir", None, data.WHERE)
     flags.DEFINE_integer("epochs", None, "Epochs of fine-tuning; by default 10, or none with --ratio.")
     flags.DEFINE_integer("batch_size", None, "Images a step, if not the recipe's.")
     flags.DEFINE_float(

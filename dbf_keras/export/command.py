@@ -66,7 +66,7 @@ def _define_flags() -> None:
         "With --quantize=int8, --max_loss or --max_kb: the data set of the training images. By default that of the zoo "
         "model.",
     )
-    flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or train/ and test/, or the TFRecords are.")
+    flags.DEFINE_string("data_dir", None, data.WHERE)
     flags.DEFINE_string(
         "input_size",
         None,

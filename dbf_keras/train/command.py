@@ -21,7 +21,7 @@ _FLAGS = flags.FLAGS
 def define_flags(output_required: bool = True) -> None:
     """Defines the flags of the command line, one for each of the settings."""
     flags.DEFINE_enum("dataset", "digits", data.DATASETS, "Image set.")
-    flags.DEFINE_string("data_dir", None, "Where <dataset>.npz, or train/ and test/, or the TFRecords are.")
+    flags.DEFINE_string("data_dir", None, data.WHERE)
     flags.DEFINE_integer("image_size", 224, "Side to which images of files are scaled.")
     flags.DEFINE_integer("train_images", None, "Train on so many images only, always the same.")
     flags.DEFINE_string(

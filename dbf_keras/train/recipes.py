@@ -128,6 +128,7 @@ RECIPES: dict[str, Recipe] = {
     # Ours.
     "digits": Recipe(60, 32, 0.05, augmentation={"shift": 1, "rotation": 10, "zoom": 0.1}),
     "mnist": Recipe(25, 128, 0.1, label_smoothing=0.1, augmentation={"shift": 2, "rotation": 12, "zoom": 0.12}),
+    "npz": Recipe(100, 128, 0.1, augmentation={"shift": 2}),  # Images of who knows what: not mirrored.
     "cosine": Recipe(100, 128, 0.1, augmentation=_CROP_AND_MIRROR),
     "one_cycle": Recipe(30, 128, 0.2, "one_cycle", augmentation=_CROP_AND_MIRROR),
 }
@@ -136,6 +137,7 @@ DEFAULT_RECIPES = {
     "digits": "digits",
     "mnist": "mnist",
     "cifar10": "cosine",
+    "npz": "npz",
     "folder": "paper_imagenet",
     "tfrecords": "paper_imagenet",
 }
