@@ -8,6 +8,7 @@ one network and budget: bytes, the accuracy on the whole test set of each seed, 
 """
 
 import pathlib
+import shutil
 
 import numpy as np
 from absl import flags
@@ -22,8 +23,8 @@ from dbf_keras.train.settings import precision_of
 _FLAGS = flags.FLAGS
 flags.DEFINE_list(
     "networks",
-    ["resnet18_k4_plain_cifar10:48", "resnet18_k3_plain_cifar10:40", "squeezenet_plain_cifar10:150"],
-    "Plain models of the zoo, each with the kB that its file may have.",
+    ["resnet18_k4_plain_cifar10:48", "resnet18_k3_plain_cifar10:40", "digits_plain:10"],
+    "Plain models of the zoo whose weights are kept, each with the kB that its file may have.",
 )
 flags.DEFINE_list("ratios", ["0.25", "0.5", "1"], "ρ of all layers, to compare with plans.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of fine-tuning.")
@@ -38,6 +39,13 @@ def compressed(name: str, max_kb: float, ratio: float | None, seed: int) -> Comp
     kind = "planned" if ratio is None else f"r{ratio:g}"
     dataset = zoo.entry(name)["dataset"]
     own = RECIPES[DEFAULT_RECIPES[dataset]]
+    first, output = (
+        pathlib.Path(_FLAGS.output) / f"{name}_{max_kb:g}kb_{kind}_{number}.tflite"
+        for number in (_FLAGS.seeds[0], seed)
+    )
+    plans = [path.with_suffix(".plan.json") for path in (first, output)]
+    if plans[0].exists() and not plans[1].exists():
+        shutil.copyfile(*plans)  # A plan does not depend on the seed.
     return dbf_keras.compress(
         zoo.load_zoo(name),
         data.load(dataset, _FLAGS.data_dir),
@@ -46,7 +54,7 @@ def compressed(name: str, max_kb: float, ratio: float | None, seed: int) -> Comp
         epochs=_FLAGS.epochs,
         precision=precision_of(_FLAGS.mixed_precision),
         recipe=FINE_TUNING.change(augmentation=own.augmentation, batch_size=own.batch_size),
-        output=pathlib.Path(_FLAGS.output) / f"{name}_{max_kb:g}kb_{kind}_{seed}.tflite",
+        output=output,
         seed=seed,
     )
 
