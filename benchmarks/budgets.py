@@ -39,11 +39,9 @@ def compressed(name: str, max_kb: float, ratio: float | None, seed: int) -> Comp
     kind = "planned" if ratio is None else f"r{ratio:g}"
     dataset = zoo.entry(name)["dataset"]
     own = RECIPES[DEFAULT_RECIPES[dataset]]
-    first, output = (
-        pathlib.Path(_FLAGS.output) / f"{name}_{max_kb:g}kb_{kind}_{number}.tflite"
-        for number in (_FLAGS.seeds[0], seed)
-    )
-    plans = [path.with_suffix(".plan.json") for path in (first, output)]
+    folder, stem = pathlib.Path(_FLAGS.output), f"{name}_{max_kb:g}kb_{kind}"
+    output = folder / f"{stem}_{seed}.tflite"
+    plans = folder / f"{stem}_{_FLAGS.seeds[0]}.plan.json", output.with_suffix(".plan.json")
     if plans[0].exists() and not plans[1].exists():
         shutil.copyfile(*plans)  # A plan does not depend on the seed.
     return dbf_keras.compress(
