@@ -24,19 +24,20 @@ from dbf_keras.compress.planning import Limits, Planner, dbf_layers
 from dbf_keras.compress.report import COMPRESSED, NARROW, ORIGINAL, ORIGINAL_INT8, File, Report
 from dbf_keras.compress.search import Found, Search
 from dbf_keras.compress.stopwatch import Stopwatch
+from dbf_keras.export import rate_distortion
 from dbf_keras.forms import EXPLICIT, INT8, ONTHEFLY, Form
 from dbf_keras.train.checkpoint import History
 from dbf_keras.train.coding import Coding
 from dbf_keras.train.loop import check_precision, engine_of, source_of, train
 from dbf_keras.train.rate import bearable_rate
 from dbf_keras.train.recipes import Recipe
-from dbf_keras.train.teacher import Teacher, last_layer
+from dbf_keras.train.teacher import Teacher, last_layer, to_logits
 
 # What a network is fine-tuned by if nothing else is said.
 FINE_TUNING = Recipe(epochs=10, batch_size=128, learning_rate=0.02)
 
-# The share of the planned levels' bytes that fine-tuning aims at, so that what it ends with keeps the limit.
-_KEPT_BYTES = 0.985
+# The weight of the errors of the features between blocks, beside the distance to the original's logits.
+_FEATURES = 2.0
 
 # A fine-tuning stops when the accuracy on the images set aside has not risen for this share of its epochs.
 _PATIENCE = 1 / 3
@@ -153,12 +154,14 @@ def compress(  # One argument for each thing that people ask for; most are left 
             found.plan.print()
         before = judge.accuracy(found.model)
         if judge.dataset is not None:
-            say(f"Fitted, before any training: {100 * before:.2f} % of {len(judge.dataset.y_test)} images set aside.")
+            accuracies = f"{100 * before:.2f} %; the original: {100 * search.known:.2f} %"
+            say(f"{len(judge.dataset.y_test)} images set aside: fitted, before any training, {accuracies}.")
         history: History = []
         content = found.data
         if epochs:
             if not found.plan.tuning:
-                found = _noted(found, path, tuning=tuning.find(found.model, found.plan))
+                spare = 0.0 if max_kb is None else 1e3 * max_kb - len(found.data)
+                found = _noted(found, path, tuning=tuning.find(found.model, found.plan, spare))
             history = tuning.train(found.model, found.plan.tuning, path.with_suffix(keras_file.SUFFIX))
             content = judge.file(found.model, form, max_kb)
         else:
@@ -266,54 +269,71 @@ def _check_arguments(
                 raise ValueError(f"`{name}` needs `data`: training images and labels.")
 
 
+@dataclasses.dataclass(frozen=True)
 class _FineTuning:
-    """Trains networks with the original as their teacher."""
+    """Trains networks with the original as their teacher.
 
-    def __init__(
-        self,
-        judge: Judge,
-        recipe: Recipe,
-        find_rate: bool,
-        precision: str,
-        seed: int,
-        overwrite: bool,
-        say: Callable[[str], None],
-        verbose: bool,
-    ):
-        self._judge, self._recipe, self._find_rate, self._precision = judge, recipe, find_rate, precision
-        self._seed, self._overwrite, self._say, self._verbose = seed, overwrite, say, verbose
+    Attributes:
+        judge: has the original and its data.
+        recipe: how to train.
+        find_rate: whether to find the learning rate, at most the recipe's, by trying.
+        precision: the dtype policy to compute with.
+        seed: of order, augmentation and dropout.
+        overwrite: whether to replace models of other settings.
+        say: takes lines that tell what is done.
+        verbose: whether to print a line an epoch and to show a bar.
+    """
 
-    def find(self, model: keras.Model, plan: Plan | None = None) -> dict[str, float]:
-        """What is found by trying: the learning rate and, of a plan with coded layers, what holds their bytes."""
-        found = {"learning_rate": self._recipe.learning_rate}
+    judge: Judge
+    recipe: Recipe
+    find_rate: bool
+    precision: str
+    seed: int
+    overwrite: bool
+    say: Callable[[str], None]
+    verbose: bool
+
+    def find(self, model: keras.Model, plan: Plan | None = None, spare: float = 0.0) -> dict[str, float]:
+        """What is found by trying: the learning rate and, of a plan with coded layers, what holds their bytes.
+
+        Args:
+            model: what is to be trained.
+            plan: of it.
+            spare: bytes that its file takes less than it may.
+        """
+        found = {"learning_rate": self.recipe.learning_rate}
         prices = [] if plan is None else [layer.price for layer in plan.layers if layer.price is not None]
         if prices:
-            bits = sum(float(layer.coded_bits) for layer in _coded(model))
+            stored = sum(map(rate_distortion.stored_bytes, _coded(model)))
             # The price is that of a bit at which the plan was made, for 1,000 bytes.
-            found |= {"coded_kb": _KEPT_BYTES * bits / 8000, "first_price": 8000 * float(np.median(prices))}
-        if self._find_rate:
+            found |= {"coded_kb": (stored + spare) / 1000, "first_price": 8000 * float(np.median(prices))}
+        if self.find_rate:
             found["learning_rate"] = self._bearable_rate(model)
         return found
 
     def train(self, model: keras.Model, found: Mapping[str, float], output: pathlib.Path) -> History:
         """Trains a network, and writes it, as far as that was not done before."""
-        assert self._judge.dataset is not None
+        assert self.judge.dataset is not None
         before = output.stat().st_mtime_ns if output.exists() else None
         for layer in _coded(model):
             layer.fixed_steps = True  # As planned: with so few levels, steps that learn ruin the network.
         history = train(
             lambda: model,
-            self._judge.dataset,
-            self._recipe.change(learning_rate=found["learning_rate"]),
+            self.judge.dataset,
+            self.recipe.change(learning_rate=found["learning_rate"]),
             output,
-            seed=self._seed,
+            seed=self.seed,
             teacher=self._teacher,
-            coding=Coding(coded_kb=found.get("coded_kb"), first_price=found.get("first_price")),
-            precision=self._precision,
-            normalization=self._judge.normalization,
-            patience=max(3, round(_PATIENCE * self._recipe.epochs)),
-            overwrite=self._overwrite,
-            verbose=self._verbose,
+            coding=Coding(
+                coded_kb=found.get("coded_kb"),
+                first_price=found.get("first_price"),
+                measure=rate_distortion.stored_bytes,
+            ),
+            precision=self.precision,
+            normalization=self.judge.normalization,
+            patience=max(3, round(_PATIENCE * self.recipe.epochs)),
+            overwrite=self.overwrite,
+            verbose=self.verbose,
         )
         if before == output.stat().st_mtime_ns:  # It was trained already.
             model.set_weights(keras_file.load(output).get_weights())
@@ -321,33 +341,34 @@ class _FineTuning:
 
     @property
     def _teacher(self) -> Teacher:
-        return Teacher(f"the original, {self._judge.model.name}", model=self._judge.model)
+        return Teacher(f"the original, {self.judge.model.name}", features=_FEATURES, model=self.judge.model)
 
     def _bearable_rate(self, model: keras.Model) -> float:
         """The learning rate to fine-tune a network with; it is as it was when this returns."""
-        dataset, recipe, teacher = self._judge.dataset, self._recipe, self._teacher
+        dataset, recipe, teacher = self.judge.dataset, self.recipe, self._teacher
         assert dataset is not None
         for layer in _coded(model):
             layer.fixed_steps = True
         last = last_layer(model)
         activation = getattr(last, "activation", None)
-        lesson = teacher.lesson(dataset)
-        with computing_in(self._precision, [*all_layers(model), *all_layers(lesson.teacher)]):
-            scale_loss = self._precision == "mixed_float16"
-            trainer = engine_of(model, dataset, recipe, None, lesson, scale_loss, self._judge.normalization)
+        logits = to_logits(model)
+        lesson = teacher.lesson(dataset, logits)
+        with computing_in(self.precision, [*all_layers(model), *all_layers(lesson.teacher)]):
+            scale_loss = self.precision == "mixed_float16"
+            trainer = engine_of(logits, dataset, recipe, None, lesson, scale_loss, self.judge.normalization)
             source = source_of(dataset.x_train, dataset.y_train, recipe.crop)
-            rate = bearable_rate(trainer, recipe, source, len(dataset.y_train), self._seed)
+            rate = bearable_rate(trainer, recipe, source, len(dataset.y_train), self.seed)
         if activation is not None:
             last.activation = activation
-        self._say(f"Fine-tuning with a learning rate of {rate:.2g}.")
+        self.say(f"Fine-tuning with a learning rate of {rate:.2g}.")
         return rate
 
     def narrow(self, plan: Plan, path: pathlib.Path) -> bytes:
         """The file of a narrower plain network of no more bytes, trained alike."""
         weights = plan.cost.bytes - plan.plain_rest.bytes
-        model, _ = narrow.narrowed_to(self._judge.model, weights)
+        model, _ = narrow.narrowed_to(self.judge.model, weights)
         self.train(model, self.find(model), path.with_name(f"{path.stem}_narrow{keras_file.SUFFIX}"))
-        return self._judge.file(model, Form(EXPLICIT, "weights"))
+        return self.judge.file(model, Form(EXPLICIT, "weights"))
 
 
 def _coded(model: keras.Model) -> list[Any]:

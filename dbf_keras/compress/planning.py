@@ -320,10 +320,7 @@ class Planner:
         size = plan.cost.bytes
         for planned in plan.layers:
             if planned.price is not None:
-                layer = built.layers[planned.name]
-                levels = rate_distortion.trained(layer)
-                assert levels is not None, "a layer with a price has an `alpha_step`"
-                size += rate_distortion.coded_bytes(Filters.of(layer), levels) - planned.cost.bytes
+                size += rate_distortion.stored_bytes(built.layers[planned.name]) - planned.cost.bytes
         return size
 
     def be_slower(self, share: float) -> None:

@@ -51,11 +51,14 @@ class Search:
         form: of the files.
         say: takes lines that tell what is done.
         here: whether files are timed, on this machine; or else take what plans foresee.
+
+    Attributes:
+        known: the accuracy of the original on the images set aside; NaN without data.
     """
 
     def __init__(self, judge: Judge, planner: Planner, form: Form, say: Callable[[str], None], here: bool = True):
         self._judge, self._planner, self._form, self._say, self._here = judge, planner, form, say, here
-        self._known = judge.accuracy(judge.model)
+        self.known = judge.accuracy(judge.model)
         self._unforeseen = 0.0  # Bytes of files that plans know nothing of, such as metadata.
 
     def within(self, limits: Limits) -> Found:
@@ -88,7 +91,7 @@ class Search:
             if limits.max_kb is not None:
                 shares["max_kb"] = self._foreseen(plan, built) / (1e3 * limits.max_kb)
             if limits.max_loss is not None:
-                lost = 100 * max(self._known - self._judge.accuracy(built.model), 0.0)
+                lost = 100 * max(self.known - self._judge.accuracy(built.model), 0.0)
                 shares["max_loss"] = lost / limits.max_loss
             most = max(shares.values(), default=1.0)
             if most <= 1 and (best is None or most > best[0]):

@@ -47,6 +47,13 @@ def trained(layer: Any) -> Levels | None:
     return Levels(np.rint(alpha / steps[:, None]).astype(np.int8), coded.short(steps))
 
 
+def stored_bytes(layer: Any) -> int:
+    """Bytes of the levels that a layer with an `alpha_step` computes with, their statistics and steps in a file."""
+    levels = trained(layer)
+    assert levels is not None, "such a layer has levels"
+    return coded_bytes(Filters.of(layer), levels)
+
+
 def choose(
     model: keras.Model,
     layers: Sequence[Any],

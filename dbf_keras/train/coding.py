@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dbf_keras.backend import all_layers, keras
@@ -32,6 +32,8 @@ class Coding:
             falls evenly to this in the first half of the epochs, and falls while they take less.
         first_price: with `coded_kb`, the price in the first epoch, of layers that take about so many bytes from the
             start: the target is then the same in all epochs, and the price follows slowly.
+        measure: gives the bytes of a layer's coefficients after an epoch; None takes its `coded_bits`, an estimate that
+            can be several hundredths off.
 
     Raises:
         ValueError: both rate and target, a first price without a target, or a number out of its range.
@@ -40,6 +42,7 @@ class Coding:
     rate: float | None = None
     coded_kb: float | None = None
     first_price: float | None = None
+    measure: Callable[[Any], float] | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.rate is not None and self.coded_kb is not None:
@@ -55,6 +58,11 @@ class Coding:
         """What a checkpoint and a model file keep of it."""
         first = {} if self.first_price is None else {"first_price": self.first_price}
         return {"rate": self.rate, "coded_kb": self.coded_kb, **first}
+
+    @property
+    def most_kb(self) -> float | None:
+        """How many 1,000 bytes an epoch may take that counts; None where they all do, as they are near the target."""
+        return self.coded_kb if self.first_price is None else None
 
     def layers(self, model: keras.Model) -> list:
         """The layers of a model whose coefficients are coded.
@@ -88,13 +96,13 @@ class Coding:
             price *= min(max(factor, _LARGEST**-haste), _LARGEST**haste)
             _assign(layers, min(price, max(_MOST_COST * rest / last, _FIRST_PRICE)))
 
-    @staticmethod
-    def row(layers: Iterable[Any]) -> dict[str, float]:
+    def row(self, layers: Iterable[Any]) -> dict[str, float]:
         """What the history says of an epoch: the coded 1,000 bytes and their price; {} without coded layers."""
         layers = list(layers)
         if not layers:
             return {}
-        return {"coded_kb": sum(float(layer.coded_bits) for layer in layers) / 8000, "price": float(layers[0].rate)}
+        measure = self.measure or (lambda layer: float(layer.coded_bits) / 8)
+        return {"coded_kb": sum(map(measure, layers)) / 1000, "price": float(layers[0].rate)}
 
 
 def _assign(layers: Iterable[Any], price: float) -> None:

@@ -92,14 +92,19 @@ class Lesson(NamedTuple):
     """What a model learns from another (Hinton et al., 2015).
 
     Attributes:
-        teacher: images as the model's to logits; it sees the images as they are after augmentation.
+        teacher: images as the model's to logits, or to logits and features; it sees the images as they are after
+            augmentation.
         temperature: what both logits are divided by.
-        weight: share of the loss that is the distance to the teacher; the rest is that to the labels.
+        weight: share of the loss that is the distance to the teacher's logits; the rest is that to the labels.
+        student: the model with features of the same shapes as the teacher's (Romero et al., 2015), if that has any.
+        feature_weight: of the features' mean squared errors, each as a share of the teacher's mean square.
     """
 
     teacher: keras.Model
     temperature: float = 4.0
     weight: float = 0.9
+    student: keras.Model | None = None
+    feature_weight: float = 0.0
 
 
 class Engine:
@@ -107,6 +112,7 @@ class Engine:
 
     Attributes:
         model: images, raw pixels as float32 [batch, H, W, C], to logits [batch, classes].
+        trained: what a step of training calls: the model, or the model with features, of the same variables.
         optimizer: built on the model's variables.
         finite_steps: steps of the epoch that was trained last whose loss was finite.
     """
@@ -144,6 +150,7 @@ class Engine:
         self._classes = classes
         self._augmentation = augmentation
         self._lesson = lesson
+        self.trained = model if lesson is None or lesson.student is None else lesson.student
         self._to_labels = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
         # Its default, the name "kl_divergence", makes Keras 3.15 compare the logits themselves, not their softmax.
         divergence = keras.losses.KLDivergence()
@@ -224,17 +231,21 @@ class Engine:
         mean, std = (ops.convert_to_tensor(np.asarray(values, np.float32)) for values in self._normalization)
         return (images - mean) / std
 
-    def loss(self, targets: Any, logits: Any, teacher_logits: Any, penalties: Iterable[Any]) -> Any:
-        """The loss of a batch, a float32 scalar."""
-        logits = ops.cast(logits, "float32")
+    def loss(self, targets: Any, outputs: Any, teacher_outputs: Any, penalties: Iterable[Any]) -> Any:
+        """The loss of a batch, a float32 scalar, of logits, or logits and features."""
+        logits, *features = (ops.cast(output, "float32") for output in keras.tree.flatten(outputs))
         loss = self._to_labels(targets, logits)
         if self._lesson is not None:
-            distance = self._to_teacher.compute_loss(ops.cast(teacher_logits, "float32"), logits)
+            wanted, *others = (ops.cast(output, "float32") for output in keras.tree.flatten(teacher_outputs))
+            distance = self._to_teacher.compute_loss(wanted, logits)
             loss = (1 - self._lesson.weight) * loss + self._lesson.weight * distance
+            errors = [_relative_error(*pair) for pair in zip(features, others, strict=True)]
+            if errors:
+                loss += self._lesson.feature_weight * sum(errors) / len(errors)
         return loss + sum(ops.cast(penalty, "float32") for penalty in penalties)
 
     def ask_teacher(self, state: Sequence[Any], images: Any) -> Any:
-        """The teacher's logits, or None if there is no teacher."""
+        """The teacher's logits, or logits and features; None if there is no teacher."""
         if self._lesson is None:
             return None
         return self._lesson.teacher.stateless_call(*state, images, training=False)[0]
@@ -256,8 +267,14 @@ class Engine:
         return ops.stack([ops.sum(weights * losses), ops.sum(weights * right)])
 
 
-def _training_row(loss: Any, targets: Any, logits: Any) -> Any:
+def _relative_error(feature: Any, wanted: Any) -> Any:
+    """The mean squared error of a feature, as a share of the mean square of what it should be."""
+    return ops.mean(ops.square(feature - wanted)) / ops.maximum(ops.mean(ops.square(wanted)), 1e-12)
+
+
+def _training_row(loss: Any, targets: Any, outputs: Any) -> Any:
     """What is added up over the steps of training, [3]: loss, accuracy, and whether the loss is finite."""
+    logits = keras.tree.flatten(outputs)[0]
     accuracy = ops.mean(ops.cast(ops.argmax(targets, -1) == ops.argmax(logits, -1), "float32"))
     return ops.stack([loss, accuracy, ops.cast(ops.isfinite(loss), "float32")])
 
@@ -313,14 +330,14 @@ class _TensorFlowLoops:
 
         def step(images, labels, seed):
             images, targets = engine.batch(images, labels, seed)
-            teacher_logits = engine.ask_teacher(engine.teacher_state(), images)
+            teacher_outputs = engine.ask_teacher(engine.teacher_state(), images)
             with tf.GradientTape() as tape:
-                logits = model(images, training=True)
-                loss = engine.loss(targets, logits, teacher_logits, model.losses)
+                outputs = engine.trained(images, training=True)
+                loss = engine.loss(targets, outputs, teacher_outputs, engine.trained.losses)
                 scaled = optimizer.scale_loss(loss)
             variables = model.trainable_variables
             optimizer.apply(tape.gradient(scaled, [variable.value for variable in variables]), variables)
-            return _training_row(loss, targets, logits)
+            return _training_row(loss, targets, outputs)
 
         def score(images, labels, weights):
             state = [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
@@ -355,20 +372,20 @@ class _JAXLoops:
         def step(state, teacher_state, images, labels, seed):
             trainable, others, optimizer_state = state
             images, targets = engine.batch(images, labels, seed)
-            teacher_logits = engine.ask_teacher(teacher_state, images)
+            teacher_outputs = engine.ask_teacher(teacher_state, images)
 
             def objective(trainable, others):
-                logits, others, penalties = model.stateless_call(
+                outputs, others, penalties = engine.trained.stateless_call(
                     trainable, others, images, training=True, return_losses=True
                 )
-                loss = engine.loss(targets, logits, teacher_logits, penalties)
+                loss = engine.loss(targets, outputs, teacher_outputs, penalties)
                 with keras.StatelessScope(list(zip(optimizer.variables, optimizer_state, strict=True))):
                     scaled = optimizer.scale_loss(loss)
-                return scaled, (loss, logits, others)
+                return scaled, (loss, outputs, others)
 
-            gradients, (loss, logits, others) = jax.grad(objective, has_aux=True)(trainable, others)
+            gradients, (loss, outputs, others) = jax.grad(objective, has_aux=True)(trainable, others)
             trainable, optimizer_state = optimizer.stateless_apply(optimizer_state, gradients, trainable)
-            return (trainable, others, optimizer_state), _training_row(loss, targets, logits)
+            return (trainable, others, optimizer_state), _training_row(loss, targets, outputs)
 
         def score(state, _, images, labels, weights):
             return state, engine.score(state[:2], images, labels, weights)

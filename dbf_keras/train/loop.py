@@ -67,7 +67,7 @@ def train(
         coding: the price of coded coefficients; by default that of the layers.
         normalization: mean and standard deviation of pixels, by channel, if the model does not normalise them itself.
         patience: keep the epoch that is best on the images to test with, and stop this many epochs after it; of a
-            target of coded bytes only epochs count that keep it. None keeps the last epoch.
+            target that coded bytes fall to only epochs count that keep it. None keeps the last epoch.
         overwrite: replace a model at the output that was trained with other settings.
         verbose: whether to print a line an epoch and to show a bar.
         settings: what else was asked for, such as network and data set, to be kept in the file.
@@ -110,11 +110,12 @@ def train(
 
     last = last_layer(model)
     activation = getattr(last, "activation", None)
-    lesson = teacher.lesson(dataset) if teacher else None
+    logits = to_logits(model)
+    lesson = teacher.lesson(dataset, logits) if teacher else None
     with computing_in(precision, [*all_layers(model), *(all_layers(lesson.teacher) if lesson else [])]):
         scale_loss = precision == "mixed_float16"
-        trainer = engine_of(model, dataset, recipe, steps, lesson, scale_loss, normalization)
-        best = checkpoint.Best(trainer.model.weights, coding.coded_kb) if patience is not None else None
+        trainer = engine_of(logits, dataset, recipe, steps, lesson, scale_loss, normalization)
+        best = checkpoint.Best(trainer.model.weights, coding.most_kb) if patience is not None else None
         saved = checkpoint.Checkpoint(output, run, [*trainer.variables, *(best.variables if best else [])])
         history = saved.restore()
         settle(model)
@@ -225,10 +226,13 @@ def engine_of(
     scale_loss: bool = False,
     normalization: tuple[Any, Any] | None = None,
 ) -> engine.Engine:
-    """The compiled loops of a training of so many steps an epoch; the model loses its softmax."""
+    """The compiled loops of a training of so many steps an epoch.
+
+    The model gives logits (`dbf_keras.train.teacher.to_logits`).
+    """
     changes = augmentation.Augmentation(**recipe.augmentation) if recipe.augmentation else None
     return engine.Engine(
-        to_logits(model),
+        model,
         recipe.optimizer(steps),
         dataset.classes,
         recipe.label_smoothing,

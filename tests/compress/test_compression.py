@@ -9,6 +9,7 @@ import dbf_keras
 from dbf_keras import data, keras_file, runtime, zoo
 from dbf_keras.backend import LEGACY, all_layers, keras
 from dbf_keras.compress.plan import Plan
+from dbf_keras.export import rate_distortion
 from dbf_keras.layers import DBFConv2D, DBFDense
 from dbf_keras.networks.schedule import read_plan
 
@@ -106,6 +107,19 @@ def test_the_files_beside_it_are_of_the_same_network(compressed, digits):
     assert all(text in page for text in ("theirs, compressed", "small.tflite", "second_pointwise", "original, int8"))
     assert "http" not in page.replace("http://www.w3.org", "")
     assert read_plan(folder / "small.plan.json")[0] == pytest.approx(plan.ratios)
+
+
+def test_fine_tuning_knows_the_bytes_of_the_file(compressed):
+    """Those of the best epoch are what the levels take when they are coded, and it aims at what the limit leaves."""
+    folder, _ = compressed
+    coded = [layer for layer in all_layers(keras_file.load(folder / "small.keras")) if hasattr(layer, "steps")]
+    stored = sum(map(rate_distortion.stored_bytes, [layer for layer in coded if layer.steps is not None])) / 1000
+    history = json.loads((folder / "small.history.json").read_text())["history"]
+    best = max(history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    assert best["coded_kb"] == pytest.approx(stored, abs=0.002) and best["coded_kb"] > 3
+    aim = Plan.load(folder / "small.plan.json").tuning["coded_kb"]
+    rest = (folder / "small.tflite").stat().st_size / 1000 - stored
+    assert aim + rest == pytest.approx(14, abs=0.3)
 
 
 def test_what_was_made_is_not_made_again(trained, compressed):

@@ -41,6 +41,25 @@ def test_a_target_is_met_by_a_model_that_follows_its_price():
     assert abs(last["coded_kb"] - 40) < 2
 
 
+def test_bytes_that_a_training_starts_with_are_held():
+    """From a first price that is too low for them, and of layers that follow slowly."""
+
+    def slow(price, before):
+        wanted = 20 + 80 / (1 + 200 * price)
+        return 40.0 if before is None else before + 0.1 * (wanted - before)
+
+    history = prices(Coding(coded_kb=40.0, first_price=0.01), 60, slow)
+    assert history[0]["price"] == pytest.approx(0.01)
+    assert max(row["coded_kb"] for row in history) > 40.5 and abs(history[-1]["coded_kb"] - 40) < 0.5
+
+
+def test_bytes_may_be_measured():
+    layers = [Layer(), Layer()]
+    layers[0].rate.assign(0.5)
+    assert Coding(measure=lambda layer: 1500.0).row(layers) == {"coded_kb": 3.0, "price": 0.5}
+    assert Coding(measure=lambda layer: 1.0) == Coding()  # How is no setting of a training.
+
+
 def test_a_price_is_bounded_where_bytes_do_not_follow():
     history = prices(Coding(coded_kb=10.0), 100, lambda price, _: 50.0)
     assert max(row["price"] * 50 for row in history) <= 20 * 10 * 1.001

@@ -156,6 +156,45 @@ def test_a_teacher_is_followed():
     assert losses[0] == pytest.approx(expected, rel=1e-3)
 
 
+def followed(teacher, model, weight=2.0):
+    """A lesson of logits and of the feature before the classifier."""
+    both = [keras.Model(part.inputs[0], [part.outputs[0], part.layers[-2].output]) for part in (teacher, model)]
+    return engine.Lesson(both[0], 3.0, 1.0, both[1], weight)
+
+
+def test_features_are_followed():
+    """Their squared errors, as a share of the teacher's mean square, are added to the loss."""
+    chosen = order(steps=1)
+    images = DIGITS.x_train[chosen[0]].astype("f")
+    teacher, model = small(seed=1), small()
+    wanted, feature = (
+        np.asarray(keras.Model(m.inputs[0], m.layers[-2].output)(images), float) for m in (teacher, model)
+    )
+    error = np.square(feature - wanted).mean() / np.square(wanted).mean()
+    losses = []
+    for weight in (0.0, 2.0):
+        trainer = make(model := small(), lesson=followed(teacher, model, weight))
+        source = engine.resident(DIGITS.x_train, DIGITS.y_train)
+        losses.append(trainer.train(source, chosen, SEEDS[:1])[0])
+        assert all(one is other for one, other in zip(trainer.trained.weights, model.weights, strict=True))
+    assert losses[1] - losses[0] == pytest.approx(2 * error, rel=1e-3)
+
+
+def test_features_come_near_the_teacher_s():
+    teacher, model = small(seed=1), small()
+    images = DIGITS.x_test[:64].astype("f")
+
+    def error():
+        one, other = (np.asarray(keras.Model(m.inputs[0], m.layers[-2].output)(images)) for m in (teacher, model))
+        return np.square(one - other).mean()
+
+    before = error()
+    trainer = make(model, lesson=followed(teacher, model))
+    for _ in range(2):
+        trainer.train(engine.resident(DIGITS.x_train, DIGITS.y_train), order(), SEEDS)
+    assert error() < 0.7 * before
+
+
 def test_penalties_count():
     """A filter decay adds ½·decay·‖f‖² of each layer."""
     model = networks.DBFNetMicro(width=0.25, classifier_activation=None, filter_decay=0.3)
@@ -211,7 +250,8 @@ import test_engine as t
 results = []
 for scan in (True, False):
     augmentation = t.augmentation.Augmentation(shift=1, mixup=0.2)
-    trainer = t.make(t.small(), augmentation=augmentation, lesson=t.engine.Lesson(t.small()))
+    model = t.small()
+    trainer = t.make(model, augmentation=augmentation, lesson=t.followed(t.small(), model))
     trainer._loops = t.engine._JAXLoops(trainer, scan)
     source = t.engine.resident(t.DIGITS.x_train, t.DIGITS.y_train)
     figures = trainer.train(source, t.order(3), t.SEEDS[:3])

@@ -277,10 +277,10 @@ class Scripted:
         if coded_kb is not None:
             row = train.coding.Coding.row
 
-            def scripted(layers):
-                return row(layers) | {"coded_kb": coded_kb[max(self.weights) - 1]}
+            def scripted(coding, layers):
+                return row(coding, layers) | {"coded_kb": coded_kb[max(self.weights) - 1]}
 
-            monkeypatch.setattr(train.coding.Coding, "row", staticmethod(scripted))
+            monkeypatch.setattr(train.coding.Coding, "row", scripted)
 
     @staticmethod
     def epoch(trainer):
@@ -352,6 +352,15 @@ def test_patience_counts_epochs_that_keep_a_target_only(coded_kb, accuracies, be
     dense = keras.models.load_model(output).get_layer("classifier")  # The other layer is rounded in the end.
     for weight in dense.get_weights():
         assert [epoch for epoch, held in scripted.weights.items() if any(map(equal(weight), held))] == [best]
+
+
+def test_all_epochs_count_where_bytes_are_held_from_the_start(tmp_path, monkeypatch):
+    """They are all near the target, be they over it: the best is kept, not the first, which is nearest."""
+    scripted, output = Scripted(monkeypatch, [0.4, 0.5, 0.7, 0.6], coded_kb=[1.5, 1.6, 1.7, 1.6]), tmp_path / "x.keras"
+    coding = train.coding.Coding(coded_kb=1.5, first_price=0.1)
+    recipe = dataclasses.replace(LONG, epochs=4)
+    train.train(coded, small_digits(), recipe, output, patience=2, coding=coding, verbose=False)
+    assert keras_file.training(output)["test_accuracy"] == 0.7 and len(scripted.weights) == 4
 
 
 @pytest.mark.parametrize("where", ["evaluate", "_finish"])

@@ -3,8 +3,8 @@ import pytest
 
 from dbf_keras import data
 from dbf_keras.backend import keras, ops
-from dbf_keras.layers import DBFConv2D
-from dbf_keras.train.teacher import Teacher, last_layer, to_logits
+from dbf_keras.layers import DBFConv2D, DBFDense
+from dbf_keras.train.teacher import Teacher, last_layer, shared_features, to_logits
 
 layers = keras.layers
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1)).astype("float32")
@@ -188,3 +188,66 @@ def test_a_checkpoint_tells_teachers_apart():
     model.weights[0].assign(model.weights[0] + 1)
     assert Teacher("mine", 3.0, 0.5, model).summary() != kept
     assert Teacher("a.keras").summary() == {"path": "a.keras", "temperature": 4.0, "weight": 0.9}
+
+
+def residual(convolution, classes=3, dropout=0.5):
+    """Two blocks, the second with a projection, then two dense layers, the first of them DBF like the convolutions."""
+    dense = DBFDense if convolution is DBFConv2D else layers.Dense
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Activation("relu", name="start")(layers.Conv2D(4, 3, padding="same", name="plain")(inputs))
+    branch = layers.BatchNormalization(name="norm")(convolution(4, 3, padding="same", name="one")(x))
+    x = layers.Activation("relu", name="block1")(layers.Add(name="sum1")([x, branch]))
+    branch = convolution(8, 3, padding="same", name="two")(x)
+    x = layers.ReLU(name="block2")(layers.Add(name="sum2")([convolution(8, 1, name="side")(x), branch]))
+    x = layers.Dropout(dropout, name="dropped")(layers.GlobalAveragePooling2D(name="pooled")(x))
+    x = dense(5, activation="relu", name="hidden")(x)
+    return keras.Model(inputs, layers.Dense(classes, name="scores")(x))
+
+
+def names(model, teacher):
+    pairs = shared_features(model, teacher)
+    found = [[tensor._keras_history.operation.name for tensor in side] for side in zip(*pairs, strict=True)]
+    assert not found or found[0] == found[1]
+    return found[0] if found else []
+
+
+def test_features_are_the_ends_of_blocks():
+    """Before the next DBF layer, after what else there is, and not what dropout makes."""
+    assert names(residual(DBFConv2D), residual(layers.Conv2D)) == ["block1", "pooled"]
+    assert names(residual(layers.Conv2D), residual(layers.Conv2D)) == []  # Nothing differs.
+
+
+def test_features_of_a_model_inside_of_a_model_are_its_outputs():
+    def outer(kind):
+        inner = keras.Sequential([keras.Input((8, 8, 1)), kind(4, 3), layers.ReLU(), kind(4, 3)], name="inner")
+        return keras.Sequential([keras.Input((8, 8, 1)), inner, layers.Flatten(name="flat"), DBFDense(3)])
+
+    assert names(outer(DBFConv2D), outer(layers.Conv2D)) == ["flat"]
+
+
+def test_features_of_layers_that_are_called_twice():
+    def twice(kind):
+        inputs, layer = keras.Input((8, 8, 4)), kind(4, 3, padding="same", name="both")
+        x = layers.ReLU(name="between")(layer(inputs))
+        return keras.Model(inputs, DBFDense(3)(layers.Flatten(name="flat")(layer(x))))
+
+    assert names(twice(DBFConv2D), twice(layers.Conv2D)) == ["between", "flat"]
+
+
+def test_another_network_has_no_features_in_common():
+    assert names(residual(DBFConv2D), ending()) == []
+    lesson = Teacher("mine", features=1.0, model=ending()).lesson(digits(), ending())
+    assert lesson.student is None and lesson.teacher(IMAGES).shape == (16, 3)
+
+
+def test_a_lesson_with_features():
+    """The teacher's are those of its file's own graph, and none of its weights is trained."""
+    student, model = residual(DBFConv2D), residual(layers.Conv2D)
+    lesson = Teacher("mine", features=1.5, model=model).lesson(digits(), student)
+    assert lesson.feature_weight == 1.5 and not lesson.teacher.trainable_variables
+    logits, block, pooled = lesson.teacher(IMAGES)
+    np.testing.assert_allclose(logits, model(IMAGES), rtol=1e-5, atol=1e-5)
+    assert block.shape == (16, 8, 8, 4) and pooled.shape == (16, 8)
+    shapes = [tuple(tensor.shape) for tensor in lesson.student.outputs]
+    assert shapes == [(None, 3), (None, 8, 8, 4), (None, 8)]
+    assert Teacher("mine", features=1.5, model=model).summary()["features"] == 1.5
