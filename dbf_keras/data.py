@@ -162,7 +162,8 @@ def load(name: str, data_dir: str | None = None, image_size: int | tuple[int, in
               test set;
             - ``"mnist"`` or ``"cifar10"``, from ``<data_dir>/<name>.npz``, otherwise from ``keras.datasets``, which may
               download;
-            - ``"npz"``, another such file, which ``data_dir`` names; it may have an array ``classes``, their names;
+            - ``"npz"``, another such file, which ``data_dir`` names; it may have an array ``classes``, their names, and
+              its images may be floats, as a model takes them;
             - ``"folder"``, images in ``<data_dir>/train/<class>/*`` and ``<data_dir>/test/<class>/*`` (or ``val/`` or
               ``validation/``); or in ``<data_dir>/<class>/*``, of which a fifth of each class, `TEST_SHARE`, always
               the same, is the test set;
@@ -218,7 +219,10 @@ def _npz(data_dir: str | None) -> Dataset:
     if data_dir is None:
         raise ValueError("The dataset 'npz' needs --data_dir=FILE.npz with x_train, y_train, x_test and y_test.")
     arrays, names = _read_npz(pathlib.Path(data_dir))
-    return dataclasses.replace(_dataset(*arrays), class_names=names)
+    preprocessed = arrays[0].dtype.kind == "f"
+    if preprocessed:
+        arrays[::2] = [images.astype(np.float32) for images in arrays[::2]]
+    return dataclasses.replace(_dataset(*arrays, preprocessed=preprocessed), class_names=names)
 
 
 def _read_npz(path: pathlib.Path, name: str | None = None) -> tuple[list[np.ndarray], tuple[str, ...]]:
@@ -236,17 +240,19 @@ def _read_npz(path: pathlib.Path, name: str | None = None) -> tuple[list[np.ndar
         raise ValueError(f"{path} is no .npz with x_train, y_train, x_test and y_test: {error}") from None
 
 
-def _dataset(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> Dataset:
+def _dataset(
+    x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, preprocessed: bool = False
+) -> Dataset:
     images, labels = [], []
     for part, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
         images.append(x[..., None] if x.ndim == 3 else x)
         labels.append(y[:, 0] if y.shape == (len(x), 1) else y)
-        data_checks.check_images(f"x_{part}", images[-1])
+        data_checks.check_images(f"x_{part}", images[-1], preprocessed)
         data_checks.check_labels(f"y_{part}", labels[-1], len(x))
     classes = int(labels[0].max()) + 1
     if labels[1].max() >= classes:
         raise ValueError(f"y_test has the label {labels[1].max()}, which y_train has not.")
-    return Dataset(images[0], labels[0], images[1], labels[1], classes)
+    return Dataset(images[0], labels[0], images[1], labels[1], classes, preprocessed=preprocessed)
 
 
 def _digits() -> Dataset:

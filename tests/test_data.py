@@ -103,6 +103,15 @@ def test_any_npz_file_with_the_arrays_is_read(named, tmp_path):
     assert dataset.class_names == (tuple(names) if named else tuple("0123456789"))
 
 
+def test_images_of_an_npz_file_may_be_as_a_model_takes_them(tmp_path):
+    images = np.random.default_rng(0).random((20, 8, 8, 3))
+    labels = np.arange(20) % 10
+    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels, x_test=images[:5], y_test=labels[:5])
+    dataset = data.load("npz", str(tmp_path / "mine.npz"))
+    assert dataset.preprocessed and dataset.x_test.dtype == np.float32
+    np.testing.assert_array_equal(dataset.x_train, images.astype(np.float32))
+
+
 def test_an_npz_file_has_to_be_given(tmp_path):
     with pytest.raises(ValueError, match="needs --data_dir=FILE.npz with x_train"):
         data.load("npz")

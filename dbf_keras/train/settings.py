@@ -8,7 +8,7 @@ import json
 import os
 from typing import Any
 
-from dbf_keras import codes, data, networks
+from dbf_keras import codes, data, data_checks, networks
 from dbf_keras.backend import keras
 from dbf_keras.networks.schedule import read_plan
 from dbf_keras.train.checkpoint import History
@@ -105,11 +105,13 @@ class Settings:
         """The data set, with so many of the training images as `train_images` says.
 
         Raises:
-            ValueError: there are fewer training images.
+            ValueError: there are fewer training images, or they are no pixels.
         """
         if not isinstance(self.image_size, int):
             raise ValueError(f"--image_size must be a whole number; got {self.image_size!r}.")
         dataset = data.load(self.dataset, self.data_dir, self.image_size)
+        if dataset.preprocessed:
+            data_checks.check_images("x_train", dataset.x_train)  # Says what to make of them.
         return dataset if self.train_images is None else dataset.part(self.train_images)
 
     def training_recipe(self) -> Recipe:

@@ -126,3 +126,11 @@ def test_a_summary_has_what_was_chosen_and_no_folders():
     default = settings.Settings().summary()
     assert default == {key: getattr(settings.Settings(), key) for key in ("dataset", "network", "ratio", "selection")}
     assert settings.Settings(selection=list(range(4096))).summary()["selection"] == "its own"
+
+
+def test_images_that_are_no_pixels_are_refused(tmp_path):
+    """Of an .npz file they may be as a model takes them, but our networks normalise pixels themselves."""
+    images, labels = np.random.default_rng(0).random((20, 8, 8, 3)), np.arange(20) % 10
+    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    with pytest.raises(ValueError, match=r"x_train must be uint8 .* \(images \* 255\).round"):
+        settings.Settings("npz", str(tmp_path / "mine.npz")).load_data()
