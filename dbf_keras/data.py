@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -195,7 +196,7 @@ def _load(name: str, data_dir: str | None, image_size: int | tuple[int, int]) ->
     if name == "tfrecords":
         return _tfrecords(data_dir, image_size)
     arrays = _download(name) if data_dir is None else _read_npz(pathlib.Path(data_dir) / f"{name}.npz", name)[0]
-    dataset = _dataset(*arrays)
+    dataset = _dataset(arrays)
     names = CLASS_NAMES[name]
     return dataclasses.replace(dataset, class_names=names) if dataset.classes == len(names) else dataset
 
@@ -221,8 +222,8 @@ def _npz(data_dir: str | None) -> Dataset:
     arrays, names = _read_npz(pathlib.Path(data_dir))
     preprocessed = arrays[0].dtype.kind == "f"
     if preprocessed:
-        arrays[::2] = [images.astype(np.float32) for images in arrays[::2]]
-    return dataclasses.replace(_dataset(*arrays, preprocessed=preprocessed), class_names=names)
+        arrays = [array.astype(np.float32) if array.dtype.kind == "f" else array for array in arrays]
+    return dataclasses.replace(_dataset(arrays, preprocessed), class_names=names)
 
 
 def _read_npz(path: pathlib.Path, name: str | None = None) -> tuple[list[np.ndarray], tuple[str, ...]]:
@@ -240,11 +241,10 @@ def _read_npz(path: pathlib.Path, name: str | None = None) -> tuple[list[np.ndar
         raise ValueError(f"{path} is no .npz with x_train, y_train, x_test and y_test: {error}") from None
 
 
-def _dataset(
-    x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, preprocessed: bool = False
-) -> Dataset:
+def _dataset(arrays: Sequence[np.ndarray], preprocessed: bool = False) -> Dataset:
+    """Images and labels to train on and to test on, as Keras hands them out."""
     images, labels = [], []
-    for part, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
+    for part, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):
         images.append(x[..., None] if x.ndim == 3 else x)
         labels.append(y[:, 0] if y.shape == (len(x), 1) else y)
         data_checks.check_images(f"x_{part}", images[-1], preprocessed)
@@ -265,7 +265,7 @@ def _digits() -> Dataset:
     digits = datasets.load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     test = 360
-    return _dataset(images[:-test], digits.target[:-test], images[-test:], digits.target[-test:])
+    return _dataset([images[:-test], digits.target[:-test], images[-test:], digits.target[-test:]])
 
 
 def _folder(data_dir: str | None, image_size: int | tuple[int, int]) -> Dataset:
