@@ -244,7 +244,8 @@ def _read_npz(path: pathlib.Path, name: str | None = None) -> tuple[list[np.ndar
 def _dataset(arrays: Sequence[np.ndarray], preprocessed: bool = False) -> Dataset:
     """Images and labels to train on and to test on, as Keras hands them out."""
     images, labels = [], []
-    for part, x, y in (("train", *arrays[:2]), ("test", *arrays[2:])):
+    x_train, y_train, x_test, y_test = arrays
+    for part, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
         images.append(x[..., None] if x.ndim == 3 else x)
         labels.append(y[:, 0] if y.shape == (len(x), 1) else y)
         data_checks.check_images(f"x_{part}", images[-1], preprocessed)
