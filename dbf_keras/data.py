@@ -109,10 +109,14 @@ class Dataset:
         """Training images to calibrate int8 with: float32 [count or fewer, H, W, C], always the same draw."""
         return self.calibration_examples(count)[0]
 
+    def calibration_indices(self, count: int) -> np.ndarray:
+        """Which training images `calibration_examples` draws."""
+        images = len(self.y_train)
+        return np.sort(np.random.default_rng(0).choice(images, min(images, count), replace=False))
+
     def calibration_examples(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """`calibration_images`, and their labels [count or fewer]."""
-        images = len(self.y_train)
-        chosen = np.sort(np.random.default_rng(0).choice(images, min(images, count), replace=False))
+        chosen = self.calibration_indices(count)
         return np.asarray(self.x_train[chosen], np.float32), np.asarray(self.y_train)[chosen]
 
     def part(self, count: int) -> Dataset:

@@ -39,6 +39,9 @@ FINE_TUNING = Recipe(epochs=10, batch_size=128, learning_rate=0.02)
 # The weight of the errors of the features between blocks, beside the distance to the original's logits.
 _FEATURES = 2.0
 
+# Images are augmented if the original keeps this share of its accuracy on them.
+_BORNE = 0.95
+
 # A fine-tuning stops when the accuracy on the images set aside has not risen for this share of its epochs.
 _PATIENCE = 1 / 3
 
@@ -106,7 +109,7 @@ def compress(  # One argument for each thing that people ask for; most are left 
         epochs: of fine-tuning; by default those of the recipe, or none with ``ratio``.
         learning_rate: the highest of fine-tuning; by default the recipe's, or as much less as the network needs, see
             `dbf_keras.train.rate`.
-        recipe: how to fine-tune.
+        recipe: how to fine-tune; without its augmentation if the original knows images so changed much worse.
         precision: the dtype policy to fine-tune with: ``"float32"``, ``"mixed_bfloat16"``, which is faster on
             accelerators and on CPUs with AMX, or ``"mixed_float16"``.
         slower: allow an inference that takes longer than the original's in the same number type.
@@ -294,22 +297,41 @@ class _FineTuning:
     verbose: bool
 
     def find(self, model: keras.Model, plan: Plan | None = None, spare: float = 0.0) -> dict[str, float]:
-        """What is found by trying: the learning rate and, of a plan with coded layers, what holds their bytes.
+        """What is found by trying: how to train and, of a plan with coded layers, what holds their bytes.
 
         Args:
             model: what is to be trained.
             plan: of it.
             spare: bytes that its file takes less than it may.
         """
-        found = {"learning_rate": self.recipe.learning_rate}
+        found = {"augmented": float(self._bears_augmentation), "learning_rate": self.recipe.learning_rate}
         prices = [] if plan is None else [layer.price for layer in plan.layers if layer.price is not None]
         if prices:
             stored = sum(map(rate_distortion.stored_bytes, _coded(model)))
             # The price is that of a bit at which the plan was made, for 1,000 bytes.
             found |= {"coded_kb": (stored + spare) / 1000, "first_price": 8000 * float(np.median(prices))}
         if self.find_rate:
-            found["learning_rate"] = self._bearable_rate(model)
+            found["learning_rate"] = self._bearable_rate(model, self._recipe(found))
         return found
+
+    def _recipe(self, found: Mapping[str, float]) -> Recipe:
+        """The recipe, as it was found to be good."""
+        recipe = self.recipe.change(learning_rate=found["learning_rate"])
+        return recipe if found.get("augmented", True) else dataclasses.replace(recipe, augmentation={}, crop=None)
+
+    @functools.cached_property
+    def _bears_augmentation(self) -> bool:
+        """Whether the original knows augmented images nearly as well, so that it can teach them."""
+        if not self.recipe.augmentation and self.recipe.crop is None:
+            return True
+        plain, augmented = self.judge.accuracies(self.recipe)
+        bears = augmented >= _BORNE * plain
+        if not bears:
+            self.say(
+                f"Images are not augmented: the original knows {100 * plain:.1f} % of them as they are, and "
+                f"{100 * augmented:.1f} % if they are."
+            )
+        return bears
 
     def train(self, model: keras.Model, found: Mapping[str, float], output: pathlib.Path) -> History:
         """Trains a network, and writes it, as far as that was not done before."""
@@ -320,7 +342,7 @@ class _FineTuning:
         history = train(
             lambda: model,
             self.judge.dataset,
-            self.recipe.change(learning_rate=found["learning_rate"]),
+            self._recipe(found),
             output,
             seed=self.seed,
             teacher=self._teacher,
@@ -343,9 +365,9 @@ class _FineTuning:
     def _teacher(self) -> Teacher:
         return Teacher(f"the original, {self.judge.model.name}", features=_FEATURES, model=self.judge.model)
 
-    def _bearable_rate(self, model: keras.Model) -> float:
+    def _bearable_rate(self, model: keras.Model, recipe: Recipe) -> float:
         """The learning rate to fine-tune a network with; it is as it was when this returns."""
-        dataset, recipe, teacher = self.judge.dataset, self.recipe, self._teacher
+        dataset, teacher = self.judge.dataset, self._teacher
         assert dataset is not None
         for layer in _coded(model):
             layer.fixed_steps = True

@@ -12,12 +12,18 @@ from typing import Any
 import numpy as np
 
 from dbf_keras import data_checks
-from dbf_keras.backend import keras
+from dbf_keras.backend import keras, ops
 from dbf_keras.data import Dataset
 from dbf_keras.export.calibration import to_classes
+from dbf_keras.images import Images
+from dbf_keras.train.augmentation import Augmentation
+from dbf_keras.train.recipes import Recipe
 
 # Images that are set aside of the training set: this share, and no more than so many.
 _SHARE, _MOST = 0.1, 2000
+
+# Images that are augmented at once.
+_TOGETHER = 250
 
 _FORMS = (
     "`data` is (images, labels), a tf.data.Dataset or keras.utils.PyDataset of such batches, or a "
@@ -253,6 +259,28 @@ def calibration_examples(dataset: Dataset, count: int) -> tuple[np.ndarray, np.n
         images, labels = dataset.x_train.draw(count)
         return images.astype(np.float32), labels
     return dataset.calibration_examples(count)
+
+
+def augmented_examples(dataset: Dataset, recipe: Recipe, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Training images, float32, as they are and as a recipe changes them, and their labels.
+
+    Args:
+        dataset: has them.
+        recipe: its augmentation and crop count.
+        count: how many images.
+    """
+    images, labels = calibration_examples(dataset, count)
+    changed = images
+    if recipe.crop is not None and isinstance(dataset.x_train, Images):
+        indices = dataset.calibration_indices(count)
+        seeds = np.zeros((len(indices), 2), int)
+        changed = dataset.x_train.crops(indices, seeds, recipe.crop).astype(np.float32)
+    if recipe.augmentation:
+        change, targets = Augmentation(**recipe.augmentation), np.eye(dataset.classes, dtype=np.float32)[labels]
+        parts = [slice(start, start + _TOGETHER) for start in range(0, len(labels), _TOGETHER)]
+        augmented = [change(changed[part], targets[part], np.array([0, number])) for number, part in enumerate(parts)]
+        changed = np.concatenate([ops.convert_to_numpy(part) for part, _ in augmented])
+    return images, changed, labels
 
 
 def in_batches(dataset: Dataset, size: int = 250) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from dbf_keras.data import Dataset
 from dbf_keras.export import calibration, converter, verify
 from dbf_keras.export.conversion import convert
 from dbf_keras.forms import INT8, Form
+from dbf_keras.train.recipes import Recipe
 
 # Training images that sensitivities are found on, and int8 files are calibrated with.
 _LOOKED_AT = 1000
@@ -104,9 +105,18 @@ class Judge:
         """A network's accuracy on the images that are set aside; NaN without data."""
         if self.dataset is None:
             return math.nan
-        batches = examples.in_batches(self.dataset)
-        scores = [np.asarray(converter.run(model, [self._normalized(images)])[0]) for images, _ in batches]
-        return float(np.equal(classes_of(np.concatenate(scores)), self.dataset.y_test).mean())
+        return self._accuracy(model, examples.in_batches(self.dataset))
+
+    def _accuracy(self, model: keras.Model, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+        rows = [(np.asarray(converter.run(model, [self._normalized(images)])[0]), labels) for images, labels in batches]
+        scores, labels = map(np.concatenate, zip(*rows, strict=True))
+        return float(np.equal(classes_of(scores), labels).mean())
+
+    def accuracies(self, recipe: Recipe) -> tuple[float, float]:
+        """The original's accuracy on training images as they are, and as a recipe augments them."""
+        assert self.dataset is not None
+        images, changed, labels = examples.augmented_examples(self.dataset, recipe, _LOOKED_AT)
+        return self._accuracy(self.model, [(images, labels)]), self._accuracy(self.model, [(changed, labels)])
 
     def file(self, model: keras.Model, form: Form, max_kb: float | None = None) -> bytes:
         """The .tflite file of a network; layers that are plain stay standard ops.

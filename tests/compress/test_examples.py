@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from dbf_keras import data
 from dbf_keras.backend import keras
 from dbf_keras.compress import examples
+from dbf_keras.train.recipes import Recipe
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (53, 8, 8, 1), np.uint8)
@@ -210,3 +212,29 @@ def test_other_models_and_names_are_refused():
         examples.to_dataset(examples.to_dataset((IMAGES, LABELS), model()), model(classes=10))
     with pytest.raises(ValueError, match="4 classes cannot have 2 names"):
         examples.to_dataset((IMAGES, LABELS), model(), labels=["a", "b"])
+
+
+@pytest.mark.parametrize("kind", ["arrays", "batches of 7"])
+def test_images_are_augmented_as_in_training(kind):
+    dataset = examples.to_dataset((IMAGES, LABELS) if kind == "arrays" else STREAMS[kind](), model())
+    plain, changed, labels = examples.augmented_examples(dataset, Recipe(1, augmentation={"mirror": True}), 40)
+    np.testing.assert_array_equal(plain, examples.calibration_examples(dataset, 40)[0])
+    assert len(labels) == 40 and changed.dtype == np.float32
+    mirrored = [np.array_equal(image, other[:, ::-1]) for image, other in zip(changed, plain, strict=True)]
+    same = [np.array_equal(image, other) for image, other in zip(changed, plain, strict=True)]
+    assert 10 < sum(mirrored) < 30 and np.all(np.array(mirrored) ^ np.array(same))
+    plain, changed, _ = examples.augmented_examples(dataset, Recipe(1, crop=0.1), 40)
+    np.testing.assert_array_equal(plain, changed)  # Arrays are not cropped in training either.
+
+
+def test_images_of_files_are_cropped_as_in_training(tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            ramp = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1)).T
+            Image.fromarray(ramp).save(tmp_path / name / f"{number}.png")
+    dataset = data.load("folder", str(tmp_path), 16)
+    plain, changed, labels = examples.augmented_examples(dataset, Recipe(1, crop=0.1), 100)
+    assert plain.shape == changed.shape == (16, 16, 16, 3) and labels.tolist() == [0] * 8 + [1] * 8
+    assert len(np.unique(plain, axis=0)) == 1 and len(np.unique(changed, axis=0)) > 10
+    assert np.ptp(changed, axis=1).max(axis=(1, 2)).mean() < 0.9 * np.ptp(plain[0], axis=0).max()

@@ -1,3 +1,6 @@
+import json
+import re
+
 import numpy as np
 import pytest
 
@@ -25,6 +28,25 @@ def trained(classes=10, seed=0):
     model.compile("adam", "sparse_categorical_crossentropy" if classes > 1 else "binary_crossentropy")
     model.fit(images.astype("float32"), labels, epochs=6, batch_size=32, verbose=0)
     return model, (images, labels)
+
+
+def augmentation_of(output):
+    """How images were augmented in the training that wrote a model."""
+    return json.loads(output.with_suffix(".history.json").read_text())["run"]["recipe"]["augmentation"]
+
+
+def test_what_the_original_does_not_bear_is_no_augmentation(tmp_path, capsys):
+    """It has learnt the digits where they are, and cannot teach them elsewhere, but of nearly the same size."""
+    model, given = trained()
+    far = RECIPE.change(augmentation={"shift": 3})
+    fine_tuned(model, given, tmp_path / "far.tflite", recipe=far, verbose=True)
+    assert augmentation_of(tmp_path / "far.keras") == {}
+    said = re.search(r"not augmented: the original knows (\S+) % .* and (\S+) % if they are", capsys.readouterr().out)
+    plain, augmented = map(float, said.groups())
+    assert plain > 90 and augmented < 0.9 * plain
+    near = RECIPE.change(augmentation={"zoom": 0.02})
+    fine_tuned(model, given, tmp_path / "near.tflite", recipe=near)
+    assert augmentation_of(tmp_path / "near.keras") == {"zoom": 0.02}
 
 
 def fine_tuned(model, given, output, **options):
