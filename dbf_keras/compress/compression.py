@@ -160,17 +160,19 @@ def compress(  # One argument for each thing that people ask for; most are left 
             accuracies = f"{100 * before:.2f} %; the original: {100 * search.known:.2f} %"
             say(f"{len(judge.dataset.y_test)} images set aside: fitted, before any training, {accuracies}.")
         history: History = []
-        content = found.data
+        content, fitted, keras_path = found.data, found.model.get_weights(), path.with_suffix(keras_file.SUFFIX)
         if epochs:
             if not found.plan.tuning:
                 spare = 0.0 if max_kb is None else 1e3 * max_kb - len(found.data)
                 found = _noted(found, path, tuning=tuning.find(found.model, found.plan, spare))
-            history = tuning.train(found.model, found.plan.tuning, path.with_suffix(keras_file.SUFFIX))
+            history = tuning.train(found.model, found.plan.tuning, keras_path)
             content = judge.file(found.model, form, max_kb)
-        else:
-            command.write_atomically(
-                path.with_suffix(keras_file.SUFFIX), lambda at: keras_file.save(found.model, at, judge.labels or [])
-            )
+        if epochs and judge.accuracy(found.model) < before:
+            say("Fine-tuning has made it worse, so the network stays as it was fitted.")
+            content = found.data
+            found.model.set_weights(fitted)
+        if content is found.data:
+            command.write_atomically(keras_path, lambda at: keras_file.save(found.model, at, judge.labels or []))
         command.write_atomically(path, lambda at: at.write_bytes(content))
         files = {ORIGINAL: found.original, COMPRESSED: content}
         if quantize not in INT8 and data is not None:

@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 
@@ -14,6 +15,7 @@ DIGITS = data.load("digits")
 RECIPE = Recipe(epochs=1, batch_size=128, learning_rate=0.02)
 
 
+@functools.cache
 def trained(classes=10, seed=0):
     """A network that has adapted to pixels, of one score for two classes, and its images and labels."""
     keras.utils.set_random_seed(seed)
@@ -72,3 +74,19 @@ def test_what_was_fine_tuned_already_is_taken_as_it_is(classes, tmp_path):
     assert keras_file.labels(tmp_path / "x.keras") == (None if classes == 1 else list("0123456789"))
     with pytest.raises(ValueError, match="x.keras is a finished model, trained with another .*teacher"):
         fine_tuned(trained(classes, seed=1)[0], given, tmp_path / "x.tflite")
+
+
+def test_a_fine_tuning_that_makes_it_worse_is_dropped(tmp_path, capsys):
+    """By a second command, too, which takes the training as done."""
+    model, given = trained()
+    untrained = fine_tuned(model, given, None, epochs=0)
+    for _ in range(2):
+        found = fine_tuned(model, given, tmp_path / "x.tflite", learning_rate=1.0, verbose=True)
+        assert found.data == untrained.data == (tmp_path / "x.tflite").read_bytes()
+        assert found.report.history[0]["val_accuracy"] < found.report.before
+        weights = keras_file.load(tmp_path / "x.keras").get_weights()
+        for one, other, kept in zip(found.model.get_weights(), untrained.model.get_weights(), weights, strict=True):
+            np.testing.assert_array_equal(one, other)
+            np.testing.assert_array_equal(one, kept)
+    shown = capsys.readouterr().out
+    assert shown.count("has made it worse") == 1 and shown.count("is trained already") == 1
