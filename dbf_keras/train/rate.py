@@ -10,9 +10,10 @@ from dbf_keras.backend import keras
 from dbf_keras.train import engine
 from dbf_keras.train.recipes import Recipe
 
-# Shares of the recipe's learning rate that are tried, the highest first; the steps of each that are waited for, and
-# those whose loss counts; how many times the least loss of all one may have.
-_SHARES, _WAITED, _COUNTED, _WORSE = (1.0, 0.3, 0.1, 0.03, 0.01), 10, 20, 1.5
+# Shares of the recipe's learning rate that are tried, the highest first; the steps of each, in parts of equal length so
+# that their loop is compiled once, of which the losses of all but the first count; how many times the least loss of
+# all one may have.
+_SHARES, _STEPS, _PARTS, _WORSE = (1.0, 0.3, 0.1, 0.03, 0.01), 30, 3, 1.5
 
 
 def bearable_rate(
@@ -41,8 +42,8 @@ def bearable_rate(
         return recipe.learning_rate  # What trains says that the batch is too large.
     before = [np.array(keras.ops.convert_to_numpy(variable)) for variable in trainer.variables]
     random = np.random.default_rng([seed, 1 << 20])
-    steps = min(_WAITED + _COUNTED, images // recipe.batch_size)
-    waited = steps * _WAITED // (_WAITED + _COUNTED)
+    length = max(1, min(_STEPS, images // recipe.batch_size) // _PARTS)
+    steps = length * min(_PARTS, images // recipe.batch_size)
     chosen = random.permutation(images)[: steps * recipe.batch_size]
     order = chosen.astype(np.int32).reshape(steps, recipe.batch_size)
     seeds = random.integers(2**30, size=(steps, 2), dtype=np.int32)
@@ -51,9 +52,9 @@ def bearable_rate(
         for variable, value in zip(trainer.variables, before, strict=True):
             variable.assign(value)
         trainer.optimizer.learning_rate = share * recipe.learning_rate
-        if waited:
-            trainer.train(source, order[:waited], seeds[:waited])
-        losses.append(trainer.train(source, order[waited:], seeds[waited:])[0])
+        parts = [slice(start, start + length) for start in range(0, steps, length)]
+        found = [trainer.train(source, order[part], seeds[part])[0] for part in parts]
+        losses.append(float(np.mean(found[1:] or found)))
     for variable, value in zip(trainer.variables, before, strict=True):
         variable.assign(value)
     most = _WORSE * min((loss for loss in losses if math.isfinite(loss)), default=0.0)
