@@ -15,9 +15,8 @@ from dbf_keras.images import ImageFolder, Images, TFRecords
 
 ARRAYS = ("digits", "mnist", "cifar10", "npz")  # Their images have a size of their own; those of files are scaled.
 DATASETS = (*ARRAYS, "folder", "tfrecords")
-WHERE = (
-    "Where <dataset>.npz, or train/ and test/, or the TFRecords are; with npz the file itself."  # Help of --data_dir.
-)
+# What commands say of --data_dir.
+WHERE = "Where <dataset>.npz, or train/ and test/, or the TFRecords are; with npz the file itself."
 # Share of the images of each class that a folder without a test part sets aside for testing.
 TEST_SHARE = 0.2
 
