@@ -129,21 +129,26 @@ def compress(  # One argument for each thing that people ask for; most are left 
         The compressed network.
 
     Raises:
-        ValueError: the model cannot be compressed, the data do not fit it, it knows no better than chance about them,
-            nothing keeps a limit, or files have to be timed on the phone first; says what would work.
+        ValueError: the model cannot be compressed, the data do not fit it, it knows no better than chance about
+            them and is to be trained or to keep a limit, nothing keeps a limit, or files have to be timed on the phone
+            first; says what would work.
     """
     limits = Limits(max_kb, max_ms, max_macs, max_loss, faster=not slower)
-    _check_arguments(limits, ratio, selection, epochs, data is not None, compare_narrow)
+    _check_arguments(limits, ratio, selection, quantize, epochs, data is not None, compare_narrow)
     check_precision(precision)
     limited_bytes = max_kb is not None or max_loss is not None
     form = Form(ONTHEFLY, quantize, limited_bytes if coding is None else coding)
-    form.check(data is not None and quantize in INT8)
+    form.check(quantize in INT8)
     fit.survey(model)
     if epochs is None:
         epochs = 0 if data is None or ratio is not None else recipe.epochs
     recipe = recipe.change(epochs=max(epochs, 1), learning_rate=learning_rate)
     judge = Judge(model, data, labels, normalization)
     say = functools.partial(print, flush=True) if verbose else _say_nothing
+    if doubt := judge.doubt():
+        if limits.given or epochs:
+            raise ValueError(doubt)
+        say(f"{doubt} Until then accuracies say nothing.")
     search = _search(judge, form, ratio, selection, phone, say)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "compressed.tflite" if output is None else pathlib.Path(output)
@@ -259,7 +264,13 @@ def _earlier_plan(path: pathlib.Path, asked: Mapping[str, Any], form: Form) -> P
 
 
 def _check_arguments(
-    limits: Limits, ratio: Any, selection: str | None, epochs: int | None, has_data: bool, compare_narrow: bool
+    limits: Limits,
+    ratio: Any,
+    selection: str | None,
+    quantize: str | None,
+    epochs: int | None,
+    has_data: bool,
+    compare_narrow: bool,
 ) -> None:
     """Raises ValueError for arguments that do not go together."""
     if not limits.given and ratio is None:
@@ -272,6 +283,8 @@ def _check_arguments(
         for name, wanted in (("epochs", epochs), ("max_loss", limits.max_loss), ("compare_narrow", compare_narrow)):
             if wanted:
                 raise ValueError(f"`{name}` needs `data`: training images and labels.")
+        if quantize in INT8:
+            raise ValueError(f"`quantize={quantize!r}` needs `data` (--dataset): images to calibrate with, and labels.")
 
 
 @dataclasses.dataclass(frozen=True)

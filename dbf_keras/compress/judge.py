@@ -43,7 +43,7 @@ class Judge:
         labels: Sequence[str] | None = None,
         normalization: tuple[Any, Any] | None = None,
     ):
-        """Checks that data fit the model, and that it knows something of them.
+        """Checks that data fit the model.
 
         Args:
             model: the original.
@@ -52,7 +52,7 @@ class Judge:
             normalization: see above.
 
         Raises:
-            ValueError: the data do not fit, or the model is no better than chance.
+            ValueError: the data do not fit.
         """
         self.model, self.normalization, self._labels = model, normalization, labels
         self.dataset: Dataset | None = None
@@ -63,7 +63,6 @@ class Judge:
             self._test = data if isinstance(data, Dataset) and not data.held_out else self.dataset
             images, _ = examples.calibration_examples(self.dataset, _LOOKED_AT)
             self.samples = calibration.to_samples(model, self._normalized(images))
-            self._check_knowledge(self.dataset)
 
     @property
     def labels(self) -> Sequence[str] | None:
@@ -90,16 +89,20 @@ class Judge:
         mean, std = (np.asarray(values, np.float32) for values in self.normalization)
         return (images - mean) / std
 
-    def _check_knowledge(self, dataset: Dataset) -> None:
-        labels, known = dataset.y_test, self.accuracy(self.model)
+    def doubt(self) -> str:
+        """What to say of an original that knows no better than chance about the images set aside; "" of others."""
+        if self.dataset is None:
+            return ""
+        labels, known = self.dataset.y_test, self.accuracy(self.model)
         chance = float(np.bincount(labels).max()) / len(labels)
-        if known < chance + 3 * math.sqrt(chance * (1 - chance) / len(labels)):
-            raise ValueError(
-                f"The model is right about {100 * known:.1f} % of {len(labels)} images, no better than always naming "
-                f"the most frequent class ({100 * chance:.1f} %). Give a trained model, the labels it was trained on "
-                "in the same order, and images as it takes them: --mean and --std (`normalization`) for pixels that "
-                "it does not normalise itself."
-            )
+        if known >= chance + 3 * math.sqrt(chance * (1 - chance) / len(labels)):
+            return ""
+        return (
+            f"The model is right about {100 * known:.1f} % of {len(labels)} images, no better than always naming "
+            f"the most frequent class ({100 * chance:.1f} %). Give a trained model, the labels it was trained on "
+            "in the same order, and images as it takes them: --mean and --std (`normalization`) for pixels that "
+            "it does not normalise itself."
+        )
 
     def accuracy(self, model: keras.Model) -> float:
         """A network's accuracy on the images that are set aside; NaN without data."""

@@ -30,6 +30,9 @@ _MOST, _TABLE, _HEADER = 127, 12, 16
 
 _SMALL = 64  # Columns of a block of a curvature that has no others.
 
+# By what share of a given number of codes a set may have more or fewer.
+_NEARLY = 0.1
+
 # A level begins so far, in steps, above the one below: coding pays for small levels (a dead zone).
 _ROUND_UP = 0.4
 
@@ -100,7 +103,7 @@ class LayerLosses:
     def sets_at(self, ratio: float, selection: str | None) -> list[CodeSet]:
         """The sets of a given share of the codes: of one kind or order, or of each kind but `POOLED`.
 
-        Where there is no set of that kind and share, the set of as many codes by `ENERGY`.
+        Where there is no set of that kind and nearly that share, the set of as many codes by `ENERGY`.
 
         Raises:
             ValueError: a ratio out of its range, or an unknown selection.
@@ -120,6 +123,8 @@ class LayerLosses:
                 kept = unit * dbf_codes.count(len(ranked) // unit, share)
                 if kind == GROUPED and kept not in self._cuts(kind, len(ranked), unit):
                     continue
+                if abs(kept - ratio * len(every)) > max(1, _NEARLY * ratio * len(every)):
+                    continue  # As of one channel, all of which is kept.
                 loss = float(self._dropped(ranked)[kept])
                 sets.append(CodeSet(kind, every[ranked[:kept]], loss))
         if not sets:

@@ -195,7 +195,7 @@ def no_data_to_train_on(trained):
 
 
 def int8_without_data(trained):
-    return trained[0], {"ratio": 0.5, "quantize": "int8"}, None, "representative_data"
+    return trained[0], {"ratio": 0.5, "quantize": "int8"}, None, r"needs `data` \(--dataset\): images to calibrate"
 
 
 def bad_ratio(trained):
@@ -234,6 +234,15 @@ CASES = (
     an_unknown_precision,
     other_images,
 )
+
+
+def test_one_ratio_everywhere_asks_for_no_knowledge(trained, digits, capsys):
+    """It is measured with random weights, too, in int8 as elsewhere; that accuracies say nothing is said."""
+    model, *_ = untrained(trained)
+    found = dbf_keras.compress(model, (digits.x_train, digits.y_train), ratio=0.5, quantize="int8")
+    assert "no better than always naming" in capsys.readouterr().out
+    kept = [layer.ratio for layer in found.plan.layers if layer.codes is not None]
+    assert kept == pytest.approx([0.5] * len(kept), abs=0.06)  # 5 of 9 codes.
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
