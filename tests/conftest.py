@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# JAX compiles what tests then run a few times on little: that takes half the time without most optimisations.
+# JAX compiles what tests then run a few times on little: that takes two thirds of the time without most optimisations.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
