@@ -165,21 +165,12 @@ def compress(  # One argument for each thing that people ask for; most are left 
             accuracies = f"{100 * before:.2f} %; the original: {100 * search.known:.2f} %"
             say(f"{len(judge.dataset.y_test)} images set aside: fitted, before any training, {accuracies}.")
         history: History = []
-        content, fitted, keras_path = found.data, found.model.get_weights(), path.with_suffix(keras_file.SUFFIX)
         if epochs:
-            if not found.plan.tuning:
-                spare = 0.0 if max_kb is None else 1e3 * max_kb - len(found.data)
-                found = _noted(found, path, tuning=tuning.find(found.model, found.plan, spare))
-            history = tuning.train(found.model, found.plan.tuning, keras_path)
-            content = judge.file(found.model, form, max_kb)
-        if epochs and judge.accuracy(found.model) < before:
-            say("Fine-tuning has made it worse, so the network stays as it was fitted.")
-            content = found.data
-            found.model.set_weights(fitted)
-        if content is found.data:
-            command.write_atomically(keras_path, lambda at: keras_file.save(found.model, at, judge.labels or []))
-        command.write_atomically(path, lambda at: at.write_bytes(content))
-        files = {ORIGINAL: found.original, COMPRESSED: content}
+            found, history = tuning.tuned(found, path, before, max_kb)
+        else:
+            tuning.keep_fitted(found, path)
+        command.write_atomically(path, lambda at: at.write_bytes(found.data))
+        files = {ORIGINAL: found.original, COMPRESSED: found.data}
         if quantize not in INT8 and data is not None:
             files[ORIGINAL_INT8] = judge.file(model, Form(EXPLICIT, "int8"))
         if compare_narrow:
@@ -188,7 +179,7 @@ def compress(  # One argument for each thing that people ask for; most are left 
         command.write_atomically(path.with_suffix(".html"), lambda at: at.write_text(report.to_html(), "utf-8"))
     if verbose:
         report.print()
-    return Compression(found.model, found.plan, report, content)
+    return Compression(found.model, found.plan, report, found.data)
 
 
 def _say_nothing(_: str) -> None:
@@ -347,6 +338,32 @@ class _FineTuning:
                 f"{100 * augmented:.1f} % if they are."
             )
         return bears
+
+    def tuned(self, found: Found, path: pathlib.Path, before: float, max_kb: float | None) -> tuple[Found, History]:
+        """What was found, trained, with its file; as it was fitted if training has made it worse.
+
+        Args:
+            found: fitted.
+            path: of the .tflite file; the .keras file is written beside it.
+            before: the accuracy before training.
+            max_kb: 1,000 bytes that the file may have.
+        """
+        if not found.plan.tuning:
+            spare = 0.0 if max_kb is None else 1e3 * max_kb - len(found.data)
+            found = _noted(found, path, tuning=self.find(found.model, found.plan, spare))
+        fitted = found.model.get_weights()
+        history = self.train(found.model, found.plan.tuning, path.with_suffix(keras_file.SUFFIX))
+        if self.judge.accuracy(found.model) >= before:
+            return found._replace(data=self.judge.file(found.model, found.plan.form, max_kb)), history
+        self.say("Fine-tuning has made it worse, so the network stays as it was fitted.")
+        found.model.set_weights(fitted)
+        self.keep_fitted(found, path)
+        return found, history
+
+    def keep_fitted(self, found: Found, path: pathlib.Path) -> None:
+        """Writes a network that was not trained beside its file."""
+        keras_path = path.with_suffix(keras_file.SUFFIX)
+        command.write_atomically(keras_path, lambda at: keras_file.save(found.model, at, self.judge.labels or []))
 
     def train(self, model: keras.Model, found: Mapping[str, float], output: pathlib.Path) -> History:
         """Trains a network, and writes it, as far as that was not done before."""

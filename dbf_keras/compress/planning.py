@@ -116,7 +116,6 @@ class Planner:
         ratio: the share of the codes that each layer keeps, or by pattern of its name, of which the first that matches
             counts; None for any.
         selection: with ``ratio``, the kind of code sets, or the name of an order; None for any kind.
-        classes: whether the outputs are scores of classes.
 
     Attributes:
         original: the explicit file of the original in the same number type.
@@ -132,7 +131,6 @@ class Planner:
         stopwatch: Stopwatch | None = None,
         ratio: float | Mapping[str, float] | None = None,
         selection: str | None = None,
-        classes: bool = True,
     ):
         self._original, self._form, self._stopwatch, self._samples, self._size = model, form, stopwatch, samples, size
         self._reasons: dict[int, str] = {}
@@ -144,7 +142,7 @@ class Planner:
         self._positions, self._geometries = self._calls(size)
         curvatures: Sequence[sensitivity.Curvature | None] = [_by_energy(filters) for filters in self._filters]
         if samples is not None:
-            with sensitivity.probing(self._model, self._layers, samples, classes, _TEMPERATURE) as probe:
+            with sensitivity.probing(self._model, self._layers, samples, True, _TEMPERATURE) as probe:
                 curvatures = probe.curvatures()
         self.losses = [losses.LayerLosses(*pair) for pair in zip(self._filters, curvatures, strict=True)]
         self._caution = 1.0
