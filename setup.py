@@ -21,10 +21,10 @@ setup(
         Extension(
             "dbf_keras._dbf_op",
             sources=files("c"),
-            depends=files("h") + files("inl"),
+            depends=["export/dbf_op.h", *files("h"), *files("inl")],
             include_dirs=["export"],
             define_macros=[("NDEBUG", None)],
-            libraries=["m", "pthread"],
+            libraries=["m", "pthread", "dl"],
             extra_compile_args=["-std=gnu11", "-O3", "-pthread", "-fvisibility=hidden", "-ffp-contract=fast"],
         )
     ]

@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
         "CodeSGD": "train.optimizers",
+        "CompiledModel": "compiled_model",
         "DBFConv2D": "layers",
         "DBFDense": "layers",
         "Interpreter": "runtime",

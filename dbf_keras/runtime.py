@@ -91,7 +91,7 @@ def load_delegate(runtime: str | None = None, options: Mapping[str, Any] | None 
     module = import_runtime(resolve_runtime(runtime))
     path = library_path()
     if path is None:
-        raise FileNotFoundError(_no_library())
+        raise FileNotFoundError(no_library())
     return module.load_delegate(path, dict(options or {}))
 
 
@@ -188,7 +188,7 @@ class Interpreter:
             if "unresolved custom op" not in str(error):
                 raise
             missing_ours = library_path() is None and any(f": {op}" in str(error) for op in OPS)
-            hint = _no_library() if missing_ours else _unknown_op(self.runtime)
+            hint = no_library() if missing_ours else _unknown_op(self.runtime)
             raise RuntimeError(f"{hint}\n{error}") from error
 
     def __getattr__(self, name: str) -> Any:
@@ -208,7 +208,7 @@ def import_runtime(runtime: str) -> Any:
     )
 
 
-def _no_library() -> str:
+def no_library() -> str:
     return (
         f"The C library of the ops {' and '.join(OPS)} is not beside {os.path.dirname(__file__)}. "
         "Install the package again where a C compiler is present (pip install .), "

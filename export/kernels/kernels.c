@@ -1,5 +1,6 @@
 #include "kernels/kernels.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #define DBF_ADDRESS(name) &kDbfKernels##name,
@@ -26,3 +27,14 @@ const DbfKernels* DbfKernelsFind(const char* name) {
   }
   return NULL;
 }
+
+static _Atomic(const DbfKernels*) chosen = NULL;  // NULL: the best
+
+bool DbfKernelsChoose(const char* name) {
+  const DbfKernels* kernels = name != NULL ? DbfKernelsFind(name) : NULL;
+  if (name != NULL && kernels == NULL) return false;
+  chosen = kernels;
+  return true;
+}
+
+const DbfKernels* DbfKernelsChosen(void) { return chosen != NULL ? chosen : DbfKernelsBest(); }

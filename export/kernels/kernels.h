@@ -242,6 +242,13 @@ const DbfKernels* DbfKernelsBest(void);
 // if there is none or the processor lacks it.
 const DbfKernels* DbfKernelsFind(const char* name);
 
+// Has DbfKernelsChosen return the variant of that name from now on, or the best if `name` is NULL.
+// Returns false, and changes nothing, if there is none.
+bool DbfKernelsChoose(const char* name);
+
+// The variant that was chosen for this process, or else the best.
+const DbfKernels* DbfKernelsChosen(void);
+
 // Variant `i` of the list if the processor runs it, NULL if not. Sets *more to whether `i` is in
 // the list.
 const DbfKernels* DbfKernelsAt(size_t i, bool* more);

@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "dbf_op.h"
 #include "tests/coding.h"
 #include "tests/testing.h"
 

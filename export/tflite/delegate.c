@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dbf_op.h"
 #include "support/checked.h"
 #include "tflite/op.h"
 #include "tflite/tflite_abi.h"
@@ -153,6 +154,21 @@ static TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* dele
   return status;
 }
 
+static TfLiteDelegate* Create(const DbfKernels* kernels) {
+  DbfDelegate* delegate = DbfAllocate(1, sizeof(*delegate));
+  if (delegate == NULL) return NULL;
+  delegate->base.Prepare = PrepareDelegate;
+  delegate->base.flags = kTfLiteDelegateFlagsAllowDynamicTensors;
+  delegate->kernels = kernels;
+  return &delegate->base;
+}
+
+TfLiteDelegate* dbf_delegate_create(void) { return Create(DbfKernelsChosen()); }
+
+void dbf_delegate_destroy(TfLiteDelegate* delegate) { free(delegate); }
+
+// The functions that runtimes look for in libraries of external delegates.
+
 // Makes a delegate. The one option is "isa": the instruction set to use, see dbf_set_isa. Returns
 // NULL, after report_error (if not NULL), for other options or an instruction set that this
 // processor lacks.
@@ -164,7 +180,7 @@ DBF_EXPORT void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate);
 TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t num_options,
                                               void (*report_error)(const char*)) {
   const char* error = NULL;
-  const DbfKernels* kernels = DbfKernelsBest();
+  const DbfKernels* kernels = DbfKernelsChosen();
   for (size_t i = 0; i < num_options; ++i) {
     if (strcmp(keys[i], "isa") != 0) {
       error = "unknown option: the DBF delegate knows only isa";
@@ -175,15 +191,11 @@ TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t
           "baseline";
     }
   }
-  DbfDelegate* delegate = error == NULL ? DbfAllocate(1, sizeof(*delegate)) : NULL;
-  if (delegate == NULL) {
-    if (report_error != NULL) report_error(error != NULL ? error : "out of memory");
-    return NULL;
+  TfLiteDelegate* delegate = error == NULL ? Create(kernels) : NULL;
+  if (delegate == NULL && report_error != NULL) {
+    report_error(error != NULL ? error : "out of memory");
   }
-  delegate->base.Prepare = PrepareDelegate;
-  delegate->base.flags = kTfLiteDelegateFlagsAllowDynamicTensors;
-  delegate->kernels = kernels;
-  return &delegate->base;
+  return delegate;
 }
 
-void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate) { free(delegate); }
+void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate) { dbf_delegate_destroy(delegate); }

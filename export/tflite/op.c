@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dbf_op.h"
 #include "engine/conv.h"
 #include "plan/coded.h"
 #include "support/arena.h"
@@ -529,18 +530,10 @@ const char* DbfOpProfile(DbfOp* op) {
 
 // The registrations.
 
-static const DbfKernels* registered_kernels = NULL;  // NULL: the best
-
-bool dbf_set_isa(const char* isa) {
-  const DbfKernels* kernels = isa != NULL ? DbfKernelsFind(isa) : NULL;
-  if (isa != NULL && kernels == NULL) return false;
-  registered_kernels = kernels;
-  return true;
-}
+bool dbf_set_isa(const char* isa) { return DbfKernelsChoose(isa); }
 
 static DbfOp* Init(DbfOpType type, const char* buffer, size_t length) {
-  return DbfOpCreate(type, buffer, length,
-                     registered_kernels != NULL ? registered_kernels : DbfKernelsBest());
+  return DbfOpCreate(type, buffer, length, DbfKernelsChosen());
 }
 
 static void* InitConv2D(TfLiteContext* context, const char* buffer, size_t length) {

@@ -36,16 +36,4 @@ const char* DbfOpProfile(DbfOp* op);
 
 void DbfOpFree(DbfOp* op);
 
-// Bytes that all ops of this process hold: packed coefficients, and scratch memory.
-DBF_EXPORT void dbf_memory(size_t* packed, size_t* scratch);
-
-// For apps that register ops: add these under the names "DBFConv2D" and "DBFDense", version 1.
-DBF_EXPORT const TfLiteRegistration* dbf_conv2d_registration(void);
-DBF_EXPORT const TfLiteRegistration* dbf_dense_registration(void);
-
-// Sets the instruction set that the registrations' ops use from now on: a name of
-// kernels/kernels.h, or NULL for the best. Returns false, and changes nothing, if this processor
-// does not have it.
-DBF_EXPORT bool dbf_set_isa(const char* isa);
-
 #endif  // DBF_EXPORT_TFLITE_OP_H_

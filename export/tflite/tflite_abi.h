@@ -13,8 +13,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define DBF_EXPORT __attribute__((visibility("default")))
-
 typedef enum TfLiteStatus { kTfLiteOk = 0, kTfLiteError = 1 } TfLiteStatus;
 
 typedef enum TfLiteType {
