@@ -10,6 +10,7 @@
 #include "dbf_op.h"
 #include "tests/coding.h"
 #include "tests/testing.h"
+#include "tflite/layouts.h"
 
 TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t num_options,
                                               void (*report_error)(const char*));
@@ -30,6 +31,8 @@ typedef struct Runtime {
   uint8_t options[2048];
   char message[256];
   int num_claims;
+  void* node_at;          // NULL: `node`
+  void* registration_at;  // NULL: `registration`
 } Runtime;
 
 static TfLiteIntArray* Ints(int count, ...) {
@@ -93,8 +96,9 @@ static TfLiteStatus GetNodeAndRegistration(TfLiteContext* context, int index, Tf
                                            TfLiteRegistration** registration) {
   Runtime* runtime = (Runtime*)context;
   if (index != 0) return kTfLiteError;
-  *node = &runtime->node;
-  *registration = &runtime->registration;
+  *node = runtime->node_at != NULL ? runtime->node_at : &runtime->node;
+  *registration =
+      runtime->registration_at != NULL ? runtime->registration_at : &runtime->registration;
   return kTfLiteOk;
 }
 
@@ -170,6 +174,8 @@ static Runtime* NewRuntime(Model* model, bool dense) {
   runtime->node.inputs = Ints(3, kInput, kAlpha, kBias);
   runtime->node.outputs = Ints(1, kOutput);
   runtime->registration.custom_name = dense ? "DBFDense" : "DBFConv2D";
+  runtime->registration.builtin_code = 32;
+  runtime->registration.version = 1;
   runtime->plan = Ints(1, 0);
   for (size_t i = 0; i < model->num_entries; ++i) {
     if (model->entries[i].blob_size > 0 && model->entries[i].blob == NULL) {
@@ -323,6 +329,62 @@ static void TestDelegate(void) {
 }
 
 // One thing wrong with the options.
+// A copy of a struct behind a field that a later release might put first.
+static void* Shifted(const void* original, size_t size, uintptr_t field) {
+  char* copy = malloc(sizeof(field) + size);
+  memcpy(copy, &field, sizeof(field));
+  memcpy(copy + sizeof(field), original, size);
+  return copy;
+}
+
+// Runtimes whose structs are laid out otherwise.
+static void TestLayouts(void) {
+  TfLiteDelegate* delegate = dbf_delegate_create();
+  Model model = GoodModel(false);
+  Runtime* runtime = NewRuntime(&model, false);
+  TfLiteContext* context = &runtime->context;
+  CHECK(DbfLayoutError(context) == NULL, "%s", DbfLayoutError(context));
+  const uintptr_t fields[] = {0, 1, 64, (uintptr_t)"a string", (uintptr_t)context};
+  for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); ++i) {
+    TfLiteContext* shifted = Shifted(context, sizeof(*context), fields[i]);
+    const char* error = DbfLayoutError(shifted);
+    CHECK(error != NULL && strcmp(error, "TfLiteContext") == 0, "context, field %zu", i);
+    CHECK(delegate->Prepare(shifted, delegate) == kTfLiteError, "context, field %zu", i);
+    free(shifted);
+
+    runtime->node_at = Shifted(&runtime->node, sizeof(runtime->node), fields[i]);
+    error = DbfLayoutError(context);
+    CHECK(error != NULL && strcmp(error, "TfLiteNode") == 0, "node, field %zu", i);
+    free(runtime->node_at);
+    runtime->node_at = NULL;
+
+    runtime->registration_at =
+        Shifted(&runtime->registration, sizeof(runtime->registration), fields[i]);
+    error = DbfLayoutError(context);
+    CHECK(error != NULL && strcmp(error, "TfLiteRegistration") == 0, "registration, field %zu", i);
+    CHECK(delegate->Prepare(context, delegate) == kTfLiteError, "registration, field %zu", i);
+    free(runtime->registration_at);
+    runtime->registration_at = NULL;
+
+    // Tensors that are longer by a field: all but the first are found where they are not.
+    const size_t size = sizeof(TfLiteTensor) + sizeof(fields[i]);
+    char* tensors = malloc(kNumTensors * size);
+    for (int t = 0; t < kNumTensors; ++t) {
+      memcpy(tensors + t * size, &runtime->tensors[t], sizeof(TfLiteTensor));
+      memcpy(tensors + t * size + sizeof(TfLiteTensor), &fields[i], sizeof(fields[i]));
+    }
+    context->tensors = (TfLiteTensor*)tensors;
+    error = DbfLayoutError(context);
+    CHECK(error != NULL && strcmp(error, "TfLiteTensor") == 0, "tensors, field %zu", i);
+    context->tensors = runtime->tensors;
+    free(tensors);
+  }
+  CHECK(delegate->Prepare(context, delegate) == kTfLiteOk, "%s", runtime->message);
+  runtime->claim.free(context, runtime->claimed.user_data);
+  FreeRuntime(runtime);
+  dbf_delegate_destroy(delegate);
+}
+
 static void TestBadOptions(void) {
   const struct {
     const char* key;
@@ -881,6 +943,7 @@ static void TestDamagedOptions(int rounds) {
 int main(int argc, char** argv) {
   TestGood();
   TestDelegate();
+  TestLayouts();
   TestBadOptions();
   TestBadTensors();
   TestFloat16();

@@ -4,11 +4,13 @@
 // all tensors between them stay where the runtime plans memory. (Claimed in one call, neighbours
 // would be merged into one node, whose inner tensors get no memory.)
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "dbf_op.h"
 #include "support/checked.h"
+#include "tflite/layouts.h"
 #include "tflite/op.h"
 #include "tflite/tflite_abi.h"
 
@@ -131,6 +133,15 @@ static TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* dele
       .custom_name = "DBFDelegate",
       .version = 1,
   };
+  const char* strange = DbfLayoutError(context);
+  if (strange != NULL) {
+    // Its own function for errors may lie elsewhere, too.
+    fprintf(stderr,
+            "DBF delegate: the %s of this runtime is not laid out as in TensorFlow Lite up to 2.21 "
+            "and LiteRT up to 2.3; use one of these.\n",
+            strange);
+    return kTfLiteError;
+  }
   TfLiteIntArray* plan;
   bool ours;
   if (context->GetExecutionPlan(context, &plan) != kTfLiteOk) return kTfLiteError;

@@ -335,9 +335,14 @@ static const char* RegisterWithAll(void) {
   pthread_mutex_unlock(&lock);
   if (!found) return kNoLiteRt;
   Dl_info self;
-  if (dladdr(kNoLiteRt, &self) == 0 ||
-      dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_GLOBAL) == NULL) {
-    return "the loader does not show this library to others; register with each environment";
+  // A library that an app has loaded for itself; one that is part of the app is shown already.
+  if (dladdr(kNoLiteRt, &self) != 0) dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_GLOBAL);
+  LiteRtStatus (*shown)(LiteRtEnvironment) = NULL;
+  void* symbol = dlsym(RTLD_DEFAULT, "LiteRtRegisterGpuAccelerator");
+  memcpy(&shown, &symbol, sizeof(shown));
+  if (shown != LiteRtRegisterGpuAccelerator) {
+    return "another library answers LiteRT's question for accelerators; register with each "
+           "environment";
   }
   if (litert.generation == kWrapped) {
     // These look in files only, but for browsers' GPUs, of which a wheel has none, they call this.
