@@ -17,10 +17,12 @@ import os
 import pathlib
 from typing import Any
 
-import ai_edge_litert
-from ai_edge_litert import compiled_model
-
 from dbf_keras import runtime
+
+try:
+    from ai_edge_litert import compiled_model
+except ImportError as error:
+    raise ImportError("CompiledModel is LiteRT 2's; install that: pip install 'ai-edge-litert>=2'") from error
 
 # What LiteRT's C functions are in, by release and platform.
 _LIBRARIES = ("libLiteRt.so", "libLiteRt.dylib", "libLiteRtRuntimeCApi.so")
@@ -37,7 +39,7 @@ def register() -> None:
     path = runtime.library_path()
     if path is None:
         raise FileNotFoundError(runtime.no_library())
-    folder = pathlib.Path(ai_edge_litert.__file__).parent
+    folder = pathlib.Path(compiled_model.__file__).parent
     for name in _LIBRARIES:
         with contextlib.suppress(OSError):
             ctypes.CDLL(str(folder / name))  # Later releases load it only when they need it.

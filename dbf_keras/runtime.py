@@ -209,6 +209,7 @@ def import_runtime(runtime: str) -> Any:
 
 
 def no_library() -> str:
+    """What to say where the op's C library is missing."""
     return (
         f"The C library of the ops {' and '.join(OPS)} is not beside {os.path.dirname(__file__)}. "
         "Install the package again where a C compiler is present (pip install .), "
