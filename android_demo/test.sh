@@ -34,6 +34,12 @@ stand_ins "$work/bionic" gcc src/test/cpp/bionic_on_glibc.c
 mkdir -p "$work/jni"
 cp "$build/lib/x86_64/libdbf_op.so" "$work/jni/"
 python3 src/test/cpp/unversion.py "$build/work/apk/lib/x86_64/libtensorflowlite_jni.so" "$work/jni/libtensorflowlite_jni.so"
+# Of LiteRT 2 the names of the functions that an accelerator is made of.
+for name in CreateAccelerator DestroyAccelerator RegisterAccelerator SetAcceleratorGetName SetAcceleratorGetVersion \
+  SetAcceleratorGetHardwareSupport SetIsAcceleratorDelegateResponsibleForJitCompilation SetDelegateFunction WrapDelegate \
+  UnwrapDelegate DestroyDelegateWrapper; do echo "int LiteRt$name(void) { return 0; }"; done |
+  gcc -fPIC -shared -Wl,-soname,libLiteRt.so -o "$work/jni/libLiteRt.so" -x c -
+gcc -fPIC -shared -o "$work/jni/liblitert_jni.so" -x c /dev/null
 classes "$work/runtime" "$build/test_libraries"/{monitor,espresso}*.aar
 tests=$work/classes
 mkdir -p "$tests/com/android/tools"

@@ -11,8 +11,10 @@ from dbf_keras.backend import all_layers, keras
 
 # With a target: the first price in loss for each 1,000 bytes; how many epochs ahead the coded bytes are foreseen; the
 # power of what is foreseen over the target that the price is multiplied by after an epoch, and the most of that factor.
-# Trainings of fewer epochs than `_LONG` look less far ahead and change the price by more.
-_FIRST_PRICE, _AHEAD, _POWER, _LARGEST, _LONG = 1e-3, 4, 2.0, 1.4, 40
+# Trainings of fewer epochs than `_LONG` look less far ahead and change the price by more. Bytes that are held from the
+# start are to differ by hundredths only, and grow in the first epochs, while the learning rate can still move them: so
+# their power is a high one.
+_FIRST_PRICE, _AHEAD, _POWER, _LARGEST, _LONG, _HOLD = 1e-3, 4, 2.0, 1.4, 40, 16.0
 
 # The most that all coded bytes may cost, as a multiple of the rest of the loss: a price that rises without end where
 # bytes do not follow ruins the model.
@@ -31,7 +33,7 @@ class Coding:
         coded_kb: how many 1,000 bytes are aimed at; the price rises while the layers take more than a target that
             falls evenly to this in the first half of the epochs, and falls while they take less.
         first_price: with `coded_kb`, the price in the first epoch, of layers that take about so many bytes from the
-            start: the target is then the same in all epochs, and the price follows slowly.
+            start: the target is then the same in all epochs, and the price follows small differences.
         measure: gives the bytes of a layer's coefficients after an epoch; None takes its `coded_bits`, an estimate that
             can be several hundredths off.
 
@@ -86,11 +88,11 @@ class Coding:
             first, last = history[0]["coded_kb"], history[-1]["coded_kb"]
             before = history[-2]["coded_kb"] if done > 1 else last
             holds = self.first_price is not None
-            haste = 1.0 if holds else max(1.0, _LONG / epochs)
+            haste = max(1.0, _LONG / epochs)
             ahead = max(1.0, _AHEAD / haste)
             foreseen = max(last + ahead * (last - before), 1e-3)
             share = 1.0 if holds else min(1.0, (done + ahead) / (_FALL * epochs))
-            factor = (foreseen / (first + share * (self.coded_kb - first))) ** _POWER
+            factor = (foreseen / (first + share * (self.coded_kb - first))) ** (_HOLD if holds else _POWER)
             price = history[-1]["price"]
             rest = max(history[-1]["loss"] - price * last, 0.0)
             price *= min(max(factor, _LARGEST**-haste), _LARGEST**haste)

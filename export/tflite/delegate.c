@@ -135,11 +135,14 @@ static TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* dele
   };
   const char* strange = DbfLayoutError(context);
   if (strange != NULL) {
-    // Its own function for errors may lie elsewhere, too.
-    fprintf(stderr,
-            "DBF delegate: the %s of this runtime is not laid out as in TensorFlow Lite up to 2.21 "
-            "and LiteRT up to 2.3; use one of these.\n",
-            strange);
+    static const char kMessage[] =
+        "DBF delegate: the %s of this runtime is not laid out as in TensorFlow Lite up to 2.21 and "
+        "LiteRT up to 2.3; use one of these. ";
+    if (strcmp(strange, "TfLiteContext") != 0) {
+      context->ReportError(context, kMessage, strange);
+    } else {  // Its function for errors may lie elsewhere.
+      dprintf(2, kMessage, strange);
+    }
     return kTfLiteError;
   }
   TfLiteIntArray* plan;

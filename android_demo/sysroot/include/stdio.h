@@ -4,4 +4,5 @@
 #include <stdarg.h>
 #include <stddef.h>
 
+int dprintf(int, const char*, ...);
 int snprintf(char*, size_t, const char*, ...);

@@ -1,11 +1,11 @@
-// The native methods of org.dbfkeras.DbfDelegate.
+// The native methods of org.dbfkeras.DbfDelegate and DbfLiteRt.
 
 #include <jni.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#include "tflite/op.h"
+#include "dbf_op.h"
 #include "tflite/tflite_abi.h"
 
 TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t num_options,
@@ -57,4 +57,10 @@ JNIEXPORT jlongArray JNICALL Java_org_dbfkeras_DbfDelegate_memory(JNIEnv* env, j
   jlongArray array = (*env)->NewLongArray(env, 2);
   if (array != NULL) (*env)->SetLongArrayRegion(env, array, 0, 2, sizes);
   return array;
+}
+
+JNIEXPORT jstring JNICALL Java_org_dbfkeras_DbfLiteRt_registerWithAll(JNIEnv* env, jclass class) {
+  (void)class;
+  const char* message = dbf_register_litert(NULL);
+  return message == NULL ? NULL : (*env)->NewStringUTF(env, message);
 }
