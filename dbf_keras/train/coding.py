@@ -13,8 +13,8 @@ from dbf_keras.backend import all_layers, keras
 # power of what is foreseen over the target that the price is multiplied by after an epoch, and the most of that factor.
 # Trainings of fewer epochs than `_LONG` look less far ahead and change the price by more. Bytes that are held from the
 # start are to differ by hundredths only, and grow in the first epochs, while the learning rate can still move them: so
-# their power is a high one.
-_FIRST_PRICE, _AHEAD, _POWER, _LARGEST, _LONG, _HOLD = 1e-3, 4, 2.0, 1.4, 40, 16.0
+# their power is a high one. Late epochs move no bytes, so that their price would rise without end, and ruin the model.
+_FIRST_PRICE, _AHEAD, _POWER, _LARGEST, _LONG, _HOLD, _MOST_HOLD = 1e-3, 4, 2.0, 1.4, 40, 10.0, 10.0
 
 # The most that all coded bytes may cost, as a multiple of the rest of the loss: a price that rises without end where
 # bytes do not follow ruins the model.
@@ -96,7 +96,8 @@ class Coding:
             price = history[-1]["price"]
             rest = max(history[-1]["loss"] - price * last, 0.0)
             price *= min(max(factor, _LARGEST**-haste), _LARGEST**haste)
-            _assign(layers, min(price, max(_MOST_COST * rest / last, _FIRST_PRICE)))
+            most = _MOST_COST * rest / last if self.first_price is None else _MOST_HOLD * self.first_price
+            _assign(layers, min(price, max(most, _FIRST_PRICE)))
 
     def row(self, layers: Iterable[Any]) -> dict[str, float]:
         """What the history says of an epoch: the coded 1,000 bytes and their price; {} without coded layers."""
