@@ -42,8 +42,8 @@ _FEATURES = 2.0
 # Images are augmented if the original keeps this share of its accuracy on them.
 _BORNE = 0.95
 
-# A fine-tuning stops when the accuracy on the images set aside has not risen for this share of its epochs. It is a large
-# one, as most of what is gained comes in the last epochs, when the learning rate falls.
+# A fine-tuning stops when the accuracy on the images set aside has not risen for this share of its epochs: a large one,
+# as most of what is gained comes in the last epochs, when the learning rate falls.
 _PATIENCE = 1 / 2
 
 
