@@ -142,7 +142,9 @@ class Planner:
         self._positions, self._geometries = self._calls(size)
         curvatures: Sequence[sensitivity.Curvature | None] = [_by_energy(filters) for filters in self._filters]
         if samples is not None:
-            with sensitivity.probing(self._model, self._layers, samples, True, _TEMPERATURE) as probe:
+            with sensitivity.probing(
+                self._model, self._layers, samples, classes=True, temperature=_TEMPERATURE
+            ) as probe:
                 curvatures = probe.curvatures()
         self.losses = [losses.LayerLosses(*pair) for pair in zip(self._filters, curvatures, strict=True)]
         self._caution = 1.0
